@@ -1,0 +1,35 @@
+"""Errors that a user can cause, and the one line they become at a command's edge."""
+
+import sys
+from collections.abc import Callable
+
+
+class ClassifierError(Exception):
+    """Base of every error that a user can cause. The message names the thing and the next step, in one line."""
+
+
+class DataError(ClassifierError):
+    """A dataset, folder, file or column that can't be used."""
+
+
+class ImageError(ClassifierError):
+    """A file that is not a readable image, or is larger than the bounds."""
+
+
+class ModelError(ClassifierError):
+    """A model folder, checkpoint or revision that can't be used."""
+
+
+class Stopped(ClassifierError):
+    """A run that the user stopped. What it had is saved; the message says how to go on."""
+
+
+def run(main: Callable[[], None]) -> None:
+    """Calls a command's `main`; a `ClassifierError` becomes one line on stderr and exit code 2 (`Stopped`: 130)."""
+    try:
+        main()
+    except ClassifierError as error:
+        print(f"{sys.argv[0]}: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(130 if isinstance(error, Stopped) else 2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
