@@ -1,0 +1,788 @@
+"""Splits from any image-classification dataset, small ones as one tensor, large ones as a stream.
+
+    splits = load("uoft-cs/cifar10")  # a Hub id, id@revision, a folder of parquet, or an image folder
+    images, labels = as_tensor("train", splits)  # uint8 (45000, 3, 32, 32), int64 (45000,)
+    loader = stream("train", splits, transform, batch_size=64, num_workers=2, shuffle=True)
+
+There are always three splits. A dataset without a validation split has one cut from train, by class and by seed; one
+without a test split has that cut too, by a seed of its own, so that no run trains on what another is tested on.
+"""
+
+import io
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import datasets
+import httpx2  # what huggingface_hub talks through: its errors are what an unreachable Hub raises
+import huggingface_hub
+import numpy as np
+import pillow_heif
+import pyarrow.parquet
+import torch
+from datasets.utils.file_utils import cached_path
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from matplotlib.figure import Figure
+from PIL import Image
+from tqdm import tqdm
+
+from classifier.errors import DataError
+from classifier.pixels import to_rgb
+
+pillow_heif.register_heif_opener()
+
+TEST_FRACTION, TEST_SEED = (
+    0.1,
+    0,
+)  # of a dataset without a test split; fixed, so that every run is tested on the same images
+
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+IMAGE_SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"),
+    *(".heic", ".heif", ".avif"),
+}
+TABLE_SUFFIXES = {".parquet", ".arrow"}
+OTHER_SUFFIXES = {".csv", ".json", ".jsonl", ".zip", ".tar"}  # `datasets` may find images in these
+
+# What Pillow and its plugins raise for a damaged file (found by feeding them such files).
+UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, RuntimeError, EOFError, MemoryError, struct.error),
+    Image.DecompressionBombError,
+)
+# What `datasets` and the Hub's client raise for a dataset that can't be had. Most are OSError or ValueError.
+UNLOADABLE = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError, httpx2.HTTPError)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A dataset's splits, None where not asked for, and what is needed to read them.
+
+    `skipped` grows while images are decoded: the files that were unreadable, where `skip_unreadable` lets that pass.
+    """
+
+    train: datasets.Dataset | None
+    validation: datasets.Dataset | None
+    test: datasets.Dataset | None
+    image_column: str
+    label_column: str
+    labels: list[str]  # the dataset's own names in its own order
+    name: str  # Hub id, or the folder's name
+    revision: str | None  # the Hub's commit
+    skip_unreadable: bool = False
+    skipped: list[str] = field(default_factory=list)
+
+    def __getitem__(self, split: str) -> datasets.Dataset:
+        """The split of that name, which must have been asked for.
+
+        Raises:
+            KeyError: the split was not asked for.
+        """
+        found = {"train": self.train, "validation": self.validation, "test": self.test}[split]
+        if found is None:
+            raise KeyError(f"load(…, splits=…) was not asked for {split!r}")
+        return found
+
+
+def load(
+    dataset: str,
+    *,
+    splits: Sequence[str] = ("train", "validation"),
+    validation: float = 0.1,
+    seed: int = 0,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    max_train_samples: int | None = None,
+    max_eval_samples: int | None = None,
+    skip_unreadable: bool = False,
+) -> Splits:
+    """Loads a dataset and cuts it into train, validation and test. No image is decoded here.
+
+    Args:
+        dataset: a Hub id (`user/name`), `id@revision`, a folder that `datasets` can load (parquet), or an image folder
+            (`train/<label>/…` with `validation` or `val` or `dev` and `test` beside it, or `<label>/…`).
+        splits: which of train, validation, test to return. Only evaluate.py asks for test.
+        validation: fraction of train that becomes validation, where the dataset has none of its own, in (0, 0.5].
+        seed: of the validation cut and of the samples. The test cut doesn't depend on it.
+        image_column: the column of images; found by type (Image) if None.
+        label_column: the column of labels; found by type (ClassLabel) if None. Strings and integers become classes.
+        max_train_samples: at most so many images of train, drawn by class.
+        max_eval_samples: at most so many images of validation, and of test, drawn by class.
+        skip_unreadable: whether decoding goes on past unreadable files (counted in `Splits.skipped`) or raises.
+
+    Raises:
+        DataError: the dataset, a folder, a file or a column can't be used. The message says which, and what to do.
+    """
+    if not 0 < validation <= 0.5:
+        raise DataError(f"a validation fraction of {validation:g} is out of range: pass one above 0 and up to 0.5")
+    for flag, value in (("max_train_samples", max_train_samples), ("max_eval_samples", max_eval_samples)):
+        if value is not None and value < 1:
+            raise DataError(f"--{flag} {value} leaves no images: pass 1 or more")
+
+    own, name, revision = _load_folder(Path(dataset)) if Path(dataset).exists() else _load_hub(dataset)
+    image_column = _find_column(name, own["train"], image_column, datasets.Image, "image")
+    label_column = _find_column(name, own["train"], label_column, datasets.ClassLabel, "label")
+    own = _with_images(name, own, image_column)
+    own, labels = _with_classes(name, own, label_column)
+
+    if "test" not in own:
+        own["train"], own["test"] = _cut(name, own["train"], label_column, labels, TEST_FRACTION, TEST_SEED)
+    if "validation" not in own:
+        own["train"], own["validation"] = _cut(name, own["train"], label_column, labels, validation, seed)
+    wanted = {split: own[split] for split in splits}
+    for split, rows in wanted.items():
+        limit = max_train_samples if split == "train" else max_eval_samples
+        y = _labels(name, split, rows, label_column)
+        if limit is not None and limit < len(rows):
+            wanted[split] = rows.select(stratified(y, limit, seed))
+    return Splits(
+        **{split: wanted.get(split) for split in ("train", "validation", "test")},
+        image_column=image_column,
+        label_column=label_column,
+        labels=labels,
+        name=name,
+        revision=revision,
+        skip_unreadable=skip_unreadable,
+    )
+
+
+# --- Where datasets come from: each gives ({split: Dataset} with train, name, revision) -----------------------------
+
+
+def _load_hub(dataset: str) -> tuple[dict[str, datasets.Dataset], str, str | None]:
+    name, _, revision = dataset.partition("@")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise DataError(f"no folder {dataset!r}, nor is that a Hub id: pass a folder, user/name or user/name@revision")
+    gated = DataError(
+        f"{name} is gated: accept its terms at {huggingface_hub.constants.ENDPOINT}/datasets/{name}, then log in with "
+        "`hf auth login`"
+    )
+    try:
+        # One request before all others: it tells what is wrong, and at once, where load_dataset would retry for 23 s.
+        info = huggingface_hub.HfApi().dataset_info(name, revision=revision or None, timeout=30)
+        commit, is_gated = info.sha, bool(info.gated)
+    except OfflineModeIsEnabled:
+        commit, is_gated = revision or None, False  # `datasets` then takes what an earlier run left in its cache
+    except GatedRepoError:
+        raise gated from None
+    except RevisionNotFoundError:
+        raise DataError(f"{name} has no revision {revision!r}: pass a branch, tag or commit that it has") from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise DataError(
+            f"no folder {name!r} here and no such dataset on the Hub: check the spelling, or, if it is private, log in "
+            "with `hf auth login`"
+        ) from None
+    except (httpx2.HTTPError, OSError) as error:
+        raise DataError(
+            f"the Hub can't be reached for {name} ({huggingface_hub.constants.ENDPOINT}: {_line(error)}): check the "
+            "network, set HF_HUB_OFFLINE=1 if it was downloaded before, or pass a local folder"
+        ) from None
+    try:
+        own, found = _load_datasets(name, name, commit)
+    except DataError:
+        if is_gated:  # the Hub describes a gated dataset to all, and then keeps the files
+            raise gated from None
+        raise
+    if revision and commit == revision and found != commit:
+        raise DataError(f"offline, the cache holds {name} at commit {found}, not {revision}: pass {name}@{found}, or go online")
+    return own, name, found
+
+
+def _load_datasets(path: str, name: str, revision: str | None) -> tuple[dict[str, datasets.Dataset], str]:
+    """What `datasets.load_dataset` loads, by our split names; and the builder's hash (the Hub's commit)."""
+    try:
+        builder = datasets.load_dataset_builder(path, revision=revision)
+        builder.download_and_prepare()
+        if builder.name == "parquet":
+            _check_class_names(name, builder.config.data_files)
+        loaded = builder.as_dataset()
+    except UNLOADABLE as error:
+        reason = _line(error.__cause__ or error)
+        raise DataError(
+            f"{name} can't be loaded: {reason}. Pass an image folder (train/<label>/…) or what `load_dataset` loads"
+        ) from error
+    own = {SPLIT_NAMES[split.lower()]: rows for split, rows in loaded.items() if split.lower() in SPLIT_NAMES}
+    if "train" not in own and len(loaded) == 1:
+        own["train"] = next(iter(loaded.values()))
+    if "train" not in own:
+        raise DataError(f"{name} has no train split, only {', '.join(loaded)}: rename the one to train on to train")
+    return own, builder.hash
+
+
+def _check_class_names(name: str, files: dict[str, Sequence[str]]) -> None:
+    """Holds each split's class names against train's: `datasets` applies the first file's to all, whatever they say."""
+    features = {
+        split: datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(cached_path(paths[0])))
+        for split, paths in files.items()
+    }
+    for column, feature in features.get("train", {}).items():
+        for split in features:
+            other = features[split].get(column)
+            if isinstance(feature, datasets.ClassLabel) and isinstance(other, datasets.ClassLabel):
+                _check_same_classes(name, split, feature.names, other.names)
+                if feature.names != other.names:
+                    raise DataError(
+                        f"the classes of {name} are in another order in {split} than in train (column {column!r}): "
+                        "give all splits the same ClassLabel names"
+                    )
+
+
+def _load_folder(folder: Path) -> tuple[dict[str, datasets.Dataset], str, None]:
+    if not folder.is_dir():
+        raise DataError(f"{folder} is a file: pass the folder that holds it")
+    files = list(_files(folder))
+    pictures = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    tables = [
+        path for path in files if path.suffix.lower() in TABLE_SUFFIXES or path.name in ("metadata.csv", "metadata.jsonl")
+    ]
+    name = folder.resolve().name
+    if tables or (not pictures and any(path.suffix.lower() in OTHER_SUFFIXES for path in files)):
+        return _load_datasets(str(folder), name, None)[0], name, None
+    if not pictures:
+        raise DataError(f"no images in {folder}: put them into {folder}/train/<label>/ or {folder}/<label>/")
+    return _load_image_folder(folder, pictures), name, None
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The files under a folder, as paths relative to it, without hidden ones and what operating systems leave about."""
+    for parent, names, files in os.walk(folder, followlinks=True):
+        names[:] = [name for name in names if not _is_litter(name)]
+        yield from (Path(parent, name).relative_to(folder) for name in files if not _is_litter(name))
+
+
+def _is_litter(name: str) -> bool:
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+def _load_image_folder(folder: Path, pictures: list[Path]) -> dict[str, datasets.Dataset]:
+    """`imagefolder`'s layouts, listed by ourselves: it skips HEIC, and guesses where a folder isn't as it should be."""
+    tops = {path.parts[0] for path in pictures if len(path.parts) > 1}
+    split_folders = {top for top in tops if top.lower() in SPLIT_NAMES}
+    has_train = any(SPLIT_NAMES[top.lower()] == "train" for top in split_folders)
+    if not has_train and (not split_folders or split_folders != tops):  # a class may be called test, or dev
+        by_class = {"train": _by_class(folder, pictures)}
+    else:
+        if not has_train:
+            raise DataError(f"{folder} has {', '.join(sorted(split_folders))} but no images in {folder}/train: add some")
+        stray = sorted(path for path in pictures if path.parts[0] not in split_folders)
+        if stray:
+            raise DataError(
+                f"{folder} has a train folder, but {len(stray)} images outside of its split folders, such as "
+                f"{stray[0]}: move them into train/<label>/, or remove them"
+            )
+        by_class = {}
+        for top in sorted(split_folders):
+            split = SPLIT_NAMES[top.lower()]
+            if split in by_class:
+                raise DataError(f"{folder} has two folders for the {split} split, {top} being one: merge or remove one")
+            inside = [path.relative_to(top) for path in pictures if path.parts[0] == top]
+            by_class[split] = _by_class(folder / top, inside)
+
+    labels = sorted(by_class["train"])
+    for split, classes in by_class.items():
+        _check_same_classes(str(folder), split, labels, list(classes))
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=labels)})
+    return {
+        split: datasets.Dataset.from_dict(
+            {
+                "image": [str(path) for label in labels for path in classes[label]],
+                "label": [index for index, label in enumerate(labels) for _ in classes[label]],
+            },
+            features=features,
+        )
+        for split, classes in by_class.items()
+    }
+
+
+def _by_class(folder: Path, pictures: list[Path]) -> dict[str, list[Path]]:
+    """{class folder: its images, sorted}, of images that must all lie in `<label>/`."""
+    loose = sorted(path for path in pictures if len(path.parts) == 1)
+    deep = sorted(path for path in pictures if len(path.parts) > 2)
+    placed = len(pictures) - len(loose) - len(deep)
+    if loose and not placed and not deep:
+        raise DataError(
+            f"{folder} holds {len(loose)} images but no class folders: move each into {folder}/<label>/, such as "
+            f"{folder / 'cat' / loose[0]}"
+        )
+    if deep and not placed and not loose:
+        raise DataError(
+            f"the images in {folder} lie too deep, such as {deep[0]}: pass the folder whose subfolders are the classes"
+        )
+    if loose or deep:
+        raise DataError(
+            f"{folder} mixes depths: {placed} images lie in <label>/, but {len(loose)} lie loose and {len(deep)} "
+            f"deeper, such as {(loose + deep)[0]}: move every image into {folder}/<label>/"
+        )
+    classes: dict[str, list[Path]] = {}
+    for path in sorted(pictures):
+        classes.setdefault(path.parts[0], []).append(folder / path)
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not _is_litter(path.name) and path.name not in classes:
+            raise DataError(f"no images in the class folder {path}: add some, or remove the folder")
+    return classes
+
+
+# --- Columns and classes ---------------------------------------------------------------------------------------------
+
+
+def _find_column(name: str, rows: datasets.Dataset, column: str | None, kind: type, what: str) -> str:
+    """The column named, or the one of that feature type."""
+    listed = "its columns are " + ", ".join(f"{column} ({_kind(each)})" for column, each in rows.features.items())
+    if column is not None:
+        if column not in rows.features:
+            raise DataError(f"{name} has no column {column!r}: {listed}; pass one of them as --{what}_column")
+        return column
+    found = [column for column, feature in rows.features.items() if isinstance(feature, kind)]
+    if len(found) != 1:
+        count = "no" if not found else f"{len(found)}"
+        raise DataError(f"{name} has {count} columns of type {kind.__name__}: {listed}; pass --{what}_column")
+    return found[0]
+
+
+def _kind(feature: object) -> str:
+    return feature.dtype if isinstance(feature, datasets.Value) else type(feature).__name__
+
+
+def _with_images(name: str, own: dict[str, datasets.Dataset], column: str) -> dict[str, datasets.Dataset]:
+    """Sees to it that the column holds images in every split; encoded bytes become images."""
+    for split, rows in own.items():
+        feature = rows.features.get(column)
+        is_encoded = feature == datasets.Value("binary") or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
+        if not is_encoded and not isinstance(feature, datasets.Image):
+            held = "is missing" if feature is None else f"holds {_kind(feature)}, not images,"
+            raise DataError(f"column {column!r} of {name} {held} in {split}: pass the images' column as --image_column")
+    return {split: rows.cast_column(column, datasets.Image()) for split, rows in own.items()}
+
+
+def _with_classes(name: str, own: dict[str, datasets.Dataset], column: str) -> tuple[dict[str, datasets.Dataset], list[str]]:
+    """Sees to it that the column holds class indices in every split; strings and integers become classes, sorted."""
+    feature = own["train"].features[column]
+    is_plain = isinstance(feature, datasets.Value) and (feature.dtype in ("string", "large_string") or "int" in feature.dtype)
+    if not is_plain and not isinstance(feature, datasets.ClassLabel):
+        raise DataError(
+            f"column {column!r} of {name} holds {_kind(feature)}, not classes: pass one of classes, strings or "
+            "integers as --label_column"
+        )
+    for split, rows in own.items():
+        if rows.features.get(column) != feature:
+            raise DataError(
+                f"column {column!r} of {name} is {_kind(rows.features.get(column))} in {split} and {_kind(feature)} in "
+                "train: give every split the same columns"
+            )
+    if is_plain:
+        values = {split: rows[column][:] for split, rows in own.items()}
+        for split, listed in values.items():
+            if None in listed:
+                raise DataError(f"{name} has rows without a label in {split} (column {column!r}): remove them")
+        classes = sorted(set(values["train"]))
+        labels = [str(value) for value in classes]
+        index_of = {value: index for index, value in enumerate(classes)}
+        feature = datasets.ClassLabel(names=labels)
+        for split, listed in values.items():
+            _check_same_classes(name, split, labels, [str(value) for value in set(listed)])
+            indices = [index_of[value] for value in listed]
+            own[split] = own[split].remove_columns(column).add_column(column, indices, feature=feature)
+    present = np.unique(_labels(name, "train", own["train"], column))
+    if len(present) < 2:
+        only = f"one class ({feature.names[present[0]]})" if len(present) else "no images"
+        raise DataError(f"{name} has {only} in train: at least two classes are needed, each with images of its own")
+    return own, list(feature.names)
+
+
+def _check_same_classes(name: str, split: str, train: list[str], other: list[str]) -> None:
+    for here, there, missing in (
+        ("train", split, sorted(set(train) - set(other))),
+        (split, "train", sorted(set(other) - set(train))),
+    ):
+        if missing:
+            some = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
+            raise DataError(
+                f"the classes of {name} differ between splits: {some} in {here} but not in {there}; name the classes "
+                "alike, and give each images in both"
+            )
+
+
+def _labels(name: str, split: str, rows: datasets.Dataset, column: str) -> np.ndarray:
+    """The class index of each row, int64 (N,)."""
+    values = rows[column][:]
+    bad = sum(value is None or value < 0 for value in values)  # the Hub's test splits sometimes hide theirs as -1
+    if bad:
+        raise DataError(f"{name} has {bad} rows without a label in {split} (column {column!r}): remove them")
+    return np.array(values, dtype=np.int64)
+
+
+# --- Cuts ------------------------------------------------------------------------------------------------------------
+
+
+def stratified(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Draws n of N indices so that each class keeps its share, to within one image; the same ones for the same seed.
+
+    Each class gives the whole part of its share; the images still missing come one each from the classes with the
+    largest remainders (ties: the lower class). A class of one image gives none if others can.
+
+    Args:
+        labels: class indices, int (N,).
+        n: how many to draw, at most N.
+        seed: of the draw.
+
+    Returns:
+        Sorted indices, int64 (n,).
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    quotas, remainders = np.divmod(counts * n, len(labels))  # in whole numbers: no rounding to differ between machines
+    remainders[counts == 1] = -1
+    quotas[np.argsort(-remainders, kind="stable")[: n - quotas.sum()]] += 1
+    generator = np.random.default_rng(seed)
+    drawn = [generator.permutation(np.flatnonzero(labels == each))[:quota] for each, quota in zip(classes, quotas, strict=True)]
+    return np.sort(np.concatenate(drawn))
+
+
+def _cut(
+    name: str, rows: datasets.Dataset, column: str, labels: list[str], fraction: float, seed: int
+) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Splits rows into (the rest, the fraction that is cut), by class."""
+    y = _labels(name, "train", rows, column)
+    cut = stratified(y, max(1, round(fraction * len(y))), seed)
+    rest = np.setdiff1d(np.arange(len(y)), cut)
+    lost = np.setdiff1d(y, y[rest])
+    if len(lost):
+        raise DataError(f"too few images of class {labels[lost[0]]!r} in {name} to cut splits from: add more")
+    return rows.select(rest), rows.select(cut)
+
+
+def class_counts(splits: Splits) -> dict[str, np.ndarray]:
+    """Images of each class by split, {split: int64 (C,)}, for the splits that were asked for."""
+    return {
+        split: np.bincount(splits[split][splits.label_column][:], minlength=len(splits.labels))
+        for split in ("train", "validation", "test")
+        if getattr(splits, split) is not None
+    }
+
+
+# --- Pixels ----------------------------------------------------------------------------------------------------------
+
+
+def as_tensor(split: str, splits: Splits, size: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decodes a split of small images into memory, once: upright, RGB.
+
+    Args:
+        split: train, validation or test.
+        splits: what `load` returned. Unreadable files are added to its `skipped`, if it may skip them.
+        size: pixels a side to squash every image to (bilinear, antialiased). None: images have one size and keep it.
+
+    Returns:
+        images uint8 (N, 3, H, W) and labels int64 (N,), in the split's order, without the images that were skipped.
+
+    Raises:
+        DataError: an unreadable file, or images that differ in size while `size` is None.
+    """
+    total = len(splits[split])
+    images = labels = None
+    n = 0
+    with tqdm(total=total, desc=f"decoding {split}", unit=" images", disable=None) as bar:
+        for batch in _batches(split, splits, 100, size):  # few enough for photographs to fit in memory
+            for where, image, label in batch:
+                pixels = np.asarray(image).transpose(2, 0, 1)  # (3, H, W)
+                if images is None:
+                    images = np.empty((total, *pixels.shape), np.uint8)
+                    labels = np.empty(total, np.int64)
+                elif pixels.shape != images.shape[1:]:
+                    raise DataError(
+                        f"images of {splits.name} differ in size: {where} is {_size(pixels)}, the first is "
+                        f"{_size(images[0])}; pass --image_size to bring all to one"
+                    )
+                images[n], labels[n] = pixels, label
+                n += 1
+            bar.update(len(batch))
+    if n == 0:
+        raise DataError(f"none of the {total} images in {split} of {splits.name} is readable: check the files")
+    return torch.from_numpy(images[:n]), torch.from_numpy(labels[:n])
+
+
+def batches(split: str, splits: Splits, batch_size: int) -> Iterator[tuple[list[Image.Image], list[int]]]:
+    """Upright RGB images at their own sizes, and their labels, in the split's order.
+
+    Args:
+        split: train, validation or test.
+        splits: what `load` returned. Unreadable files are added to its `skipped`, if it may skip them, and make their
+            batch smaller.
+        batch_size: images a batch, which are in memory together.
+
+    Raises:
+        DataError: an unreadable file.
+    """
+    for batch in _batches(split, splits, batch_size):
+        if batch:
+            yield [image for _, image, _ in batch], [label for _, _, label in batch]
+
+
+def _batches(
+    split: str, splits: Splits, batch_size: int, size: int | None = None
+) -> Iterator[list[tuple[str, Image.Image, int]]]:
+    """Batches of (where it is from, image, label), without unreadable ones."""
+    start = 0
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for rows in _undecoded(splits[split], splits).iter(batch_size):
+            cells = rows[splits.image_column]
+            images = pool.map(_decode, cells, [size] * len(cells))
+            batch = []
+            for index, (cell, image, label) in enumerate(zip(cells, images, rows[splits.label_column], strict=True), start):
+                where = _where(cell, index, split)
+                if isinstance(image, Exception):
+                    _unreadable(splits, where, image)
+                else:
+                    batch.append((where, image, label))
+            yield batch
+            start += len(cells)
+
+
+def image_size(splits: Splits, split: str = "train", peek: int = 64) -> tuple[int, int] | None:
+    """(height, width) in pixels that `peek` images, taken evenly across the split, all have; None if they differ."""
+    rows = _undecoded(splits[split], splits)
+    some = rows.select(np.unique(np.linspace(0, len(rows) - 1, peek).astype(int)))
+    decoded = (_decode(row[splits.image_column]) for row in some)
+    sizes = {(image.height, image.width) for image in decoded if not isinstance(image, Exception)}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+class Stream:
+    """Batches of a split, decoded by workers: iterates over (images, labels (N,)). Made by `stream`."""
+
+    def __init__(self, loader: torch.utils.data.DataLoader, splits: Splits):
+        self.loader = loader
+        self.splits = splits
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for images, labels, failures in self.loader:
+            for where, error in failures:  # raised here, as a worker's exception arrives with its traceback as message
+                _unreadable(self.splits, where, error)
+            if len(labels):
+                yield images, labels
+
+
+def stream(
+    split: str,
+    splits: Splits,
+    transform: Callable[[Image.Image], torch.Tensor],
+    batch_size: int,
+    num_workers: int = 0,
+    *,
+    shuffle: bool = False,
+    seed: int = 0,
+) -> Stream:
+    """Batches of images that are too large, or too many, to be held in memory.
+
+    Args:
+        split: train, validation or test.
+        splits: what `load` returned. Unreadable files are added to its `skipped`, if it may skip them, and make their
+            batch smaller.
+        transform: takes an upright RGB Pillow image, gives a tensor (3, H, W).
+        batch_size: images a batch.
+        num_workers: processes that decode and transform; 0 does so in this one.
+        shuffle: whether every pass has an order of its own.
+        seed: of the orders, and of the workers' random numbers.
+
+    Raises:
+        DataError: while iterating, an unreadable file.
+    """
+    loader = torch.utils.data.DataLoader(
+        _Decoded(split, splits, transform),
+        batch_size=batch_size,
+        shuffle=shuffle,
+        num_workers=num_workers,
+        collate_fn=_collate,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    return Stream(loader, splits)
+
+
+class _Decoded(torch.utils.data.Dataset):
+    """(transform(image), label), or (name, exception) for an unreadable file."""
+
+    def __init__(self, split: str, splits: Splits, transform: Callable[[Image.Image], torch.Tensor]):
+        self.rows = _undecoded(splits[split], splits)
+        self.columns = splits.image_column, splits.label_column
+        self.split = split
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int] | tuple[str, Exception]:
+        row = self.rows[index]
+        cell, label = (row[column] for column in self.columns)
+        image = _decode(cell)
+        if isinstance(image, Exception):
+            return _where(cell, index, self.split), image
+        return self.transform(image), label
+
+
+def _collate(items: list[tuple]) -> tuple[torch.Tensor, torch.Tensor, list[tuple[str, Exception]]]:
+    failures = [item for item in items if isinstance(item[1], Exception)]
+    good = [item for item in items if not isinstance(item[1], Exception)]
+    images = torch.stack([image for image, _ in good]) if good else torch.empty(0)
+    return images, torch.tensor([label for _, label in good], dtype=torch.int64), failures
+
+
+def _undecoded(rows: datasets.Dataset, splits: Splits) -> datasets.Dataset:
+    """The two columns, with images as {"bytes", "path"}: decoding them ourselves takes half of the time."""
+    columns = [splits.image_column, splits.label_column]
+    return rows.select_columns(columns).cast_column(splits.image_column, datasets.Image(decode=False))
+
+
+def _decode(cell: dict | None, size: int | None = None) -> Image.Image | Exception:
+    """An upright RGB image, squashed to size × size pixels if that is given; or the exception that its file caused."""
+    if cell is None:
+        return ValueError("there is no image")
+    try:
+        with Image.open(cell["path"] if cell["bytes"] is None else io.BytesIO(cell["bytes"])) as image:
+            image = to_rgb(image)
+    except UNREADABLE as error:
+        return error
+    return image if size is None else image.resize((size, size), Image.Resampling.BILINEAR)
+
+
+def _unreadable(splits: Splits, where: str, error: Exception) -> None:
+    """Notes an unreadable file in `splits.skipped`, or raises DataError if it may not be skipped."""
+    if not splits.skip_unreadable:
+        raise DataError(
+            f"{where} of {splits.name} is not a readable image ({_line(error)}): repair or remove it, or pass "
+            "--skip_unreadable to go on without"
+        )
+    if where not in splits.skipped:  # a stream meets it again every epoch
+        splits.skipped.append(where)
+
+
+def _where(cell: dict | None, index: int, split: str) -> str:
+    row = f"row {index} of {split}"
+    return row if cell is None or cell["path"] is None else f"{cell['path']} ({row})"
+
+
+def _size(pixels: np.ndarray) -> str:
+    return f"{pixels.shape[-1]}×{pixels.shape[-2]}"
+
+
+def _line(error: BaseException) -> str:
+    """The first line of an exception's message, or its type."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+# --- Figures ---------------------------------------------------------------------------------------------------------
+
+COLOURS = {"train": "#0072B2", "validation": "#E69F00", "test": "#009E73"}  # Okabe and Ito: told apart by all eyes
+MAX_SAMPLE_ROWS = 20
+MAX_CLASS_ROWS = 60
+
+
+def save_samples(
+    path: Path,
+    images: np.ndarray | torch.Tensor,
+    labels: np.ndarray | torch.Tensor,
+    names: Sequence[str],
+    *,
+    columns: int = 10,
+    seed: int = 0,
+) -> None:
+    """Writes a grid of images drawn by seed, a row a class, for up to 20 classes.
+
+    Args:
+        path: the PNG to write.
+        images: uint8 (N, 3, H, W).
+        labels: class indices, int (N,).
+        names: of the C classes.
+        columns: images a class.
+        seed: of the draw.
+    """
+    images, labels = np.asarray(images), np.asarray(labels)
+    height, width = images.shape[2:]
+    zoom = max(1, round(64 / height))  # whole pixels, so that small images stay sharp
+    gap = 6
+    rows = min(len(names), MAX_SAMPLE_ROWS)
+    step_y, step_x = height * zoom + gap, width * zoom + gap
+    canvas = np.full((rows * step_y - gap, columns * step_x - gap, 3), 255, np.uint8)
+    generator = np.random.default_rng(seed)
+    for row in range(rows):
+        drawn = generator.permutation(np.flatnonzero(labels == row))[:columns]
+        for column, index in enumerate(drawn):
+            tile = images[index].transpose(1, 2, 0).repeat(zoom, 0).repeat(zoom, 1)  # (H·zoom, W·zoom, 3)
+            y, x = row * step_y, column * step_x
+            canvas[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
+
+    dpi = 100  # the axes below cover exactly the canvas, a pixel a pixel
+    left, right, top, bottom = 30 + 10 * max(len(_short(name)) for name in names[:rows]), 16, 42, 16
+    full_width, full_height = canvas.shape[1] + left + right, canvas.shape[0] + top + bottom
+    figure = Figure(figsize=(full_width / dpi, full_height / dpi), dpi=dpi)
+    axes = figure.add_axes(
+        (left / full_width, bottom / full_height, canvas.shape[1] / full_width, canvas.shape[0] / full_height)
+    )
+    axes.imshow(canvas, interpolation="nearest", aspect="auto")
+    axes.set_yticks([row * step_y + height * zoom / 2 for row in range(rows)], [_short(names[row]) for row in range(rows)])
+    axes.set_xticks([])
+    axes.tick_params(length=0, labelsize=11, pad=8)
+    axes.spines[:].set_visible(False)
+    shown = f"first {rows} of {len(names)} classes" if rows < len(names) else f"{rows} classes"
+    axes.set_title(f"{shown}, up to {columns} images of each, {width}×{height} pixels", loc="left", fontsize=11)
+    _save(figure, path)
+
+
+def save_classes(path: Path, counts: dict[str, np.ndarray | torch.Tensor], names: Sequence[str]) -> None:
+    """Writes the number of images of each class as grouped bars, a colour a split, for up to 60 classes.
+
+    Args:
+        path: the PNG to write.
+        counts: {split: int (C,)}, as `class_counts` gives them.
+        names: of the C classes.
+    """
+    rows = min(len(names), MAX_CLASS_ROWS)
+    bar = 0.8 / len(counts)  # of the distance between classes
+    figure = Figure(figsize=(9, 1.3 + rows * (0.18 + 0.14 * len(counts))), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    y = np.arange(rows)
+    for index, (split, images) in enumerate(counts.items()):
+        images = np.asarray(images)
+        bars = axes.barh(
+            y + (index - (len(counts) - 1) / 2) * bar,
+            images[:rows],
+            bar,
+            label=f"{split} ({images.sum():,})",
+            color=COLOURS[split],
+        )
+        axes.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=8)
+    axes.set_yticks(y, [_short(name) for name in names[:rows]])
+    axes.set_ylim(rows - 0.5, -0.5)  # the first class on top
+    axes.margins(x=0.08)
+    axes.set_xlabel("images" + (f" (first {rows} of {len(names)} classes)" if rows < len(names) else ""))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper left", ncols=len(counts), frameon=False)
+    _save(figure, path)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 18 else name[:17] + "…"
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Writes a PNG under another name first, so that no reader meets half of one."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    figure.savefig(part, format="png")
+    part.replace(path)

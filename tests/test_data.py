@@ -1,0 +1,560 @@
+"""Data: cuts that hold what they promise, pixels as they are in the file, and one clear line for data that is wrong."""
+
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Features, Value
+from PIL import Image
+
+from classifier import data
+from classifier.errors import DataError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path_factory):
+    """`datasets` writes its Arrow files beside the test's own."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "datasets")
+
+
+def picture(path: Path, shade: int = 100, size: tuple[int, int] = (8, 8)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (shade, 0, 255 - shade)).save(path)
+    return path
+
+
+def image_folder(root: Path, classes=("cat", "dog"), n: int = 10) -> Path:
+    """n pictures a class, each of another shade, so that a picture tells which one it is."""
+    for c, label in enumerate(classes):
+        for i in range(n):
+            picture(root / label / f"{i}.png", shade=c * n + i)
+    return root
+
+
+def parquet(root: Path, image="img", label="label", **splits) -> Path:
+    """A folder of parquet; each split is (class names or None for plain values, labels)."""
+    root.mkdir(parents=True, exist_ok=True)
+    for split, (names, labels) in splits.items():
+        images = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(len(labels))]
+        plain = Value("string") if isinstance(labels[0], str) else Value("int64")
+        features = Features({image: datasets.Image(), label: ClassLabel(names=names) if names else plain})
+        datasets.Dataset.from_dict({image: images, label: labels}, features=features).to_parquet(
+            root / f"{split}-00000-of-00001.parquet"
+        )
+    return root
+
+
+def paths(splits: data.Splits, split: str) -> set[str]:
+    rows = splits[split].cast_column("image", datasets.Image(decode=False))
+    return {cell["path"] for cell in rows["image"]}
+
+
+# --- Cuts
+
+
+def test_stratified_worked_by_hand():
+    # 10, 5 and 5 of 20: the shares of 6 are 3, 1.5 and 1.5. The whole parts give 5; the last goes to the lower class.
+    labels = np.array([0] * 10 + [1] * 5 + [2] * 5)
+    drawn = data.stratified(labels, 6, seed=0)
+    assert np.bincount(labels[drawn]).tolist() == [3, 2, 1]
+    assert drawn.tolist() == sorted(set(drawn.tolist()))
+    assert np.array_equal(drawn, data.stratified(labels, 6, seed=0))
+    assert not np.array_equal(drawn, data.stratified(labels, 6, seed=1))
+
+
+def test_class_of_one_image_stays_in_train():
+    labels = np.array([0, 1, *[2] * 8])  # 5 of 10: 0.5, 0.5 and 4
+    assert np.bincount(labels[data.stratified(labels, 5, seed=0)], minlength=3).tolist() == [0, 0, 5]
+
+
+def test_splits_never_overlap_and_are_the_same_whatever_is_asked_for(tmp_path):
+    folder = str(image_folder(tmp_path / "pets", n=20))
+    everything = data.load(folder, splits=("train", "validation", "test"), validation=0.25)
+    cut = {split: paths(everything, split) for split in ("train", "validation", "test")}
+    # 40 images: test is 10% (2 a class), validation a quarter of the other 36, rounded to 9
+    assert {split: len(files) for split, files in cut.items()} == {"train": 27, "validation": 9, "test": 4}
+    assert len(set.union(*cut.values())) == 40
+    assert paths(data.load(folder, splits=("train",), validation=0.25), "train") == cut["train"]
+    other = data.load(folder, splits=("validation", "test"), validation=0.25, seed=1)
+    assert paths(other, "validation") != cut["validation"]
+    assert paths(other, "test") == cut["test"]  # else a run of seed 1 would train on what seed 0 is tested on
+
+
+def test_same_cut_in_another_process(tmp_path):
+    folder = image_folder(tmp_path / "pets", n=20)
+    code = f"""
+import json
+from classifier import data
+rows = data.load({str(folder)!r}, splits=("validation",), seed=3).validation
+print(json.dumps([image.filename for image in rows["image"]]))"""
+    ours = data.load(str(folder), splits=("validation",), seed=3).validation
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [image.filename for image in ours["image"]]
+
+
+def test_own_validation_split_is_used(tmp_path):
+    for split in ("train", "val", "test"):
+        image_folder(tmp_path / "pets" / split, n=3)
+    splits = data.load(str(tmp_path / "pets"))
+    assert len(splits.train) == 6
+    assert {Path(path).parts[-3] for path in paths(splits, "validation")} == {"val"}
+    assert splits.test is None
+
+
+def test_test_is_not_read_unless_asked_for(tmp_path):
+    for split in ("train", "test"):
+        image_folder(tmp_path / "pets" / split)
+    for path in (tmp_path / "pets" / "test").rglob("*.png"):
+        path.write_bytes(b"not an image")
+    splits = data.load(str(tmp_path / "pets"))
+    data.as_tensor("train", splits)
+    data.as_tensor("validation", splits)
+    with pytest.raises(KeyError, match="not asked for 'test'"):
+        splits["test"]
+
+
+def test_max_samples_are_drawn_by_class(tmp_path):
+    splits = data.load(str(image_folder(tmp_path / "pets", n=20)), max_train_samples=6, max_eval_samples=2)
+    counts = data.class_counts(splits)
+    assert {split: count.tolist() for split, count in counts.items()} == {"train": [3, 3], "validation": [1, 1]}
+
+
+# --- Columns and labels
+
+
+@pytest.mark.parametrize("image", ["img", "image", "picture"])
+def test_columns_are_found_by_type_and_labels_keep_their_order(tmp_path, image):
+    names = ["zebra", "ant", "yak"]
+    splits = data.load(str(parquet(tmp_path / "zoo", image=image, label="animal", train=(names, [0, 1, 2] * 10))))
+    assert (splits.image_column, splits.label_column) == (image, "animal")
+    assert splits.labels == names
+    assert (splits.name, splits.revision) == ("zoo", None)
+
+
+def test_strings_and_integers_become_classes(tmp_path):
+    words = parquet(tmp_path / "words", train=(None, ["dog", "cat"] * 10))
+    assert data.load(str(words), label_column="label").labels == ["cat", "dog"]
+    years = parquet(tmp_path / "years", train=(None, [10, 9] * 10))
+    splits = data.load(str(years), label_column="label")
+    assert splits.labels == ["9", "10"]  # by value, not by spelling
+    assert set(splits.train["label"]) == {0, 1}
+    images, labels = data.as_tensor("train", splits)
+    assert torch.equal(images[:, 0, 0, 0] % 2, 1 - labels)  # row 0 is a 10, which is class 1: each image kept its label
+
+
+def test_override_chooses_between_columns(tmp_path):
+    folder = tmp_path / "two"
+    folder.mkdir()
+    names = {"coarse": ["a", "b"], "fine": ["p", "q", "r"]}
+    features = {"img": datasets.Image(), **{column: ClassLabel(names=each) for column, each in names.items()}}
+    images = [Image.new("RGB", (4, 4))] * 12
+    rows = {"img": images, "coarse": [0, 1] * 6, "fine": [0, 1, 2] * 4}
+    datasets.Dataset.from_dict(rows, features=Features(features)).to_parquet(folder / "train.parquet")
+    with pytest.raises(DataError, match=r"two has 2 columns of type ClassLabel: .*coarse \(ClassLabel\).*--label_column"):
+        data.load(str(folder))
+    assert data.load(str(folder), label_column="fine").labels == ["p", "q", "r"]
+
+
+# --- Bad data: the message names the thing and the next step
+
+
+def no_folder(root):
+    return "nowhere", r"no folder 'nowhere'.*pass a folder, user/name"
+
+
+def a_file(root):
+    return picture(root / "a.png"), r"a\.png is a file: pass the folder"
+
+
+def no_images(root):
+    (root / "notes.txt").write_text("nothing here")
+    return root, r"no images in .*: put them into .*train/<label>/"
+
+
+def only_litter(root):
+    picture(root / "__MACOSX" / "cat" / "a.png")
+    picture(root / "cat" / "._a.png")
+    return root, r"no images in "
+
+
+def one_class(root):
+    return image_folder(root, ["cat"]), r"only one class|one class \(cat\) in train: at least two"
+
+
+def split_without_class_folders(root):
+    picture(root / "train" / "1.png")
+    image_folder(root / "test")
+    return root, r"train holds 1 images but no class folders: move each into .*train/<label>/"
+
+
+def loose_images(root):
+    picture(image_folder(root) / "loose.png")
+    return root, r"mixes depths: 20 images lie in <label>/, but 1 lie loose .*such as loose\.png: move"
+
+
+def deeper_images(root):
+    picture(image_folder(root) / "cat" / "more" / "deep.png")
+    return root, r"mixes depths: .* 1 deeper, such as cat/more/deep\.png: move"
+
+
+def wrapped_folder(root):
+    image_folder(root / "archive" / "train")
+    return root, r"lie too deep, such as archive/train/cat/0\.png: pass the folder"
+
+
+def images_beside_splits(root):
+    image_folder(root / "train")
+    picture(root / "extra" / "cat" / "a.png")
+    return root, r"1 images outside of its split folders, such as extra/cat/a\.png: move"
+
+
+def no_train_folder(root):
+    image_folder(root / "test")
+    return root, r"has test but no images in .*train: add some"
+
+
+def empty_class_folder(root):
+    (image_folder(root) / "fish").mkdir()
+    return root, r"no images in the class folder .*fish: add some, or remove"
+
+
+def labels_differ_between_folders(root):
+    image_folder(root / "train", ["cat", "dog", "emu"])
+    image_folder(root / "test", ["cat", "dog"])
+    return root, r"differ between splits: emu in train but not in test; name the classes alike"
+
+
+def labels_differ_between_parquets(root):
+    parquet(root, train=(["cat", "dog"], [0, 1] * 5), test=(["cat", "cow"], [0, 1]))
+    return root, r"differ between splits: dog in train but not in test"
+
+
+def labels_in_another_order(root):
+    parquet(root, train=(["cat", "dog"], [0, 1] * 5), test=(["dog", "cat"], [0, 1]))
+    return root, r"in another order in test than in train \(column 'label'\): give"
+
+
+def no_class_label(root):
+    return parquet(root, train=(None, [0, 1] * 5)), r"no columns of type ClassLabel: .*label \(int64\).*--label_column"
+
+
+def unlabelled_rows(root):
+    return parquet(root, train=(["cat", "dog"], [0, 1, -1])), r"1 rows without a label in train \(column 'label'\)"
+
+
+def no_train_split(root):
+    parquet(root, validation=(["cat", "dog"], [0, 1]), test=(["cat", "dog"], [0, 1]))
+    return root, r"has no train split, only .*: rename"
+
+
+def broken_parquet(root):
+    (root / "train.parquet").write_bytes(b"PAR1 and no more")
+    return root, r"can't be loaded: .*\. Pass an image folder"
+
+
+def too_few_to_cut(root):
+    return image_folder(root, n=1), r"too few images of class 'cat' in .*: add more"
+
+
+BAD = [
+    *(no_folder, a_file, no_images, only_litter, one_class, split_without_class_folders, loose_images, deeper_images),
+    *(wrapped_folder, images_beside_splits, no_train_folder, empty_class_folder, labels_differ_between_folders),
+    *(labels_differ_between_parquets, labels_in_another_order, no_class_label, unlabelled_rows, no_train_split),
+    *(broken_parquet, too_few_to_cut),
+]
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.__name__)
+def test_bad_data_is_named(tmp_path, bad):
+    dataset, message = bad(tmp_path)
+    with pytest.raises(DataError, match=message) as caught:
+        data.load(str(dataset))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"label_column": "lable"}, r"no column 'lable': its columns are img \(Image\), label \(ClassLabel\)"),
+        ({"image_column": "image"}, r"no column 'image': its columns are .*--image_column"),
+        ({"image_column": "label"}, r"column 'label' of .* holds ClassLabel, not images"),
+        ({"label_column": "img"}, r"column 'img' of .* holds Image, not classes"),
+        ({"validation": 0.0}, r"validation fraction of 0 is out of range"),
+        ({"max_train_samples": 0}, r"--max_train_samples 0 leaves no images"),
+    ],
+)
+def test_bad_options_are_named(tmp_path, options, message):
+    with pytest.raises(DataError, match=message):
+        data.load(str(parquet(tmp_path / "pets", train=(["cat", "dog"], [0, 1] * 5))), **options)
+
+
+def test_a_class_may_be_called_test(tmp_path):
+    assert data.load(str(image_folder(tmp_path / "quality", ["pass", "test"]))).labels == ["pass", "test"]
+
+
+# --- The Hub
+
+
+def load_in_process(dataset: str, cwd: Path, **environment) -> subprocess.CompletedProcess:
+    """Loads as a command would; in a process of its own, as the Hub's client reads HF_ENDPOINT when it is imported."""
+    code = f"from classifier import data, errors; errors.run(lambda: data.load({dataset!r}))"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "HF_HOME": str(cwd / "hf"),
+        "HF_HUB_OFFLINE": "0",
+        **environment,
+    }
+    return subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def test_unreachable_hub_is_told_at_once(tmp_path):
+    begun = time.monotonic()
+    done = load_in_process("user/pets", tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
+    assert time.monotonic() - begun < 20  # importing torch included; load_dataset alone retries for 23 s
+    assert done.returncode == 2, done.stderr
+    assert "the Hub can't be reached for user/pets (http://127.0.0.1:9: " in done.stderr
+    assert "HF_HUB_OFFLINE=1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def hub():
+    """A Hub on loopback that knows of no dataset but `user/gated`, of which it gives no files."""
+
+    class Answers(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            described = {"id": "user/gated", "sha": "a" * 40, "gated": "auto", "tags": [], "siblings": []}
+            if "user/gated" in self.path and "/nowhere" in self.path:
+                self.answer(404, b"{}", "RevisionNotFound")
+            elif self.path.startswith("/api/datasets/user/gated"):
+                self.answer(200, json.dumps(described).encode())
+            elif "user/gated" in self.path:
+                self.answer(403, b"{}", "GatedRepo")
+            else:
+                self.answer(404, b"{}", "RepoNotFound")
+
+        do_HEAD = do_GET
+
+        def answer(self, status: int, body: bytes, error: str | None = None):
+            self.send_response(status)
+            if error:
+                self.send_header("X-Error-Code", error)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        ("user/unknown", "no folder 'user/unknown' here and no such dataset on the Hub: check the spelling"),
+        ("user/gated@nowhere", "user/gated has no revision 'nowhere': pass a branch, tag or commit"),
+        ("user/gated", "user/gated is gated: accept its terms at {hub}/datasets/user/gated, then log in"),
+    ],
+)
+def test_what_the_hub_refuses_is_named(hub, tmp_path, dataset, message):
+    done = load_in_process(dataset, tmp_path, HF_ENDPOINT=hub)
+    assert done.returncode == 2, done.stderr
+    assert message.format(hub=hub) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_offline_without_a_cached_copy(tmp_path):
+    done = load_in_process("user/pets", tmp_path, HF_HUB_OFFLINE="1")
+    assert done.returncode == 2, done.stderr
+    assert "user/pets can't be loaded" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# --- Pixels
+
+
+@pytest.fixture
+def odd_folder(tmp_path):
+    """Every picture is 2 pixels wide, 1 high once upright: left red, right blue (or black and white, if grey)."""
+    red_blue = Image.fromarray(np.array([[[255, 0, 0], [0, 0, 255]]], np.uint8))
+    folder = tmp_path / "odd"
+    for label in ("a", "b"):
+        (folder / label).mkdir(parents=True)
+    red_blue.quantize(2).save(folder / "a" / "palette.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored turned by 90° to the left: shown turned to the right
+    red_blue.transpose(Image.Transpose.ROTATE_90).save(folder / "a" / "turned.png", exif=exif)
+    Image.fromarray(np.array([[0, 255]], np.uint8)).save(folder / "b" / "grey.png")
+    Image.fromarray(np.array([[0, 65535]], np.uint16)).save(folder / "b" / "grey16.png")
+    clear = Image.fromarray(np.array([[[0, 0, 0, 255], [0, 0, 0, 0]]], np.uint8))
+    clear.save(folder / "b" / "clear.png")
+    return folder
+
+
+def test_images_are_upright_rgb(odd_folder):
+    splits = data.load(str(odd_folder), splits=("train", "validation", "test"))
+    red_blue, black_white = [[255, 0, 0], [0, 0, 255]], [[0, 0, 0], [255, 255, 255]]
+    seen = 0
+    for split in ("train", "validation", "test"):
+        images, labels = data.as_tensor(split, splits)
+        assert images.dtype == torch.uint8
+        assert labels.dtype == torch.int64
+        assert images.shape[1:] == (3, 1, 2)
+        for image, label in zip(images, labels, strict=True):
+            assert image[:, 0].T.tolist() == (red_blue, black_white)[label]  # (3, W) to (W, 3)
+            seen += 1
+    assert seen == 5
+
+
+def test_heic_and_upper_case_suffixes_count(tmp_path):
+    folder = image_folder(tmp_path / "pets", n=4)
+    Image.new("RGB", (8, 8), (200, 0, 0)).save(folder / "cat" / "phone.HEIC", format="HEIF")
+    splits = data.load(str(folder), splits=("train", "validation", "test"))
+    assert sum(count.sum() for count in data.class_counts(splits).values()) == 9
+    assert sum(len(data.as_tensor(split, splits)[0]) for split in ("train", "validation", "test")) == 9
+
+
+def test_size_squashes_and_differing_sizes_ask_for_it(tmp_path):
+    folder = image_folder(tmp_path / "pets")
+    for path in (folder / "dog").iterdir():
+        picture(path, size=(16, 12))
+    splits = data.load(str(folder))
+    assert data.image_size(splits) is None
+    with pytest.raises(DataError, match=r"differ in size: .*dog.*is 16×12, the first is 8×8; pass --image_size"):
+        data.as_tensor("train", splits)
+    images, _ = data.as_tensor("train", splits, size=6)
+    assert images.shape[1:] == (3, 6, 6)
+
+
+@pytest.mark.parametrize("damage", ["text", "half", "empty", "gone"])
+def test_unreadable_file_is_named_or_skipped(tmp_path, damage):
+    folder = image_folder(tmp_path / "pets")
+    strict = data.load(str(folder), seed=0)
+    lenient = data.load(str(folder), seed=0, skip_unreadable=True)
+    path = Path(sorted(paths(strict, "train"))[3])
+    whole = path.read_bytes()
+    path.write_bytes({"text": b"not an image", "half": whole[: len(whole) // 2], "empty": b"", "gone": b""}[damage])
+    if damage == "gone":
+        path.unlink()
+
+    with pytest.raises(DataError, match=rf"{path} .*is not a readable image .*--skip_unreadable"):
+        data.as_tensor("train", strict)
+    images, labels = data.as_tensor("train", lenient)
+    assert len(images) == len(labels) == len(lenient.train) - 1
+    assert len(lenient.skipped) == 1
+    assert str(path) in lenient.skipped[0]
+
+
+def test_unreadable_row_of_a_parquet_is_named(tmp_path):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    features = Features({"img": datasets.Image(), "label": ClassLabel(names=["a", "b"])})
+    rows = [{"bytes": b"broken", "path": None}] * 8
+    datasets.Dataset.from_dict({"img": rows, "label": [0, 1] * 4}, features=features).to_parquet(folder / "train.parquet")
+    with pytest.raises(DataError, match=r"row 0 of train of rows is not a readable image"):
+        data.as_tensor("train", data.load(str(folder)))
+
+
+def to_tensor(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_stream_gives_what_as_tensor_gives(tmp_path, workers):
+    folder = image_folder(tmp_path / "pets")
+    splits = data.load(str(folder), skip_unreadable=True)
+    images, labels = data.as_tensor("train", splits)
+    batches = list(data.stream("train", splits, to_tensor, batch_size=5, num_workers=workers))
+    assert torch.equal(torch.cat([batch for batch, _ in batches]), images)
+    assert torch.equal(torch.cat([batch for _, batch in batches]), labels)
+    pairs = [pair for batch in data.batches("train", splits, 5) for pair in zip(*batch, strict=True)]
+    assert torch.equal(torch.stack([to_tensor(image) for image, _ in pairs]), images)
+    assert [label for _, label in pairs] == labels.tolist()
+
+    first, second = (data.stream("train", splits, to_tensor, 5, workers, shuffle=True, seed=1) for _ in range(2))
+    one, two = torch.cat([x for x, _ in first]), torch.cat([x for x, _ in first])
+    assert not torch.equal(one, two)  # every pass has an order of its own
+    assert torch.equal(one, torch.cat([x for x, _ in second]))
+
+    broken = Path(sorted(paths(splits, "train"))[-2])
+    broken.write_bytes(b"not an image")
+    assert sum(len(batch) for batch, _ in data.stream("train", splits, to_tensor, 5, workers)) == len(images) - 1
+    assert len(splits.skipped) == 1
+    strict = data.load(str(folder))
+    with pytest.raises(DataError, match=rf"{broken} .*--skip_unreadable") as caught:
+        list(data.stream("train", strict, to_tensor, 5, workers))
+    assert "Traceback" not in str(caught.value)
+
+
+# --- Figures
+
+
+@pytest.mark.parametrize("n", [2, 37])
+def test_figures_are_written_whole(tmp_path, n):
+    names = [f"class {i}" for i in range(n)]
+    labels = np.arange(4 * n) % n
+    images = np.zeros((4 * n, 3, 32, 32), np.uint8)
+    images[labels == 1] = np.array([250, 10, 20], np.uint8).reshape(3, 1, 1)
+    data.save_samples(tmp_path / "samples.png", torch.from_numpy(images), torch.from_numpy(labels), names)
+    counts = {"train": torch.arange(n), "validation": np.ones(n, int), "test": np.ones(n, int)}
+    data.save_classes(tmp_path / "classes.png", counts, names)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["classes.png", "samples.png"]
+    with Image.open(tmp_path / "samples.png") as image:
+        shown = np.asarray(image.convert("RGB"))
+    coloured = (shown == (250, 10, 20)).all(2)
+    assert coloured.sum() == 4 * 64 * 64  # four images of class 1, each pixel of theirs as 2 × 2 sharp ones
+
+
+# --- True CIFAR-10
+
+
+@pytest.fixture(scope="session")
+def cifar10(tmp_path_factory):
+    mirror = os.environ.get("HUB_MIRROR")
+    if not mirror:
+        pytest.skip("HUB_MIRROR is not set: no true CIFAR-10 here")
+    cache = datasets.config.HF_DATASETS_CACHE
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("cifar10")
+    splits = data.load(f"{mirror}/datasets/uoft-cs/cifar10")
+    datasets.config.HF_DATASETS_CACHE = cache
+    return splits
+
+
+def test_cifar10_is_cut_by_class(cifar10):
+    counts = data.class_counts(cifar10)
+    assert {split: set(count.tolist()) for split, count in counts.items()} == {"train": {4500}, "validation": {500}}
+    names = "airplane automobile bird cat deer dog frog horse ship truck"
+    assert cifar10.labels == names.split()
+    assert cifar10.image_column == "img"
+    assert cifar10.test is None
+    assert data.image_size(cifar10) == (32, 32)
+
+
+def test_cifar10_pixels(cifar10):
+    train, _ = data.as_tensor("train", cifar10)
+    validation, _ = data.as_tensor("validation", cifar10)
+    assert (train.shape, validation.shape) == ((45000, 3, 32, 32), (5000, 3, 32, 32))
+    n = 50000 * 32 * 32  # pixels of the whole train split, whose mean and deviation are known
+    halves = [images.permute(1, 0, 2, 3).reshape(3, -1) for images in (train, validation)]
+    mean = sum(half.sum(1) for half in halves) / n / 255  # sums of uint8 are int64, exact
+    square = sum((half.to(torch.int32) ** 2).sum(1) for half in halves) / n / 255**2
+    torch.testing.assert_close(mean, torch.tensor([0.4914, 0.4822, 0.4465]), atol=1e-3, rtol=0)
+    torch.testing.assert_close((square - mean**2).sqrt(), torch.tensor([0.2470, 0.2435, 0.2616]), atol=1e-3, rtol=0)
