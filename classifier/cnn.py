@@ -1,0 +1,147 @@
+"""The scratch CNN, as a `transformers` configuration and model, for images of about 32×32.
+
+Convolution, max pooling, batch norm and GELU in stages that halve the resolution, then a linear head. The first layer
+is fixed: it whitens 2×2 patches of the training images, which saves the epochs that a network spends on finding edges.
+
+The layout follows airbench94 (Keller Jordan, arXiv:2404.00498) and, for the whitening layer, tysam-code's hlb-CIFAR10;
+stages of three convolutions carry a residual, as in airbench96. This file imports nothing of this project, so that it
+can travel with the weights and be loaded by anyone with `trust_remote_code=True`.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
+
+WHITEN_KERNEL = 2  # pixels a side
+
+
+class CifarCnnConfig(PreTrainedConfig):
+    """Shape of a `CifarCnnForImageClassification`.
+
+    Args:
+        widths: output channels of each stage. A stage halves the resolution.
+        depths: 3×3 convolutions of each stage, one number a stage, each at least 1. From 3 on, a stage has a residual.
+        image_size: pixels a side that the weights were trained for. Other sizes run: pooling is global.
+        num_channels: channels of the input.
+        views: how many views of each image `forward` averages in evaluation mode: 1; 2 (and mirrored); 6 (and both of
+            these shifted by one pixel up-left and down-right). Cost grows in proportion.
+    """
+
+    model_type = "cifar_cnn"
+
+    widths: list[int] | tuple[int, ...] = (64, 256, 256)
+    depths: list[int] | tuple[int, ...] = (2, 2, 2)
+    image_size: int = 32
+    num_channels: int = 3
+    views: int = 1
+
+    def validate_architecture(self):
+        """Raises ValueError for a shape that can't be built. Called by `transformers` on construction."""
+        if len(self.widths) != len(self.depths) or not self.widths or min(self.depths) < 1:
+            raise ValueError(f"widths {self.widths} and depths {self.depths} need one positive number a stage each")
+        if self.views not in (1, 2, 6):
+            raise ValueError(f"views is {self.views}: choose 1, 2 (mirrored) or 6 (mirrored and shifted)")
+
+
+class Stage(nn.Module):
+    """`depth` 3×3 convolutions, each followed by batch norm and GELU; the first one by 2×2 max pooling as well."""
+
+    def __init__(self, in_channels: int, out_channels: int, depth: int):
+        super().__init__()
+        channels = [in_channels, *[out_channels] * depth]
+        self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1, bias=False) for i, o in pairwise(channels))
+        # Running statistics move fast (momentum 0.4): training is short and the weights move a lot.
+        self.norms = nn.ModuleList(nn.BatchNorm2d(out_channels, eps=1e-6, momentum=0.4) for _ in range(depth))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, in, H, W) -> (N, out, H // 2, W // 2)."""
+        x = F.gelu(self.norms[0](F.max_pool2d(self.convs[0](x), 2)))
+        shortcut = x
+        for conv, norm in zip(self.convs[1:], self.norms[1:], strict=True):
+            x = F.gelu(norm(conv(x)))
+        return x + shortcut if len(self.convs) > 2 else x
+
+
+class CifarCnnForImageClassification(PreTrainedModel):
+    """The scratch CNN with its linear head. `pixel_values` are normalised by the processor saved beside the weights."""
+
+    config_class = CifarCnnConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+
+    def __init__(self, config: CifarCnnConfig):
+        super().__init__(config)
+        whiten_channels = 2 * config.num_channels * WHITEN_KERNEL**2  # each eigenvector and its negative
+        self.whiten = nn.Conv2d(config.num_channels, whiten_channels, WHITEN_KERNEL)
+        channels = [whiten_channels, *config.widths]
+        self.stages = nn.ModuleList(
+            Stage(i, o, depth) for i, o, depth in zip(channels, config.widths, config.depths, strict=False)
+        )
+        self.head = nn.Linear(config.widths[-1], config.num_labels, bias=False)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Conv2d):
+            init.kaiming_uniform_(module.weight, a=5**0.5)
+            if module is self.whiten:
+                init.zeros_(module.bias)
+            else:  # start as (partly) the identity: each layer passes its input on
+                identity = nn.init.dirac_(torch.empty_like(module.weight))[: module.in_channels]
+                init.copy_(module.weight[: module.in_channels], identity)
+        elif isinstance(module, nn.Linear):
+            init.normal_(module.weight)  # unit variance, because forward divides by the width
+        else:
+            super()._init_weights(module)
+
+    @torch.no_grad()
+    def init_whiten(self, pixel_values: torch.Tensor, eps: float = 5e-4) -> None:
+        """Sets the first layer to whiten the 2×2 patches of normalised training images (N, C, H, W), N a few thousand.
+
+        The filters are the eigenvectors of the patches' covariance over the square root of their eigenvalues, and the
+        same negated, so that GELU loses neither sign.
+        """
+        k, c = WHITEN_KERNEL, pixel_values.shape[1]
+        patches = F.unfold(pixel_values.float(), k).transpose(1, 2).reshape(-1, c * k * k)  # (N × positions, C·k·k)
+        eigenvalues, eigenvectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+        filters = (eigenvectors / (eigenvalues + eps).sqrt()).T.reshape(-1, c, k, k)
+        self.whiten.weight.copy_(torch.cat([filters, -filters]))
+
+    def forward_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) -> (N, widths[-1], H', W'), the feature map before pooling."""
+        x = F.gelu(self.whiten(pixel_values))  # (N, 24, H - 1, W - 1)
+        for stage in self.stages:
+            x = stage(x)
+        return x
+
+    def forward_view(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) -> logits (N, num_labels) of that one view."""
+        x = self.forward_features(pixel_values).amax(dim=(2, 3))  # (N, widths[-1])
+        return self.head(x) / x.shape[-1]
+
+    def forward(
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, return_dict: bool | None = None
+    ) -> ImageClassifierOutputWithNoAttention | tuple:
+        """(N, C, H, W) -> logits (N, num_labels), in evaluation mode the mean over `config.views` views; and the loss."""
+        views = 1 if self.training else self.config.views
+        logits = self.forward_view(pixel_values)
+        if views >= 2:
+            logits = (logits + self.forward_view(pixel_values.flip(-1))) / 2
+        if views == 6:
+            padded = F.pad(pixel_values, (1, 1, 1, 1), mode="reflect")
+            shifted = [padded[..., :-2, :-2], padded[..., 2:, 2:]]
+            shifted = sum(self.forward_view(x) + self.forward_view(x.flip(-1)) for x in shifted) / 4
+            logits = (logits + shifted) / 2
+        loss = F.cross_entropy(logits, labels) if labels is not None else None
+        if return_dict is False:
+            return (logits,) if loss is None else (loss, logits)
+        return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)
+
+
+AutoConfig.register(CifarCnnConfig.model_type, CifarCnnConfig)
+AutoModelForImageClassification.register(CifarCnnConfig, CifarCnnForImageClassification)

@@ -1,0 +1,107 @@
+"""Measures models on a dataset's test split. It is the one script that reads that split.
+
+    python evaluate.py --model runs/cnn --dataset uoft-cs/cifar10 --output_dir report
+    python evaluate.py --model models/cnn user/cifar10-vit@main --dataset path/to/images
+
+Writes evaluation.json and a confusion matrix a model to --output_dir, and each model's own beside its weights.
+The file is the same on every run: intervals are seeded, and timings are not in it.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from classifier import data, measure, metrics, report
+from classifier.errors import DataError, run
+from classifier.files import write_json
+from classifier.predictor import Predictor, load_predictor
+
+
+def parse_args() -> argparse.Namespace:
+    """The command's flags."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--model", nargs="+", default=["models/cnn"], help="folders, Hub ids or id@revision (%(default)s)")
+    add("--dataset", default="uoft-cs/cifar10", help="Hub id, id@revision, or folder of parquet or images (%(default)s)")
+    add("--output_dir", type=Path, default="report", help="folder for evaluation.json and figures (%(default)s)")
+    add("--per_device_eval_batch_size", type=int, default=64, help="images a forward pass (%(default)s)")
+    add("--max_eval_samples", type=int, metavar="N", help="measure so many images only, drawn by class (all)")
+    add("--image_column", help="(the column whose type is Image)")
+    add("--label_column", help="(the column whose type is ClassLabel)")
+    add("--skip_unreadable", action="store_true", help="leave out files that can't be read, and count them")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Test images once into memory, then each model over them, then the measures."""
+    args = parse_args()
+    predictors = [load_predictor(model) for model in args.model]
+    splits = data.load(
+        args.dataset,
+        splits=("test",),
+        image_column=args.image_column,
+        label_column=args.label_column,
+        max_eval_samples=args.max_eval_samples,
+        skip_unreadable=args.skip_unreadable,
+    )
+    header = {"dataset": splits.name, "split": "test"}
+    evaluations = []
+    for model, predictor in zip(args.model, predictors, strict=True):
+        if predictor.labels != splits.labels:
+            raise DataError(f"{model} knows {', '.join(predictor.labels)}; {splits.name} has {', '.join(splits.labels)}")
+        logits, labels = predict(predictor, splits, args.per_device_eval_batch_size)
+        evaluation = {"model": predictor.name, "revision": predictor.revision, "n_parameters": predictor.n_parameters}
+        evaluation |= summarize(logits, labels, splits.labels)
+        if getattr(predictor.model.config, "views", 1) > 1:
+            evaluation["views"], predictor.model.config.views = predictor.model.config.views, 1
+            logits, _ = predict(predictor, splits, args.per_device_eval_batch_size)
+            evaluation["accuracy_one_view"] = float((logits.argmax(axis=1) == labels).mean())
+        evaluations.append(evaluation)
+
+        matrix = np.array(evaluation["confusion_matrix"])
+        report.save_confusion(args.output_dir / f"confusion_{predictor.name.replace('/', '_')}.png", matrix, splits.labels)
+        if Path(model).is_dir():
+            write_json(Path(model) / "evaluation.json", header | {"n": len(labels), "models": [evaluation]})
+            report.save_confusion(Path(model) / "confusion_matrix.png", matrix, splits.labels)
+        low, high = evaluation["accuracy_ci95"]
+        print(f"{model}: accuracy {evaluation['accuracy']:.4f} ({low:.4f} to {high:.4f}), macro F1 {evaluation['f1']:.4f}")
+    write_json(args.output_dir / "evaluation.json", header | {"n": len(labels), "models": evaluations, "comparisons": []})
+    print(f"written to {args.output_dir}")
+
+
+def predict(predictor: Predictor, splits: data.Splits, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (N, C) and labels (N,) of the test split."""
+    logits, labels = [], []
+    with tqdm(total=len(splits.test), unit="img", desc=predictor.name) as bar:
+        for images, batch_labels in data.batches("test", splits, batch_size):
+            logits.append(predictor.logits(images))
+            labels.extend(batch_labels)
+            bar.update(len(images))
+    return np.concatenate(logits), np.array(labels)
+
+
+def summarize(logits: np.ndarray, labels: np.ndarray, names: list[str]) -> dict:
+    """What evaluation.json says of one model: fractions, and macro means over classes."""
+    predicted = logits.argmax(axis=1)
+    low, high = measure.bootstrap_interval((predicted == labels).astype(float))
+    sample = {"predictions": predicted, "references": labels}
+    indices = list(range(len(names)))
+    summary = metrics.load("accuracy").compute(**sample) | {"accuracy_ci95": [low, high]}
+    by_class = {}
+    for name in ("precision", "recall", "f1"):
+        metric = metrics.load(name)
+        summary |= metric.compute(**sample, labels=indices, average="macro")
+        by_class |= metric.compute(**sample, labels=indices, average=None)
+    counts = np.bincount(labels, minlength=len(names))
+    summary["per_class"] = {
+        label: {metric: values[i] for metric, values in by_class.items()} | {"n": int(counts[i])}
+        for i, label in enumerate(names)
+    }
+    summary |= metrics.load("confusion").compute(**sample, labels=indices)
+    return summary | {"nll": measure.nll(logits, labels)}
+
+
+if __name__ == "__main__":
+    run(main)

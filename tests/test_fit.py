@@ -1,0 +1,231 @@
+"""The scratch CNN's training loop, on a handful of generated images."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from classifier import augment, fit
+from classifier.cnn import CifarCnnConfig, CifarCnnForImageClassification
+from classifier.errors import ModelError
+
+ROOT = Path(__file__).parent.parent
+TINY = fit.Recipe(sizes=((2, 16), (2, 20)), widths=(8, 16), depths=(2, 3), batch_size=32, chunk_size=16, cutout=4)
+STATISTICS = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+
+
+def colours(n: int, size: int = 20, classes: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noisy images whose colour tells the class."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(classes, size=n)
+    palette = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200], [200, 200, 40]])
+    images = palette[labels][:, :, None, None] + rng.normal(0, 30, (n, 3, size, size))
+    return torch.tensor(images.clip(0, 255).astype(np.uint8)), torch.tensor(labels)
+
+
+def tiny_model(recipe: fit.Recipe = TINY) -> CifarCnnForImageClassification:
+    torch.manual_seed(0)
+    return CifarCnnForImageClassification(CifarCnnConfig(widths=recipe.widths, depths=recipe.depths, num_labels=4))
+
+
+def test_mean_and_std_by_hand():
+    images = torch.tensor([0, 0, 255, 255], dtype=torch.uint8).view(1, 1, 2, 2)
+    assert augment.mean_std(images) == ([0.5], [0.5])
+
+
+def test_flips_take_turns():
+    images = torch.arange(4.0).view(2, 1, 1, 2)
+    first = torch.tensor([True, False])
+    even, odd = (augment.flip_by_turns(images, first, epoch) for epoch in (0, 1))
+    assert even[:, 0, 0].tolist() == [[1, 0], [2, 3]]
+    assert odd[:, 0, 0].tolist() == [[0, 1], [3, 2]]
+
+
+def test_shift_moves_each_image_by_its_own_whole_pixels():
+    images = torch.arange(64 * 36.0).view(64, 1, 6, 6)
+    moved = augment.shift(images, 1, torch.Generator().manual_seed(0))
+    padded = torch.nn.functional.pad(images, (1, 1, 1, 1), mode="reflect")
+    seen = set()
+    for image, candidates in zip(moved, padded, strict=True):
+        places = [(y, x) for y in range(3) for x in range(3) if torch.equal(image, candidates[:, y : y + 6, x : x + 6])]
+        assert len(places) == 1
+        seen.update(places)
+    assert len(seen) == 9
+
+
+def test_cutout_blanks_one_square_an_image():
+    holes = augment.cutout(torch.ones(200, 3, 9, 9), 3, torch.Generator().manual_seed(0)) == 0
+    assert holes[:, :1].expand_as(holes).equal(holes)  # the same place in every channel
+    areas = holes[:, 0].sum(dim=(1, 2))
+    assert set(areas.tolist()) == {4, 6, 9}  # a corner, an edge, whole
+    assert holes[:, 0].any(dim=0).all()  # anywhere
+
+
+def test_muon_orthogonalizes():
+    """Newton-Schulz with Muon's coefficients takes singular values to around 1; the singular vectors stay."""
+    matrix = torch.randn(16, 40, generator=torch.Generator().manual_seed(0))
+    result = fit.orthogonalize(matrix, steps=5)
+    values = torch.linalg.svdvals(result)
+    assert values.min() > 0.6 and values.max() < 1.3
+    u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
+    off_diagonal = u.T @ result @ vh.T - torch.diag((u.T @ result @ vh.T).diag())
+    assert off_diagonal.abs().max() < 0.05
+    assert torch.allclose(fit.orthogonalize(matrix.T, steps=5), result.T, atol=1e-2)
+
+
+def test_muon_step_by_hand():
+    """One step from a kernel whose gradient has one singular value: the weight is scaled to norm √out, then moved."""
+    weight = torch.nn.Parameter(torch.full((4, 1, 1, 1), 3.0))
+    weight.grad = torch.tensor([1.0, 0, 0, 0]).view(4, 1, 1, 1)
+    fit.Muon([weight], lr=0.1, momentum=0.6).step()
+    x = 1.0
+    for _ in range(3):  # the iteration on a single singular value
+        x = 3.4445 * x - 4.7750 * x**3 + 2.0315 * x**5
+    assert weight.flatten().tolist() == pytest.approx([1 - 0.1 * x, 1, 1, 1], abs=0.01)
+
+
+def test_sizes_follow_progress():
+    recipe = fit.Recipe(sizes=((4, 24), (2, 28), (2, 32)))
+    assert [recipe.size_at(p / 8) for p in range(8)] == [24] * 4 + [28] * 2 + [32] * 2
+    assert recipe.for_epochs(16).sizes == ((8, 24), (4, 28), (4, 32))
+
+
+def test_overfits_one_batch(tmp_path):
+    images, _ = colours(32)
+    data = images, torch.arange(32) % 4  # labels that the pixels do not tell: only memory can
+    recipe = replace(TINY, sizes=((100, 20),), shift=0, cutout=0, label_smoothing=0, learning_rate=0.1)
+    model = tiny_model(recipe)
+    progress = fit.fit(model, data, data, recipe, tmp_path, **STATISTICS)
+    assert progress.history[-1]["train_loss"] < 0.3 < 1 < progress.history[0]["train_loss"]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == progress.history
+
+
+def test_early_stop_keeps_the_best_weights(tmp_path):
+    images, labels = colours(64)
+    noise = torch.randint(256, (40, 3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    validation = noise, torch.arange(40) % 4  # nothing to learn: accuracy does not rise for long
+    recipe = replace(TINY, sizes=((40, 20),))
+    model = tiny_model()
+    progress = fit.fit(model, (images, labels), validation, recipe, tmp_path, patience=3, **STATISTICS)
+    assert len(progress.history) == progress.best_epoch + 3 < 40
+    again = fit.validate(model, validation, **STATISTICS, bf16=False)
+    assert again["validation_accuracy"] == progress.best_accuracy
+
+
+def test_non_finite_loss_stops_and_says_where(tmp_path):
+    recipe = replace(TINY, bias_learning_rate=1e30, head_learning_rate=1e30)
+    with pytest.raises(ModelError, match=r"the loss is (nan|inf) at step \d+, epoch 1: .*--learning_rate"):
+        fit.fit(tiny_model(), colours(128), colours(32), recipe, tmp_path, **STATISTICS)
+    assert not (tmp_path / fit.CHECKPOINT).exists()  # nothing bad was saved
+
+
+# Resume, by the command itself, on an image folder.
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pictures")
+    images, labels = colours(240)
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        path = root / f"colour{label}" / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    return root
+
+
+def train(folder: Path, output_dir: Path, *flags: str) -> list[str]:
+    return [
+        sys.executable,
+        str(ROOT / "train.py"),
+        *("--dataset", str(folder), "--output_dir", str(output_dir), "--image_size", "16", "--num_train_epochs", "6"),
+        *flags,
+    ]
+
+
+def weights(output_dir: Path) -> dict[str, torch.Tensor]:
+    return load_file(output_dir / "model.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def wait_for_epochs(process: subprocess.Popen, output_dir: Path, n: int) -> None:
+    metrics = output_dir / "metrics.jsonl"
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= n):
+        assert process.poll() is None, "ended before it could be stopped"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def finished(folder, tmp_path_factory):
+    """A run that was never stopped."""
+    output_dir = tmp_path_factory.mktemp("finished")
+    subprocess.run(train(folder, output_dir), check=True, capture_output=True, text=True)
+    return output_dir
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
+def test_resume_equals_not_stopping(folder, finished, tmp_path, how):
+    with subprocess.Popen(train(folder, tmp_path), stderr=subprocess.PIPE, text=True) as process:
+        wait_for_epochs(process, tmp_path, 2)
+        time.sleep(0.05)  # into the next epoch
+        process.send_signal(how)
+        _, errors = process.communicate(timeout=60)
+    if how != signal.SIGKILL:
+        assert process.returncode == 130
+        assert f"saved in {tmp_path}" in errors and "--resume_from_checkpoint last" in errors
+    assert not (tmp_path / "model.safetensors").exists()
+
+    refused = subprocess.run(train(folder, tmp_path), capture_output=True, text=True)
+    assert refused.returncode == 2 and "--resume_from_checkpoint last" in refused.stderr
+
+    subprocess.run(train(folder, tmp_path, "--resume_from_checkpoint", "last"), check=True, capture_output=True)
+    assert same(weights(tmp_path), weights(finished))
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 6
+
+
+def test_another_seed_gives_other_weights(folder, finished, tmp_path):
+    subprocess.run(train(folder, tmp_path, "--seed", "1"), check=True, capture_output=True)
+    assert not same(weights(tmp_path), weights(finished))
+
+
+def test_checkpoint_errors_name_the_next_step(folder, tmp_path):
+    def message(*flags: str) -> str:
+        result = subprocess.run(train(folder, tmp_path, *flags), capture_output=True, text=True)
+        assert result.returncode == 2 and "Traceback" not in result.stderr
+        return result.stderr
+
+    assert "leave out --resume_from_checkpoint" in message("--resume_from_checkpoint", "last")
+    with subprocess.Popen(train(folder, tmp_path), stderr=subprocess.DEVNULL) as process:
+        wait_for_epochs(process, tmp_path, 1)
+        process.send_signal(signal.SIGTERM)
+    assert "seed 0 (now 5)" in message("--resume_from_checkpoint", "last", "--seed", "5")
+    checkpoint = tmp_path / fit.CHECKPOINT
+    os.truncate(checkpoint, checkpoint.stat().st_size // 2)
+    assert "is damaged" in message("--resume_from_checkpoint", "last")
+
+
+def test_finished_folder_has_what_a_reader_needs(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert names == {
+        *("config.json", "model.safetensors", "preprocessor_config.json"),
+        *("run.json", "metrics.jsonl", "curves.png", "samples.png", "classes.png"),
+    }
+    run = json.loads((finished / "run.json").read_text())
+    assert run["settings"]["seed"] == 0 and run["command"].startswith("train.py --dataset")
+    assert run["validation"]["accuracy"] > 0.9
+    assert json.loads((finished / "config.json").read_text())["dtype"] == "float32"
+    assert weights(finished)["head.weight"].dtype == torch.float16
+    assert (finished / "model.safetensors").stat().st_mode & 0o044 == 0o044  # others may read it
