@@ -27,7 +27,7 @@ from classifier.files import write_json
 RECIPES = {
     "fast": fit.Recipe(sizes=((4, 24), (2, 28), (2, 32)), views=6),
     "accurate": fit.Recipe(
-        sizes=((11, 24), (8, 28), (8, 32)), widths=(128, 384, 512), depths=(2, 3, 3), shift=4, cutout=8, views=2
+        sizes=((10, 24), (7, 28), (7, 32)), widths=(128, 384, 512), depths=(2, 3, 3), shift=4, cutout=8, views=2
     ),
 }
 
@@ -102,8 +102,8 @@ def main() -> None:
         for name, (_, y) in zip(("train", "validation"), (train, validation), strict=True)
     }
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    data.save_samples(args.output_dir / "samples.png", *train, splits.labels)
-    data.save_classes(args.output_dir / "classes.png", counts, splits.labels)
+    report.save_samples(args.output_dir / "samples.png", *train, splits.labels)
+    report.save_classes(args.output_dir / "classes.png", counts, splits.labels)
     mean, std = augment.mean_std(train[0])
 
     recipe = recipe_for(args, len(train[0]))
@@ -170,6 +170,7 @@ def main() -> None:
         },
         "recipe": asdict(recipe),
         "train_seconds": round(progress.train_seconds, 1),
+        "images_seen": progress.step * recipe.batch_size,
         "train_flops": fit.training_flops(model, recipe, len(train[0]), progress.step),
         "inference_flops": recipe.views * fit.forward_flops(model, args.image_size),  # an image
         "best_epoch": progress.best_epoch,

@@ -55,8 +55,7 @@ class Stage(nn.Module):
         super().__init__()
         channels = [in_channels, *[out_channels] * depth]
         self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1, bias=False) for i, o in pairwise(channels))
-        # Running statistics move fast (momentum 0.4): training is short and the weights move a lot.
-        self.norms = nn.ModuleList(nn.BatchNorm2d(out_channels, eps=1e-6, momentum=0.4) for _ in range(depth))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(out_channels, eps=1e-6) for _ in range(depth))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, in, H, W) -> (N, out, H // 2, W // 2)."""

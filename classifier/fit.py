@@ -268,11 +268,13 @@ def generator(seed: int, purpose: str, counter: int = 0) -> torch.Generator:
 def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the convolutions, SGD for biases and head. Whitening filters and batch norm's scales stay as they are."""
     model.whiten.weight.requires_grad_(False)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.weight.requires_grad_(False)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.weight.requires_grad_(False)
+        # Running statistics keep 0.6 of the past at each step, as weights move fast; a step updates them once a chunk.
+        norm.momentum = 1 - 0.6 ** min(1, recipe.chunk_size / recipe.batch_size)
     convolutions = [p for p in model.stages.parameters() if p.ndim == 4]
-    biases = [m.bias for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    biases = [norm.bias for norm in norms]
     groups = [
         ([model.whiten.bias], recipe.bias_learning_rate),
         (biases, recipe.bias_learning_rate),

@@ -1,0 +1,72 @@
+"""Trains a recipe with several seeds, measures each model, and writes what it reached: mean, spread, time.
+
+    python benchmarks/seeds.py --recipe fast --seeds 0 1 2 --dataset uoft-cs/cifar10
+
+Writes benchmarks/seeds_fast.json. Each seed is a run of train.py on 98% of train (the other 2% watches the training) and
+one of evaluate.py on test. A seed whose run is finished is not run again.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see the library
+
+from classifier.files import write_json  # noqa: E402
+
+
+def main() -> None:
+    """Train and measure each seed, then summarise."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="fast", help="of train.py (%(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(%(default)s)")
+    parser.add_argument("--dataset", default="uoft-cs/cifar10", help="as for train.py (%(default)s)")
+    parser.add_argument("--output_dir", type=Path, default="runs/seeds", help="where the runs go (%(default)s)")
+    args = parser.parse_args()
+
+    runs = []
+    for seed in args.seeds:
+        folder = args.output_dir / f"{args.recipe}-{seed}"
+        if not (folder / "run.json").exists():
+            flags = ["--recipe", args.recipe, "--seed", str(seed), "--validation_fraction", "0.02"]
+            command([ROOT / "train.py", "--dataset", args.dataset, "--output_dir", folder, *flags])
+        if not (folder / "evaluation.json").exists():
+            flags = ["--output_dir", args.output_dir / "report"]
+            command([ROOT / "evaluate.py", "--model", folder, "--dataset", args.dataset, *flags])
+        run = json.loads((folder / "run.json").read_text())
+        [evaluation] = json.loads((folder / "evaluation.json").read_text())["models"]
+        runs.append(
+            {
+                "seed": seed,
+                "accuracy": evaluation["accuracy"],
+                "accuracy_one_view": evaluation.get("accuracy_one_view", evaluation["accuracy"]),
+                "train_seconds": run["train_seconds"],
+                "images_per_second": round(run["images_seen"] / run["train_seconds"], 1),
+                "train_flops": run["train_flops"],
+                "commit": run["commit"],
+                "machine": run["machine"],
+            }
+        )
+    summary = {"recipe": args.recipe, "views": evaluation.get("views", 1), "n_parameters": evaluation["n_parameters"]}
+    for name in ("accuracy", "accuracy_one_view", "train_seconds", "images_per_second"):
+        values = [run[name] for run in runs]
+        spread = statistics.stdev(values) if len(values) > 1 else None
+        summary[name] = {"mean": statistics.mean(values), "std": spread}
+    path = Path(__file__).parent / f"seeds_{args.recipe}.json"
+    write_json(path, summary | {"runs": runs})
+    print(f"accuracy {summary['accuracy']}, train seconds {summary['train_seconds']}; written to {path}")
+
+
+def command(words: list) -> None:
+    """Runs a script of this repository; its failure ends this one."""
+    result = subprocess.run([sys.executable, *map(str, words)])
+    if result.returncode:
+        raise SystemExit(result.returncode)
+
+
+if __name__ == "__main__":
+    main()
