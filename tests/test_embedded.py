@@ -1,0 +1,88 @@
+"""The weights that come with the repository: what they say of the examples, and that every way of loading agrees."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+
+from classifier import load_predictor, pixels
+
+ROOT = Path(__file__).resolve().parent.parent
+MODELS = sorted(config.parent for config in (ROOT / "models").glob("*/config.json"))
+EXAMPLES = sorted(path for path in (ROOT / "examples").iterdir() if path.suffix in {".jpg", ".png"})
+
+pytestmark = pytest.mark.parametrize("folder", MODELS, ids=lambda folder: folder.name)
+
+
+def test_labels_every_example_right(folder):
+    found = load_predictor(folder)(EXAMPLES, top_k=1)
+    assert {path.name: top[0]["label"] for path, top in zip(EXAMPLES, found, strict=True)} == {
+        path.name: path.stem.split("_")[0] for path in EXAMPLES
+    }
+
+
+def test_every_way_of_loading_agrees(folder):
+    """Predictor, pipeline, and plain AutoModel with the saved processor, on what the decoder made of the files."""
+    predictor = load_predictor(folder)
+    images = [pixels.decode(path, reduce_to=predictor.reduce_to) for path in EXAMPLES]
+    ours = predictor.probabilities(images)
+    np.testing.assert_allclose(predictor.probabilities(EXAMPLES), ours, atol=1e-4)
+
+    pipe = pipeline("image-classification", model=str(folder))  # no dtype asked for: config.json's has to be float32
+    theirs = np.zeros_like(ours)
+    for row, entries in zip(theirs, pipe(images, top_k=len(predictor.labels)), strict=True):
+        row[[predictor.labels.index(entry["label"]) for entry in entries]] = [entry["score"] for entry in entries]
+    np.testing.assert_allclose(theirs, ours, atol=1e-4)
+
+    model = AutoModelForImageClassification.from_pretrained(folder)
+    with torch.no_grad():
+        logits = model(**AutoImageProcessor.from_pretrained(folder)(images, return_tensors="pt")).logits
+    np.testing.assert_allclose(logits.softmax(dim=1).numpy(), ours, atol=1e-4)
+
+
+def test_weights_are_half_precision_and_small(folder):
+    assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} <= {torch.float16, torch.int64}
+    assert (folder / "model.safetensors").stat().st_size < 30e6
+
+
+def test_records_are_complete(folder):
+    run = json.loads((folder / "run.json").read_text())
+    assert run["command"].startswith("train.py --") and run["machine"]["processor"] and run["commit"]
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    [measured] = evaluation["models"]
+    assert evaluation["n"] == np.sum(measured["confusion_matrix"])
+    assert measured["accuracy"] == pytest.approx(np.trace(measured["confusion_matrix"]) / evaluation["n"])
+    low, high = measured["accuracy_ci95"]
+    assert low < measured["accuracy"] < high
+
+
+def test_evaluation_agrees_with_the_pipeline(folder, tmp_path):
+    """evaluate.py on some true test images counts what `transformers.pipeline` gets right on the same ones."""
+    if "HUB_MIRROR" not in os.environ:
+        pytest.skip("needs the true CIFAR-10: set HUB_MIRROR")
+    dataset = Path(os.environ["HUB_MIRROR"]) / "datasets/uoft-cs/cifar10"
+    flags = ["--dataset", str(dataset), "--output_dir", str(tmp_path), "--max_eval_samples", "200"]
+    copy = tmp_path / "model"
+    copy.mkdir()
+    for file in ("config.json", "preprocessor_config.json", "model.safetensors"):
+        (copy / file).symlink_to(folder / file)
+    command = [sys.executable, str(ROOT / "evaluate.py"), "--model", str(copy), *flags]
+    subprocess.run(command, check=True, capture_output=True)
+    measured = json.loads((tmp_path / "evaluation.json").read_text())
+
+    from classifier import data
+
+    splits = data.load(str(dataset), splits=("test",), max_eval_samples=200)
+    images, labels = next(data.batches("test", splits, 200))
+    answers = pipeline("image-classification", model=str(folder))(images, top_k=1)
+    right = np.mean([answer[0]["label"] == splits.labels[label] for answer, label in zip(answers, labels, strict=True)])
+    assert measured["n"] == 200 and measured["models"][0]["accuracy"] == pytest.approx(right)
+    assert isinstance(images[0], Image.Image)

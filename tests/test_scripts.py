@@ -1,0 +1,37 @@
+"""The commands as a user gives them: from any folder, with errors of one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def command(*words: str, cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *words], cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+@pytest.mark.parametrize("start", ["root", "elsewhere"])
+def test_help_from_anywhere(script, start, tmp_path):
+    result = command(str(ROOT / script), "--help", cwd=ROOT if start == "root" else tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "--dataset" in result.stdout and "--output_dir" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("train.py", "--dataset", "nowhere/at/all"), "nowhere/at/all"),
+        (("evaluate.py", "--model", "no/such/folder"), "train.py"),
+    ],
+)
+def test_errors_are_one_line_with_the_next_step(words, message, tmp_path):
+    script, *flags = words
+    result = command(str(ROOT / script), *flags, cwd=tmp_path)
+    assert result.returncode == 2
+    [line] = [line for line in result.stderr.splitlines() if line.strip()]
+    assert message in line and "Traceback" not in line
+    assert not list(tmp_path.iterdir())  # and nothing was left behind
