@@ -157,6 +157,7 @@ def main() -> None:
     with torch.no_grad():
         model.head.weight /= temperature
     model.config.known_threshold = measure.known_threshold(logits / temperature)
+    model.config.reduce_to = 4 * args.image_size  # pixels: a photograph's shorter side, before the processor squashes it
     size = {"height": args.image_size, "width": args.image_size}
     export.save(model, ViTImageProcessor(size=size, image_mean=mean, image_std=std), args.output_dir)
 

@@ -33,6 +33,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from PIL import Image
+from torchvision.transforms.v2.functional import pil_to_tensor, resize, to_pil_image
 from tqdm import tqdm
 
 from classifier.errors import DataError
@@ -52,6 +53,7 @@ IMAGE_SUFFIXES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"),
     *(".heic", ".heif", ".avif"),
 }
+HUB_ID = r"[\w.-]+/[\w.-]+"
 TABLE_SUFFIXES = {".parquet", ".arrow"}
 OTHER_SUFFIXES = {".csv", ".json", ".jsonl", ".zip", ".tar"}  # `datasets` may find images in these
 
@@ -77,7 +79,7 @@ class Splits:
     image_column: str
     label_column: str
     labels: list[str]  # the dataset's own names in its own order
-    name: str  # Hub id, or the folder's name
+    name: str  # Hub id, or the folder's name without what leads to it
     revision: str | None  # the Hub's commit
     skip_unreadable: bool = False
     skipped: list[str] = field(default_factory=list)
@@ -161,7 +163,7 @@ def load(
 
 def _load_hub(dataset: str) -> tuple[dict[str, datasets.Dataset], str, str | None]:
     name, _, revision = dataset.partition("@")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if not re.fullmatch(HUB_ID, name):
         raise DataError(f"no folder {dataset!r}, nor is that a Hub id: pass a folder, user/name or user/name@revision")
     gated = DataError(
         f"{name} is gated: accept its terms at {huggingface_hub.constants.ENDPOINT}/datasets/{name}, then log in with "
@@ -245,7 +247,8 @@ def _load_folder(folder: Path) -> tuple[dict[str, datasets.Dataset], str, None]:
     tables = [
         path for path in files if path.suffix.lower() in TABLE_SUFFIXES or path.name in ("metadata.csv", "metadata.jsonl")
     ]
-    name = folder.resolve().name
+    # A relative user/name says more than name alone: it may be a copy of the Hub's repository of that name.
+    name = str(folder) if re.fullmatch(HUB_ID, str(folder)) and ".." not in folder.parts else folder.resolve().name
     if tables or (not pictures and any(path.suffix.lower() in OTHER_SUFFIXES for path in files)):
         return _load_datasets(str(folder), name, None)[0], name, None
     if not pictures:
@@ -460,15 +463,6 @@ def _cut(
     return rows.select(rest), rows.select(cut)
 
 
-def class_counts(splits: Splits) -> dict[str, np.ndarray]:
-    """Images of each class by split, {split: int64 (C,)}, for the splits that were asked for."""
-    return {
-        split: np.bincount(splits[split][splits.label_column][:], minlength=len(splits.labels))
-        for split in ("train", "validation", "test")
-        if getattr(splits, split) is not None
-    }
-
-
 # --- Pixels ----------------------------------------------------------------------------------------------------------
 
 
@@ -544,15 +538,6 @@ def _batches(
                     batch.append((where, image, label))
             yield batch
             start += len(cells)
-
-
-def image_size(splits: Splits, split: str = "train", peek: int = 64) -> tuple[int, int] | None:
-    """(height, width) in pixels that `peek` images, taken evenly across the split, all have; None if they differ."""
-    rows = _undecoded(splits[split], splits)
-    some = rows.select(np.unique(np.linspace(0, len(rows) - 1, peek).astype(int)))
-    decoded = (_decode(row[splits.image_column]) for row in some)
-    sizes = {(image.height, image.width) for image in decoded if not isinstance(image, Exception)}
-    return sizes.pop() if len(sizes) == 1 else None
 
 
 class Stream:
@@ -644,7 +629,7 @@ def _undecoded(rows: datasets.Dataset, splits: Splits) -> datasets.Dataset:
 
 
 def _decode(cell: dict | None, size: int | None = None) -> Image.Image | Exception:
-    """An upright RGB image, squashed to size × size pixels if that is given; or the exception that its file caused."""
+    """An upright RGB image, or the exception that its file caused; squashed to size × size pixels if that is given."""
     if cell is None:
         return ValueError("there is no image")
     try:
@@ -652,7 +637,9 @@ def _decode(cell: dict | None, size: int | None = None) -> Image.Image | Excepti
             image = to_rgb(image)
     except UNREADABLE as error:
         return error
-    return image if size is None else image.resize((size, size), Image.Resampling.BILINEAR)
+    if size is None or image.size == (size, size):
+        return image
+    return to_pil_image(resize(pil_to_tensor(image), [size, size], antialias=True))  # as the saved processors do it
 
 
 def _unreadable(splits: Splits, where: str, error: Exception) -> None:

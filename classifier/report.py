@@ -78,7 +78,7 @@ def save_classes(path: Path, counts: dict[str, np.ndarray | torch.Tensor], names
 
     Args:
         path: the PNG to write.
-        counts: {split: int (C,)}, as `class_counts` gives them.
+        counts: {split: int (C,)}.
         names: of the C classes.
     """
     rows = min(len(names), MAX_CLASS_ROWS)

@@ -35,3 +35,11 @@ def test_errors_are_one_line_with_the_next_step(words, message, tmp_path):
     [line] = [line for line in result.stderr.splitlines() if line.strip()]
     assert message in line and "Traceback" not in line
     assert not list(tmp_path.iterdir())  # and nothing was left behind
+
+
+def test_readme_shows_the_figures_of_the_files():
+    sys.path.append(str(ROOT / "benchmarks"))
+    import results
+
+    readme = (ROOT / "README.md").read_text()
+    assert results.place(readme) == readme, "run benchmarks/results.py"

@@ -1,0 +1,67 @@
+"""Writes the README's results from the files that hold them: seeds_*.json here, run.json and evaluation.json in models/.
+
+python benchmarks/results.py            # rewrites the part of README.md between the two marks
+"""
+
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see the library
+
+from classifier.files import write_text  # noqa: E402
+
+BEGIN, END = "<!-- results: written by benchmarks/results.py -->", "<!-- end of results -->"
+
+
+def render() -> str:
+    """The two tables as Markdown."""
+    lines = [
+        "| model | test accuracy (95% interval) | macro F1 | in one view | parameters | training | GFLOP an image |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for folder in sorted(path.parent for path in (ROOT / "models").glob("*/evaluation.json")):
+        evaluation, run = (json.loads((folder / name).read_text()) for name in ("evaluation.json", "run.json"))
+        [measured] = evaluation["models"]
+        low, high = measured["accuracy_ci95"]
+        lines.append(
+            f"| `models/{folder.name}`, recipe {run['settings']['recipe']} "
+            f"| {measured['accuracy']:.2%} ({low:.2%} to {high:.2%}) "
+            f"| {measured['f1']:.4f} | {measured['accuracy_one_view']:.2%} | {measured['n_parameters'] / 1e6:.1f} M "
+            f"| {run['train_seconds'] / 60:.0f} min, {run['train_flops'] / 1e15:.2f} PFLOP "
+            f"| {run['inference_flops'] / 1e9:.2f} ({measured['views']} views) |"
+        )
+    lines += [
+        "",
+        "| recipe, mean ± standard deviation over seeds | test accuracy | in one view | training | images/s |",
+        "|---|---|---|---|---|",
+    ]
+    for path in sorted(Path(__file__).parent.glob("seeds_*.json")):
+        found = json.loads(path.read_text())
+
+        def spread(name: str, form: str, scale: float = 1, found=found) -> str:
+            return f"{found[name]['mean'] * scale:{form}} ± {found[name]['std'] * scale:{form}}"
+
+        lines.append(
+            f"| `--recipe {found['recipe']}`, {len(found['runs'])} seeds, {found['views']} views "
+            f"| {spread('accuracy', '.2f', 100)}% | {spread('accuracy_one_view', '.2f', 100)}% "
+            f"| {spread('train_seconds', '.0f')} s, {found['runs'][0]['train_flops'] / 1e15:.2f} PFLOP "
+            f"| {spread('images_per_second', ',.0f')} |"
+        )
+        machine = found["runs"][0]["machine"]
+    lines += [
+        "",
+        f"Times are of {machine['threads']} threads of an {machine['processor']} ({machine['instructions']}, bfloat16).",
+    ]
+    return "\n".join(lines)
+
+
+def place(readme: str) -> str:
+    """`readme` with the results of today between the marks."""
+    before, rest = readme.split(BEGIN)
+    return f"{before}{BEGIN}\n\n{render()}\n\n{END}{rest.split(END)[1]}"
+
+
+if __name__ == "__main__":
+    write_text(ROOT / "README.md", place((ROOT / "README.md").read_text()))
