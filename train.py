@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 from transformers import ViTImageProcessor
 
-from classifier import augment, data, export, fit, measure, record, report
+from classifier import augment, data, errors, export, fit, measure, record, report
 from classifier.cnn import CifarCnnConfig, CifarCnnForImageClassification
-from classifier.errors import ModelError, Stopped, run
+from classifier.errors import ModelError, Stopped
 from classifier.files import write_json
 
 RECIPES = {
@@ -119,6 +119,7 @@ def main() -> None:
         )
     )
     parent = load_parent(args.init_from, model) if args.init_from else None
+    run = record.describe(vars(args) | {"bf16": bf16, "device": device.type}, parent)
     model.to(device)
     train, validation = [tuple(tensor.to(device) for tensor in split) for split in (train, validation)]
 
@@ -182,8 +183,7 @@ def main() -> None:
             "temperature": temperature,
         },
     }
-    settings = vars(args) | {"bf16": bf16, "device": device.type}
-    write_json(args.output_dir / "run.json", record.describe(settings, parent) | results)
+    write_json(args.output_dir / "run.json", run | results)
     (args.output_dir / fit.CHECKPOINT).unlink()  # what it was for is done, and it is not part of the model
     print(
         f"{results['validation']['accuracy']:.2%} of {len(labels):,} validation images right after "
@@ -248,4 +248,4 @@ def tracker(args: argparse.Namespace) -> Iterator[Callable[[dict], None]]:
 
 
 if __name__ == "__main__":
-    run(main)
+    errors.run(main)

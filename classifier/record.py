@@ -43,7 +43,7 @@ def commit() -> str | None:
 
 
 def describe(settings: dict, parent: dict | None = None) -> dict:
-    """The part of run.json that every script writes; the caller adds its results.
+    """The part of run.json that every script writes, as things are when it starts; the caller adds its results.
 
     Args:
         settings: the command's flags as they were in force.
@@ -52,7 +52,7 @@ def describe(settings: dict, parent: dict | None = None) -> dict:
     return {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "settings": {name: os.fspath(v) if isinstance(v, Path) else v for name, v in settings.items()},
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "machine": machine(),

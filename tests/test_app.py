@@ -1,0 +1,278 @@
+import contextlib
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+from test_predictor import LABELS, encoded, picture, save_tiny_vit
+
+from classifier import load_predictor, pixels
+
+ROOT = Path(__file__).resolve().parent.parent
+STARTED_WITHIN_S = 300  # far more than the 15 s of an idle machine, for tests run beside a training
+
+
+@contextlib.contextmanager
+def running_app(models: list[Path], folder: Path) -> Iterator[tuple[str, subprocess.Popen]]:
+    """`python app.py` as a user starts it, in another working directory; gives its address and process once it is healthy."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {name: value for name, value in os.environ.items() if name not in ("PORT", "SPACE_ID")} | {
+        "MODELS": ",".join(map(str, models)),
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_SERVER_NAME": "127.0.0.1",
+        "GRADIO_TEMP_DIR": str(folder / "uploads"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    with (folder / "app.log").open("w") as log:
+        app = subprocess.Popen([sys.executable, ROOT / "app.py"], cwd=folder, env=environment, stdout=log, stderr=log)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until_healthy(url, app, folder / "app.log")
+        yield url, app
+    finally:
+        app.kill()
+        app.wait()
+
+
+def wait_until_healthy(url: str, app: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + STARTED_WITHIN_S
+    while app.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(httpx.TransportError):
+            status = httpx.get(f"{url}/health").status_code
+            if status == 200:
+                return
+            assert status == 503
+        time.sleep(0.1)
+    raise AssertionError(f"the app did not start:\n{log.read_text()}")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> list[Path]:
+    """Two random models: `first` knows a threshold and has an evaluation, `second` has neither."""
+    folder = tmp_path_factory.mktemp("models")
+    first = save_tiny_vit(folder / "first", known_threshold=0.5)
+    measured = {"model": "first", "accuracy": 0.9, "accuracy_ci95": [0.89, 0.91]}
+    (first / "evaluation.json").write_text(json.dumps({"models": [measured]}))
+    return [first, save_tiny_vit(folder / "second", seed=1)]
+
+
+@pytest.fixture(scope="module")
+def url(models, tmp_path_factory) -> Iterator[str]:
+    with running_app(models, tmp_path_factory.mktemp("app")) as (address, _):
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(url) -> Client:
+    return Client(url, verbose=False)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "good.png").write_bytes(encoded(picture(0)))
+    (folder / "Zwei Bäume.jpg").write_bytes(encoded(picture(1, (300, 200)), "JPEG"))
+    (folder / "broken.jpg").write_bytes(encoded(picture(2), "JPEG")[:200])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: the picture lies on its side
+    picture(3).save(folder / "rotated.jpg", exif=exif, quality=95)
+    return {path.stem: path for path in folder.iterdir()}
+
+
+def table_rows(table: dict) -> list[dict]:
+    return [dict(zip(table["headers"], row, strict=True)) for row in table["data"]]
+
+
+def test_classify_agrees_with_the_predictor(client, models, files):
+    for path in (files["good"], files["rotated"], files["Zwei Bäume"]):
+        label, about = client.predict(image=handle_file(path), model="second", top_k=10, api_name="/classify")
+        expected = load_predictor(models[1])(path, top_k=10)
+        assert label["label"] == expected[0]["label"]
+        assert [entry["label"] for entry in label["confidences"]] == [entry["label"] for entry in expected]
+        confidences = [entry["confidence"] for entry in label["confidences"]]
+        assert confidences == pytest.approx([entry["score"] for entry in expected], abs=1e-4)
+        assert about == {"model": "second", "revision": "local", "known": None}
+
+
+def test_classify_has_defaults(client, models, files):
+    label, about = client.predict(handle_file(files["good"]), api_name="/classify")
+    expected = load_predictor(models[0])(files["good"])
+    assert [entry["label"] for entry in label["confidences"]] == [entry["label"] for entry in expected]
+    assert about == {"model": "first", "revision": "local", "known": expected[0]["score"] >= 0.5}
+
+
+def test_a_photo_that_lies_on_its_side_is_turned(client, models, files):
+    label, _ = client.predict(handle_file(files["rotated"]), top_k=10, api_name="/classify")
+    served = {entry["label"]: entry["confidence"] for entry in label["confidences"]}
+    upright = pixels.decode(files["rotated"])
+    assert upright.size == (60, 90)
+    predictor = load_predictor(models[0])
+    expected, lying = predictor.probabilities([upright, upright.rotate(90, expand=True)])
+    assert [served[name] for name in LABELS] == pytest.approx(expected, abs=1e-4)
+    assert np.abs(expected - lying).max() > 0.01, "the pictures have to differ for this test to mean anything"
+
+
+def test_gallery_classifies_what_it_can_and_names_the_rest(client, models, files):
+    order = ["good", "broken", "rotated", "Zwei Bäume", "good"]
+    table, csv_file = client.predict(
+        [handle_file(files[name]) for name in order], model="first", top_k=3, api_name="/classify_gallery"
+    )
+    assert table["headers"] == [
+        *("index", "file", "status", "known"),
+        *("label_1", "probability_1", "label_2", "probability_2", "label_3", "probability_3", "error"),
+    ]
+    rows = table_rows(table)
+    assert [row["index"] for row in rows] == [0, 1, 2, 3, 4]
+    assert [row["file"] for row in rows] == [files[name].name for name in order]
+    assert [row["status"] for row in rows] == ["ok", "error", "ok", "ok", "ok"]
+    assert rows[1]["error"] and rows[1]["label_1"] is None and rows[1]["known"] is None
+    predictor = load_predictor(models[0])
+    for row, name in zip(rows, order, strict=True):
+        if row["status"] == "ok":
+            expected = predictor(files[name], top_k=3)
+            assert [row[f"label_{k}"] for k in (1, 2, 3)] == [entry["label"] for entry in expected]
+            probabilities = [row[f"probability_{k}"] for k in (1, 2, 3)]
+            assert probabilities == pytest.approx([entry["score"] for entry in expected], abs=1e-4)
+            assert row["known"] is (expected[0]["score"] >= 0.5) and row["error"] == ""
+
+    with Path(csv_file).open(newline="", encoding="utf-8-sig") as file:
+        header, *lines = csv.reader(file)
+    assert header == table["headers"]
+    assert lines == [["" if cell is None else str(cell) for cell in row] for row in table["data"]]
+
+
+def test_gallery_of_unreadable_files_only(client, files):
+    table, _ = client.predict([handle_file(files["broken"])] * 2, api_name="/classify_gallery")
+    assert [row["status"] for row in table_rows(table)] == ["error", "error"]
+
+
+def test_models_are_listed_the_default_first(client, models):
+    first, second = client.predict(api_name="/models")
+    parameters = load_predictor(models[0]).n_parameters
+    assert first == {
+        "name": "first",
+        "revision": "local",
+        "parameters": parameters,
+        "accuracy": 0.9,
+        "accuracy_ci95": [0.89, 0.91],
+        "labels": LABELS,
+    }
+    assert second == first | {"name": "second", "accuracy": None, "accuracy_ci95": None}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"files": []}, "no files: send at least one image"),
+        ({"model": "third"}, "no model 'third': choose one of first, second"),
+        ({"top_k": 0}, "top_k is 0: it has to be a whole number from 1 to 10"),
+        ({"top_k": 11}, "top_k is 11: .* from 1 to 10"),
+        ({"top_k": 2.5}, "top_k is 2.5: .* from 1 to 10"),
+    ],
+)
+def test_gallery_says_what_is_wrong_with_the_arguments(client, files, arguments, message):
+    with pytest.raises(AppError, match=message):
+        client.predict(**{"files": [handle_file(files["good"])]} | arguments, api_name="/classify_gallery")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": "third"}, "no model 'third': choose one of first, second"),
+        ({"top_k": 0}, "top_k is 0: it has to be a whole number from 1 to 10"),
+        ({"image": None}, "no image: send one file"),
+    ],
+)
+def test_classify_says_what_is_wrong_with_the_arguments(client, files, arguments, message):
+    with pytest.raises(AppError, match=message):
+        client.predict(**{"image": handle_file(files["good"])} | arguments, api_name="/classify")
+
+
+def test_classify_names_the_file_that_it_can_not_read(client, files):
+    with pytest.raises(AppError, match=r"^broken\.jpg: "):
+        client.predict(handle_file(files["broken"]), api_name="/classify")
+
+
+def test_only_the_api_is_exposed(client):
+    endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert {
+        name: [parameter["parameter_name"] for parameter in endpoint["parameters"]] for name, endpoint in endpoints.items()
+    } == {
+        "/classify": ["image", "model", "top_k"],
+        "/classify_gallery": ["files", "model", "top_k"],
+        "/models": [],
+    }
+
+
+def test_a_file_over_the_limit_is_refused(url):
+    reply = httpx.post(f"{url}/gradio_api/upload", files={"files": ("large.png", bytes(pixels.MAX_BYTES + 1))})
+    assert reply.status_code == 413
+
+
+@pytest.mark.parametrize("meta", [{"meta": {"_type": "gradio.FileData"}}, {}])
+def test_files_of_the_server_can_not_be_read(url, files, meta):
+    # The endpoints take gradio's FileData as it comes: this holds gradio to its check that it was uploaded.
+    call = f"{url}/gradio_api/call/classify"
+    event = httpx.post(call, json={"data": [{"path": str(files["good"])} | meta, "first", 5]}).json()["event_id"]
+    assert "event: error" in httpx.get(f"{call}/{event}").text
+
+
+def test_sigterm_ends_it(models, tmp_path):
+    with running_app(models[:1], tmp_path) as (url, app):
+        client = Client(url, verbose=False)  # holds a connection open, as a browser does
+        assert client.predict(api_name="/models")
+        app.send_signal(signal.SIGTERM)
+        assert app.wait(timeout=20) == 0
+        assert "Traceback" not in (tmp_path / "app.log").read_text()
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"{url}/health")
+
+
+def test_a_model_that_is_not_there_is_one_line(tmp_path):
+    app = subprocess.run(
+        [sys.executable, ROOT / "app.py"],
+        cwd=tmp_path,
+        env=os.environ | {"MODELS": "runs/no such model"},
+        capture_output=True,
+        text=True,
+    )
+    assert app.returncode == 2
+    assert app.stderr.count("\n") == 1 and "no model folder runs/no such model" in app.stderr
+
+
+def test_importing_app_launches_nothing_and_sorts_the_embedded_models(models, tmp_path, monkeypatch):
+    import app
+
+    monkeypatch.delenv("MODELS", raising=False)
+    monkeypatch.setattr(app, "EMBEDDED", tmp_path)
+    for name, accuracy in (("a", 0.8), ("b", None), ("c", 0.9)):
+        folder = save_tiny_vit(tmp_path / name)
+        if accuracy:
+            (folder / "evaluation.json").write_text(json.dumps({"models": [{"accuracy": accuracy}]}))
+    (tmp_path / "notes").mkdir()
+    assert list(app.load_predictors()) == ["c", "a", "b"]
+
+
+def test_what_browsers_can_not_show_gets_a_preview(tmp_path):
+    from space.page import preview
+
+    (tmp_path / "a.png").touch()
+    assert preview(str(tmp_path / "a.png")) == str(tmp_path / "a.png")
+    picture(0, (1200, 900)).save(tmp_path / "b.tif")
+    with Image.open(preview(str(tmp_path / "b.tif"))) as image:
+        assert image.format == "JPEG" and min(image.size) == 512
+    assert preview(str(tmp_path / "b.tif")) == preview(str(tmp_path / "b.tif"))

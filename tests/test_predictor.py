@@ -1,0 +1,238 @@
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor, ViTModel, pipeline
+
+from classifier import load_predictor, pixels, predictor
+from classifier.errors import ImageError, ModelError
+
+ROOT = Path(__file__).resolve().parent.parent
+LABELS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+BACKBONES = [  # folders of HUB_MIRROR: one with a preprocessor_config.json that crops, one that squashes, one of timm's
+    "facebook/deit-tiny-patch16-224",
+    "google/mobilenet_v2_1.0_224",
+    "timm/tf_efficientnet_lite0.in1k",
+]
+
+
+def save_tiny_vit(folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32, **config) -> Path:
+    """A model folder: a ViT of 10 labels and 30 thousand random weights, whose answers are worth nothing but differ."""
+    torch.manual_seed(seed)
+    names = dict(enumerate(LABELS))
+    model = ViTForImageClassification(
+        ViTConfig(
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            image_size=32,
+            patch_size=8,
+            id2label=names,
+            label2id={name: i for i, name in names.items()},
+        )
+    )
+    with torch.no_grad():
+        model.classifier.weight *= 50  # random weights of the usual size give every label 10%
+    model.to(dtype).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    edit_config(folder, **config)
+    return folder
+
+
+def edit_config(folder: Path, **entries) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+def picture(seed: int = 0, size: tuple[int, int] = (90, 60)) -> Image.Image:
+    """Coloured blotches."""
+    values = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    return Image.fromarray(values).resize(size, Image.Resampling.BICUBIC)
+
+
+def encoded(image: Image.Image, format: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    image.save(file, format)
+    return file.getvalue()
+
+
+def assert_like_pipeline(folder: Path, images: list[Image.Image]) -> None:
+    expected = pipeline("image-classification", model=str(folder), dtype=torch.float32)(images, top_k=10)
+    for ours, theirs in zip(load_predictor(folder)(images, top_k=10), expected, strict=True):
+        assert [entry["score"] for entry in ours] == pytest.approx([entry["score"] for entry in theirs], abs=1e-4)
+        scores = {entry["label"]: entry["score"] for entry in theirs}
+        assert all(entry["score"] == pytest.approx(scores.get(entry["label"], 0), abs=1e-4) for entry in ours)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Path:
+    return save_tiny_vit(tmp_path_factory.mktemp("models") / "tiny")
+
+
+def test_agrees_with_the_pipeline(tiny):
+    assert_like_pipeline(tiny, [picture(0), picture(1, (32, 32)), picture(2, (50, 301))])
+
+
+@pytest.mark.skipif("HUB_MIRROR" not in os.environ, reason="needs pre-trained weights: set HUB_MIRROR")
+@pytest.mark.parametrize("name", BACKBONES)
+def test_agrees_with_the_pipeline_for_real_weights(name):
+    assert_like_pipeline(Path(os.environ["HUB_MIRROR"]) / "models" / name, [picture(0, (320, 240)), picture(1, (32, 32))])
+
+
+@pytest.mark.parametrize("folder", ["cnn", "vit", "mobilenet"])
+def test_agrees_with_the_pipeline_for_the_embedded_models(folder):
+    if not (ROOT / "models" / folder).exists():
+        pytest.skip(f"models/{folder} is not here yet")
+    assert_like_pipeline(ROOT / "models" / folder, [picture(0, (320, 240)), picture(1, (32, 32))])
+
+
+def test_answers_one_image_and_many_in_the_pipelines_form(tiny, tmp_path):
+    predictor, image = load_predictor(tiny), picture()
+    (tmp_path / "a.png").write_bytes(encoded(image))
+    one = predictor(image, top_k=3)
+    assert len(one) == 3 and set(one[0]) == {"label", "score"} and one[0]["score"] >= one[1]["score"]
+    for same in predictor([tmp_path / "a.png", encoded(image), image, str(tmp_path / "a.png")], top_k=3):
+        assert [entry["label"] for entry in same] == [entry["label"] for entry in one]
+        assert [entry["score"] for entry in same] == pytest.approx([entry["score"] for entry in one], abs=1e-6)
+    everything = predictor(image, top_k=99)
+    assert len(everything) == 10 and sum(entry["score"] for entry in everything) == pytest.approx(1)
+    assert predictor([]) == []
+
+
+def test_batches_change_nothing(tiny):
+    predictor, images = load_predictor(tiny), [picture(i) for i in range(5)]
+    probabilities = predictor.probabilities(images, batch_size=2)
+    assert probabilities.shape == (5, 10) and probabilities.dtype == np.float32
+    assert probabilities == pytest.approx(predictor.probabilities(images), abs=1e-6)
+    logits = predictor.logits(images)
+    assert np.exp(logits) / np.exp(logits).sum(1, keepdims=True) == pytest.approx(probabilities, abs=1e-6)
+
+
+def test_weights_stored_in_fp16_compute_in_fp32(tmp_path):
+    half = load_predictor(save_tiny_vit(tmp_path / "half", dtype=torch.float16))
+    assert {parameter.dtype for parameter in half.model.parameters()} == {torch.float32}
+    whole = load_predictor(save_tiny_vit(tmp_path / "whole"))
+    assert half.probabilities([picture()]) == pytest.approx(whole.probabilities([picture()]), abs=2e-2)
+
+
+def test_tells_what_it_is(tmp_path):
+    folder = save_tiny_vit(tmp_path / "tiny", known_threshold=0.5, reduce_to=16)
+    measured = {"models": [{"model": "tiny", "accuracy": 0.9, "accuracy_ci95": [0.89, 0.91]}]}
+    (folder / "evaluation.json").write_text(json.dumps(measured))
+    predictor = load_predictor(folder)
+    assert (predictor.name, predictor.revision, predictor.labels) == ("tiny", "local", LABELS)
+    assert predictor.n_parameters == sum(p.numel() for p in predictor.model.parameters())
+    assert (predictor.evaluation, predictor.accuracy, predictor.accuracy_ci95) == (measured, 0.9, [0.89, 0.91])
+    assert (predictor.known_threshold, predictor.reduce_to) == (0.5, 16)
+    assert predictor.is_known(np.array([0.5, 0.5])) is True
+    assert predictor.is_known(np.array([0.4, 0.3, 0.3])) is False
+
+
+def test_says_nothing_about_what_was_not_measured(tiny):
+    predictor = load_predictor(tiny)
+    assert (predictor.evaluation, predictor.accuracy, predictor.accuracy_ci95) == ({}, None, None)
+    assert predictor.is_known(np.array([1.0])) is None and predictor.reduce_to is None
+
+
+def test_a_file_is_reduced_first_when_the_model_asks_for_it(tmp_path):
+    predictor = load_predictor(save_tiny_vit(tmp_path / "tiny", reduce_to=16))
+    file = encoded(picture(0, (400, 300)))
+    reduced = pixels.decode(file, reduce_to=16)
+    assert predictor.probabilities([file]) == pytest.approx(predictor.probabilities([reduced]), abs=1e-6)
+    assert predictor.probabilities([file]) != pytest.approx(predictor.probabilities([pixels.decode(file)]), abs=1e-6)
+
+
+def test_an_unreadable_file_is_named(tiny, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"broken\.jpg"):
+        load_predictor(tiny)([picture(), tmp_path / "broken.jpg"])
+
+
+def test_a_non_finite_output_is_an_error(tiny):
+    predictor = load_predictor(tiny)
+    with torch.no_grad():
+        predictor.model.classifier.bias[3] = float("nan")
+    with pytest.raises(ModelError, match="NaN"):
+        predictor(picture())
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def remote_code(folder: Path) -> None:
+    """An architecture that only code beside the weights knows."""
+    (folder / "evil.py").write_text("from pathlib import Path\nPath(__file__).with_name('ran').touch()\n")
+    auto_map = {"AutoConfig": "evil.Config", "AutoModelForImageClassification": "evil.Model"}
+    edit_config(folder, model_type="evil", architectures=["Model"], auto_map=auto_map)
+
+
+def without_classifier(folder: Path) -> None:
+    ViTModel.from_pretrained(folder).save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "no config.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), "not valid JSON"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "no model.safetensors"),
+        (lambda folder: truncate(folder / "model.safetensors"), "damaged"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b""), "damaged"),
+        (lambda folder: (folder / "preprocessor_config.json").unlink(), "preprocessor_config.json"),
+        (lambda folder: edit_config(folder, model_type="vit9"), "vit9"),
+        (lambda folder: edit_config(folder, model_type="gpt2"), "can't load"),
+        (lambda folder: edit_config(folder, id2label={"0": "a", "1": "b"}, label2id={"a": 0, "b": 1}), "don't fit"),
+        (without_classifier, "classifier"),
+        (remote_code, "can't load"),
+    ],
+)
+def test_a_damaged_folder_is_named_in_one_line(tmp_path, damage, message):
+    folder = save_tiny_vit(tmp_path / "damaged")
+    damage(folder)
+    with pytest.raises(ModelError, match=message) as error:
+        load_predictor(folder)
+    assert str(folder) in str(error.value) and "\n" not in str(error.value)
+    assert not (folder / "ran").exists(), "code from the model's folder was run"
+
+
+@pytest.mark.parametrize("name", ["runs/no such", "no-such", "./no/such/folder"])
+def test_a_folder_that_is_not_there(name):
+    with pytest.raises(ModelError, match="no model folder"):
+        load_predictor(name)
+
+
+def test_a_hub_model_is_fetched_at_its_revision(tiny, tmp_path, monkeypatch):
+    snapshot, asked = tmp_path / ("c0ffee" * 7)[:40], []
+    snapshot.symlink_to(tiny)
+
+    def snapshot_download(repo, *, revision, allow_patterns):
+        asked.append((repo, revision))
+        assert not any(pattern.endswith((".bin", ".py", "*")) for pattern in allow_patterns)
+        return str(snapshot)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    loaded = load_predictor("user/cifar10-cnn@v1.0")
+    assert asked == [("user/cifar10-cnn", "v1.0")]
+    assert (loaded.name, loaded.revision) == ("user/cifar10-cnn", snapshot.name)
+
+
+def test_a_hub_model_that_does_not_come(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="user/no-such-model@main") as error:
+        load_predictor("user/no-such-model@main")
+    assert "\n" not in str(error.value)
+
+
+def test_batches_are_taken_only_as_needed():
+    taken = []
+    numbers = (taken.append(i) or i for i in range(5))
+    batches = predictor.batches(numbers, 2)
+    assert next(batches) == [0, 1] and taken == [0, 1]
+    assert list(batches) == [[2, 3], [4]]
