@@ -1,0 +1,1 @@
+"""The web page and its API: the only place that imports gradio."""

@@ -1,0 +1,60 @@
+"""Launching the page: where it listens, its bounds, `/health`, and a stop that leaves nothing behind."""
+
+import io
+import os
+import signal
+import threading
+
+import gradio as gr
+from PIL import Image
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from classifier import pixels
+from classifier.predictor import Predictor
+from space import style
+
+MAX_WAITING = 256  # requests in the queue; one more is told that it is full
+CONCURRENCY = 2  # calls of an endpoint at a time: one waits for the decoder while the other has the cores
+
+
+def serve(demo: gr.Blocks, predictors: dict[str, Predictor]) -> None:
+    """Serves `demo` until SIGTERM or Ctrl-C, then closes it.
+
+    Listens at GRADIO_SERVER_NAME, by default 0.0.0.0 on a host that sets PORT or SPACE_ID and 127.0.0.1 elsewhere; at port
+    PORT, GRADIO_SERVER_PORT or 7860. `GET /health` answers 503 until each model has classified an image, then 200.
+    """
+    ready, stop = threading.Event(), threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+
+    def health(_: Request) -> PlainTextResponse:
+        return PlainTextResponse("ok") if ready.is_set() else PlainTextResponse("starting", status_code=503)
+
+    hosted = "PORT" in os.environ or "SPACE_ID" in os.environ
+    demo.queue(max_size=MAX_WAITING, default_concurrency_limit=CONCURRENCY).launch(
+        server_name=os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0" if hosted else "127.0.0.1"),
+        server_port=int(os.environ.get("PORT") or os.environ.get("GRADIO_SERVER_PORT") or 7860),
+        share=False,
+        ssr_mode=False,  # a Node server in front would cost start-up time and memory
+        max_file_size=pixels.MAX_BYTES,
+        theme=style.THEME,
+        css=style.CSS,
+        run_history=False,
+        footer_links=["api", "settings"],
+        app_kwargs={"routes": [Route("/health", health)]},
+        prevent_thread_lock=True,
+    )
+    warm_up(predictors)
+    ready.set()
+    stop.wait()
+    demo.close()
+
+
+def warm_up(predictors: dict[str, Predictor]) -> None:
+    """Classifies a grey image with each model, so that the first visitor waits for nothing to be started."""
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32), "grey").save(file, "PNG")
+    for predictor in predictors.values():
+        predictor([file.getvalue()])
