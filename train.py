@@ -25,7 +25,7 @@ from classifier.errors import ModelError, Stopped
 from classifier.files import write_json
 
 RECIPES = {
-    "fast": fit.Recipe(sizes=((4, 24), (2, 28), (2, 32)), views=6),
+    "fast": fit.Recipe(sizes=((5, 24), (3, 28), (2, 32)), views=6),
     "accurate": fit.Recipe(
         sizes=((10, 24), (7, 28), (7, 32)), widths=(128, 384, 512), depths=(2, 3, 3), shift=4, cutout=8, views=2
     ),

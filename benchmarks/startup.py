@@ -1,0 +1,76 @@
+"""Times `python app.py` from its start to its first answer, as a client over HTTP sees it, and the memory it then holds.
+
+    python benchmarks/startup.py [--runs 5]
+
+Writes benchmarks/startup.json.
+"""
+
+import argparse
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see the library
+
+import httpx  # noqa: E402
+import psutil  # noqa: E402
+from gradio_client import Client, handle_file  # noqa: E402
+
+from classifier import record  # noqa: E402
+from classifier.files import write_json  # noqa: E402
+
+
+def measure(picture: Path) -> dict[str, float]:
+    """One start: seconds to the first answer, seconds to stop after SIGTERM, resident MB of the app and its workers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    environment = os.environ | {"GRADIO_SERVER_PORT": url.rpartition(":")[2], "HF_HUB_OFFLINE": "1"}
+    began = time.perf_counter()
+    app = subprocess.Popen([sys.executable, ROOT / "app.py"], env=environment, stdout=subprocess.DEVNULL)
+    while not healthy(url):
+        if app.poll() is not None:
+            raise SystemExit(f"app.py ended with code {app.returncode} before it was healthy")
+        time.sleep(0.05)
+    Client(url, verbose=False).predict(handle_file(picture), api_name="/classify")
+    answered = time.perf_counter() - began
+    process = psutil.Process(app.pid)
+    memory = sum(p.memory_info().rss for p in [process, *process.children(recursive=True)])
+    app.send_signal(signal.SIGTERM)
+    began = time.perf_counter()
+    app.wait()
+    return {"first_answer_s": answered, "stop_s": time.perf_counter() - began, "resident_mb": memory / 2**20}
+
+
+def healthy(url: str) -> bool:
+    """Whether /health answers 200."""
+    try:
+        return httpx.get(f"{url}/health").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def main() -> None:
+    """Several starts, their medians and extremes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5, help="starts, after one that is not counted (%(default)s)")
+    args = parser.parse_args()
+    picture = sorted((ROOT / "examples").glob("*.jpg"))[0]
+    runs = [measure(picture) for _ in range(args.runs + 1)][1:]
+    found = {
+        name: {"median": statistics.median(values), "min": min(values), "max": max(values)}
+        for name in runs[0]
+        for values in [[round(run[name], 2) for run in runs]]
+    }
+    write_json(Path(__file__).parent / "startup.json", found | {"runs": args.runs, "machine": record.machine()})
+    print(found)
+
+
+if __name__ == "__main__":
+    main()
