@@ -14,8 +14,9 @@ import numpy as np
 from tqdm import tqdm
 
 from classifier import data, measure, metrics, report
-from classifier.errors import DataError, run
+from classifier.errors import DataError, ModelError, run
 from classifier.files import write_json
+from classifier.flags import positive_int
 from classifier.predictor import Predictor, load_predictor
 
 
@@ -26,8 +27,8 @@ def parse_args() -> argparse.Namespace:
     add("--model", nargs="+", default=["models/cnn"], help="folders, Hub ids or id@revision (%(default)s)")
     add("--dataset", default="uoft-cs/cifar10", help="Hub id, id@revision, or folder of parquet or images (%(default)s)")
     add("--output_dir", type=Path, default="report", help="folder for evaluation.json and figures (%(default)s)")
-    add("--per_device_eval_batch_size", type=int, default=64, help="images a forward pass (%(default)s)")
-    add("--max_eval_samples", type=int, metavar="N", help="measure so many images only, drawn by class (all)")
+    add("--per_device_eval_batch_size", type=positive_int, default=64, help="images a forward pass (%(default)s)")
+    add("--max_eval_samples", type=positive_int, metavar="N", help="measure so many images only, drawn by class (all)")
     add("--image_column", help="(the column whose type is Image)")
     add("--label_column", help="(the column whose type is ClassLabel)")
     add("--skip_unreadable", action="store_true", help="leave out files that can't be read, and count them")
@@ -46,11 +47,16 @@ def main() -> None:
         max_eval_samples=args.max_eval_samples,
         skip_unreadable=args.skip_unreadable,
     )
-    header = {"dataset": splits.name, "split": "test"}
-    evaluations = []
     for model, predictor in zip(args.model, predictors, strict=True):
         if predictor.labels != splits.labels:
             raise DataError(f"{model} knows {', '.join(predictor.labels)}; {splits.name} has {', '.join(splits.labels)}")
+    if len({predictor.name for predictor in predictors}) < len(predictors):
+        raise ModelError(f"two of {', '.join(args.model)} have the same name: rename a folder")
+
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    header = {"dataset": splits.name, "split": "test"}
+    evaluations = []
+    for model, predictor in zip(args.model, predictors, strict=True):
         logits, labels = predict(predictor, splits, args.per_device_eval_batch_size)
         evaluation = {"model": predictor.name, "revision": predictor.revision, "n_parameters": predictor.n_parameters}
         evaluation |= summarize(logits, labels, splits.labels)
@@ -62,13 +68,14 @@ def main() -> None:
 
         matrix = np.array(evaluation["confusion_matrix"])
         report.save_confusion(args.output_dir / f"confusion_{predictor.name.replace('/', '_')}.png", matrix, splits.labels)
-        if Path(model).is_dir():
+        if Path(model).is_dir() and args.max_eval_samples is None:  # a part of the split is not the model's result
             write_json(Path(model) / "evaluation.json", header | {"n": len(labels), "models": [evaluation]})
             report.save_confusion(Path(model) / "confusion_matrix.png", matrix, splits.labels)
         low, high = evaluation["accuracy_ci95"]
         print(f"{model}: accuracy {evaluation['accuracy']:.4f} ({low:.4f} to {high:.4f}), macro F1 {evaluation['f1']:.4f}")
     write_json(args.output_dir / "evaluation.json", header | {"n": len(labels), "models": evaluations, "comparisons": []})
-    print(f"written to {args.output_dir}")
+    skipped = f", without {len(splits.skipped)} unreadable files" if splits.skipped else ""
+    print(f"{len(labels):,} images{skipped}; written to {args.output_dir}")
 
 
 def predict(predictor: Predictor, splits: data.Splits, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -79,6 +86,8 @@ def predict(predictor: Predictor, splits: data.Splits, batch_size: int) -> tuple
             logits.append(predictor.logits(images))
             labels.extend(batch_labels)
             bar.update(len(images))
+    if not labels:
+        raise DataError(f"none of the {len(splits.test)} test images of {splits.name} is readable: check the files")
     return np.concatenate(logits), np.array(labels)
 
 

@@ -8,11 +8,12 @@ What a recipe reaches is in README.md, from the run.json and evaluation.json of 
 """
 
 import argparse
+import importlib
 import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from classifier import augment, data, errors, export, fit, measure, record, repo
 from classifier.cnn import CifarCnnConfig, CifarCnnForImageClassification
 from classifier.errors import ModelError, Stopped
 from classifier.files import write_json
+from classifier.flags import positive_float, positive_int
+from classifier.predictor import default_device, load_predictor
 
 RECIPES = {
     "fast": fit.Recipe(sizes=((5, 24), (3, 28), (2, 32)), views=6),
@@ -57,18 +60,23 @@ def parse_args() -> argparse.Namespace:
         default=0.1,
         help="cut off train if the dataset has no such split (%(default)s)",
     )
-    add("--num_train_epochs", type=float, help="passes over train (the recipe's)")
-    add("--per_device_train_batch_size", type=int, help="images an optimiser step (the recipe's; at most train / 20)")
-    add("--learning_rate", type=float, help="Muon's, for convolutions, a fraction of a weight's norm (the recipe's)")
-    add("--patience", type=int, metavar="EPOCHS", help="stop after so many without a better validation accuracy (never)")
+    add("--num_train_epochs", type=positive_float, help="passes over train (the recipe's)")
+    add("--per_device_train_batch_size", type=positive_int, help="images an optimiser step (the recipe's; at most train / 20)")
+    add("--learning_rate", type=positive_float, help="Muon's, for convolutions, a fraction of a weight's norm (the recipe's)")
+    add(
+        "--patience",
+        type=positive_int,
+        metavar="EPOCHS",
+        help="stop after so many without a better validation accuracy (never)",
+    )
     add("--image_size", type=int, default=32, metavar="PIXELS", help="a side, that images are squashed to (%(default)s)")
     add("--image_column", help="(the column whose type is Image)")
     add("--label_column", help="(the column whose type is ClassLabel)")
-    add("--max_train_samples", type=int, metavar="N", help="train on so many images only (all)")
-    add("--max_eval_samples", type=int, metavar="N", help="validate on so many images only (all)")
+    add("--max_train_samples", type=positive_int, metavar="N", help="train on so many images only (all)")
+    add("--max_eval_samples", type=positive_int, metavar="N", help="validate on so many images only (all)")
     add("--skip_unreadable", action="store_true", help="leave out files that can't be read, and count them")
     add("--bf16", action=argparse.BooleanOptionalAction, help="bfloat16 autocast (where the processor has it)")
-    add("--resume_from_checkpoint", metavar="PATH", help="a checkpoint, or 'last' for the one in --output_dir")
+    add("--resume_from_checkpoint", metavar="PATH", help="a checkpoint, the folder of one, or 'last': --output_dir")
     add("--overwrite_output_dir", action="store_true", help="start again in an --output_dir that holds a run")
     add(
         "--report_to",
@@ -83,7 +91,9 @@ def main() -> None:
     """Data, model, fit, calibrate, save."""
     args = parse_args()
     resume = checkpoint_to_resume(args)
-    device = torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
+    start_log = tracker(args)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    device = default_device()
     bf16 = fit.has_bf16(device) if args.bf16 is None else args.bf16
 
     splits = data.load(
@@ -101,7 +111,6 @@ def main() -> None:
         name: y.bincount(minlength=len(splits.labels))
         for name, (_, y) in zip(("train", "validation"), (train, validation), strict=True)
     }
-    args.output_dir.mkdir(parents=True, exist_ok=True)
     report.save_samples(args.output_dir / "samples.png", *train, splits.labels)
     report.save_classes(args.output_dir / "classes.png", counts, splits.labels)
     mean, std = augment.mean_std(train[0])
@@ -128,7 +137,7 @@ def main() -> None:
         f"{len(train[0]):,} images, {recipe.epochs:g} epochs, about {max(1, round(seconds / 60))} min on this machine "
         f"({device.type}, {'bfloat16' if bf16 else 'float32'}, {torch.get_num_threads()} threads)"
     )
-    with tracker(args) as log:
+    with start_log() as log:
         try:
             progress = fit.fit(
                 model,
@@ -142,13 +151,11 @@ def main() -> None:
                 patience=args.patience,
                 bf16=bf16,
                 resume=resume,
-                whiten=parent is None,
+                parent=parent and parent["model_sha256"],
                 log=log,
             )
         except Stopped as stopped:
-            words = [w for w in sys.argv if w != "--overwrite_output_dir"]
-            again = shlex.join([*words, *([] if resume else ["--resume_from_checkpoint", "last"])])
-            raise Stopped(f"{stopped}; go on with: python {again}") from None
+            raise Stopped(f"{stopped}; go on with: python {command_to_resume(sys.argv)}") from None
 
     # Calibrate on validation what will be stored: a temperature goes into the head, so every way of loading has it.
     model.half().float().eval()
@@ -184,7 +191,7 @@ def main() -> None:
         },
     }
     write_json(args.output_dir / "run.json", run | results)
-    (args.output_dir / fit.CHECKPOINT).unlink()  # what it was for is done, and it is not part of the model
+    (args.output_dir / fit.CHECKPOINT).unlink(missing_ok=True)  # what it was for is done, and it is not part of the model
     print(
         f"{results['validation']['accuracy']:.2%} of {len(labels):,} validation images right after "
         f"{progress.train_seconds:,.0f} s of training; saved in {args.output_dir}. "
@@ -193,22 +200,53 @@ def main() -> None:
 
 
 def checkpoint_to_resume(args: argparse.Namespace) -> Path | None:
-    """The checkpoint that the flags ask for; ModelError rather than write over a run."""
+    """The checkpoint that the flags ask for; ModelError rather than write over a run, or go on from nothing."""
     last = args.output_dir / fit.CHECKPOINT
-    if args.resume_from_checkpoint:
-        return last if args.resume_from_checkpoint == "last" else Path(args.resume_from_checkpoint)
-    if not args.overwrite_output_dir and (last.exists() or (args.output_dir / "run.json").exists()):
-        ways = "--resume_from_checkpoint last, " if last.exists() else ""
-        raise ModelError(f"{args.output_dir} holds a run: pass {ways}--overwrite_output_dir or another --output_dir")
-    return None
+    wanted = last if args.resume_from_checkpoint == "last" else Path(args.resume_from_checkpoint or "")
+    wanted = wanted / fit.CHECKPOINT if args.resume_from_checkpoint and wanted.is_dir() else wanted
+    finished = (args.output_dir / "run.json").exists()
+    if args.init_from and args.init_from.resolve() == args.output_dir.resolve():
+        raise ModelError(f"--init_from and --output_dir are both {args.output_dir}: give another --output_dir")
+    if args.overwrite_output_dir:
+        stale = ("config.json", "run.json", "evaluation.json", "confusion_matrix.png", "metrics.jsonl", fit.CHECKPOINT)
+        for name in stale:
+            if args.output_dir / name != wanted:
+                (args.output_dir / name).unlink(missing_ok=True)
+    elif finished or (last.exists() and wanted != last):
+        ways = "" if finished else "--resume_from_checkpoint last, "
+        state = "a finished run" if finished else "a run"
+        raise ModelError(f"{args.output_dir} holds {state}: pass {ways}--overwrite_output_dir or another --output_dir")
+    if args.resume_from_checkpoint is None:
+        return None
+    if not wanted.is_file():
+        raise ModelError(f"no checkpoint {wanted}: leave out --resume_from_checkpoint to start from scratch")
+    return wanted
+
+
+def command_to_resume(argv: list[str]) -> str:
+    """The command `argv` as it has to be given to go on with the run that it started."""
+    words = [w for w in argv if w != "--overwrite_output_dir" and not w.startswith("--resume_from_checkpoint=")]
+    if "--resume_from_checkpoint" in words:
+        flag = words.index("--resume_from_checkpoint")
+        del words[flag : flag + 2]
+    return shlex.join([*words, "--resume_from_checkpoint", "last"])
 
 
 def recipe_for(args: argparse.Namespace, n: int) -> fit.Recipe:
-    """The recipe with the flags' changes, and a batch that gives few images enough steps (n is the number of images)."""
+    """The recipe with the flags' changes, for n training images of --image_size."""
     recipe = RECIPES[args.recipe]
-    size = args.per_device_train_batch_size or min(recipe.batch_size, max(16, n // 20))
+    if args.image_size < 16:
+        raise ModelError(f"--image_size {args.image_size} leaves nothing after three poolings: pass 16 or more")
+    scale = args.image_size / 32  # recipes say pixels of an image of 32
+    recipe = replace(
+        recipe,
+        sizes=tuple((epochs, round(size * scale)) for epochs, size in recipe.sizes),
+        shift=round(recipe.shift * scale),
+        cutout=round(recipe.cutout * scale),
+    )
+    size = args.per_device_train_batch_size or min(recipe.batch_size, max(16, n // 20))  # few images need more steps
     if size > n:
-        raise ModelError(f"a batch of {size} is more than the {n} training images: lower --per_device_train_batch_size")
+        raise ModelError(f"a batch of {size} is more than the {n} training images: pass --per_device_train_batch_size {n}")
     # A smaller batch has a noisier update of the same norm: the step shrinks with the square root (arXiv:2405.14578).
     rate = args.learning_rate or recipe.learning_rate * (size / recipe.batch_size) ** 0.5
     recipe = replace(recipe, batch_size=size, learning_rate=rate)
@@ -217,34 +255,40 @@ def recipe_for(args: argparse.Namespace, n: int) -> fit.Recipe:
 
 def load_parent(folder: Path, model: CifarCnnForImageClassification) -> dict:
     """Loads an earlier stage's weights into `model`; gives its run.json and its weights' digest, for the chain."""
+    earlier = load_predictor(folder).model
+    now, before = (json.loads(config.to_json_string(use_diff=False)) for config in (model.config, earlier.config))
+    same = ("model_type", "widths", "depths", "id2label")
+    if different := [name for name in same if before.get(name) != now[name]]:
+        raise ModelError(f"--init_from {folder} differs in {', '.join(different)}: give a folder of the same --recipe and data")
+    if not (folder / "run.json").exists():
+        raise ModelError(f"--init_from {folder} has no run.json: give a folder that train.py wrote")
+    model.load_state_dict(earlier.state_dict())
+    return json.loads((folder / "run.json").read_text()) | {"model_sha256": record.sha256(folder / "model.safetensors")}
+
+
+def tracker(args: argparse.Namespace) -> Callable[[], AbstractContextManager[Callable[[dict], None]]]:
+    """What to enter for a function that logs an epoch's metrics where --report_to says."""
+    if args.report_to == "none":
+        return lambda: nullcontext(lambda metrics: None)
     try:
-        earlier = CifarCnnForImageClassification.from_pretrained(folder, dtype=torch.float32)
-        model.load_state_dict(earlier.state_dict())
-        parent = json.loads((folder / "run.json").read_text())
-    except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(
-            f"--init_from {folder} can't be used: {reason}; give a folder that train.py wrote with this --recipe"
-        ) from error
-    return parent | {"model_sha256": record.sha256(folder / "model.safetensors")}
+        package = importlib.import_module({"tensorboard": "torch.utils.tensorboard"}.get(args.report_to, args.report_to))
+    except ImportError:
+        raise ModelError(f"--report_to {args.report_to} needs a package: pip install {args.report_to}") from None
 
-
-@contextmanager
-def tracker(args: argparse.Namespace) -> Iterator[Callable[[dict], None]]:
-    """A function that logs an epoch's metrics where --report_to says."""
-    if args.report_to == "tensorboard":
-        from torch.utils.tensorboard import SummaryWriter
-
-        with SummaryWriter(args.output_dir / "tensorboard") as writer:
+    @contextmanager
+    def tensorboard() -> Iterator[Callable[[dict], None]]:
+        with package.SummaryWriter(args.output_dir / "tensorboard") as writer:
             yield lambda metrics: [writer.add_scalar(name, value, metrics["epoch"]) for name, value in metrics.items()]
-    elif args.report_to == "trackio":
-        import trackio
 
-        trackio.init(project="cifar10-cnn", name=args.output_dir.name, space_id=None)  # local: no Space is made
-        yield trackio.log
-        trackio.finish()
-    else:
-        yield lambda metrics: None
+    @contextmanager
+    def trackio() -> Iterator[Callable[[dict], None]]:
+        package.init(project="cifar10-cnn", name=args.output_dir.name, space_id=None)  # local: no Space is made
+        try:
+            yield package.log
+        finally:
+            package.finish()
+
+    return {"tensorboard": tensorboard, "trackio": trackio}[args.report_to]
 
 
 if __name__ == "__main__":

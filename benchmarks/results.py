@@ -25,18 +25,20 @@ def render() -> str:
         evaluation, run = (json.loads((folder / name).read_text()) for name in ("evaluation.json", "run.json"))
         [measured] = evaluation["models"]
         low, high = measured["accuracy_ci95"]
+        one_view = measured.get("accuracy_one_view", measured["accuracy"])
         lines.append(
             f"| `models/{folder.name}`, recipe {run['settings']['recipe']} "
             f"| {measured['accuracy']:.2%} ({low:.2%} to {high:.2%}) "
-            f"| {measured['f1']:.4f} | {measured['accuracy_one_view']:.2%} | {measured['n_parameters'] / 1e6:.1f} M "
+            f"| {measured['f1']:.4f} | {one_view:.2%} | {measured['n_parameters'] / 1e6:.1f} M "
             f"| {run['train_seconds'] / 60:.0f} min, {run['train_flops'] / 1e15:.2f} PFLOP "
-            f"| {run['inference_flops'] / 1e9:.2f} ({measured['views']} views) |"
+            f"| {run['inference_flops'] / 1e9:.2f} ({measured.get('views', 1)} views) |"
         )
     lines += [
         "",
         "| recipe, mean ± standard deviation over seeds | test accuracy | in one view | training | images/s |",
         "|---|---|---|---|---|",
     ]
+    machines = set()
     for path in sorted(Path(__file__).parent.glob("seeds_*.json")):
         found = json.loads(path.read_text())
 
@@ -49,7 +51,8 @@ def render() -> str:
             f"| {spread('train_seconds', '.0f')} s, {found['runs'][0]['train_flops'] / 1e15:.2f} PFLOP "
             f"| {spread('images_per_second', ',.0f')} |"
         )
-        machine = found["runs"][0]["machine"]
+        machines |= {json.dumps(run["machine"]) for run in found["runs"]}
+    [machine] = map(json.loads, machines)  # one table, one machine
     lines += [
         "",
         f"Times are of {machine['threads']} threads of an {machine['processor']} ({machine['instructions']}, bfloat16).",

@@ -27,12 +27,16 @@ def main() -> None:
     parser.add_argument("--dataset", default="uoft-cs/cifar10", help="as for train.py (%(default)s)")
     parser.add_argument("--output_dir", type=Path, default="runs/seeds", help="where the runs go (%(default)s)")
     args = parser.parse_args()
+    if len(args.seeds) < 2:
+        parser.error("a spread needs two seeds or more")
 
     runs = []
     for seed in args.seeds:
         folder = args.output_dir / f"{args.recipe}-{seed}"
         if not (folder / "run.json").exists():
-            flags = ["--recipe", args.recipe, "--seed", str(seed), "--validation_fraction", "0.02"]
+            flags = ["--recipe", args.recipe, "--seed", seed, "--validation_fraction", 0.02]
+            if (folder / "checkpoint.safetensors").exists():
+                flags += ["--resume_from_checkpoint", "last"]
             command([ROOT / "train.py", "--dataset", args.dataset, "--output_dir", folder, *flags])
         if not (folder / "evaluation.json").exists():
             flags = ["--output_dir", args.output_dir / "report"]
@@ -42,6 +46,7 @@ def main() -> None:
         runs.append(
             {
                 "seed": seed,
+                "recipe": run["recipe"],
                 "accuracy": evaluation["accuracy"],
                 "accuracy_one_view": evaluation.get("accuracy_one_view", evaluation["accuracy"]),
                 "train_seconds": run["train_seconds"],
@@ -51,11 +56,12 @@ def main() -> None:
                 "machine": run["machine"],
             }
         )
+    if len({json.dumps(run["recipe"]) for run in runs}) > 1:
+        raise SystemExit(f"the runs in {args.output_dir} are of different versions of {args.recipe}: remove them")
     summary = {"recipe": args.recipe, "views": evaluation.get("views", 1), "n_parameters": evaluation["n_parameters"]}
     for name in ("accuracy", "accuracy_one_view", "train_seconds", "images_per_second"):
         values = [run[name] for run in runs]
-        spread = statistics.stdev(values) if len(values) > 1 else None
-        summary[name] = {"mean": statistics.mean(values), "std": spread}
+        summary[name] = {"mean": statistics.mean(values), "std": statistics.stdev(values)}
     path = Path(__file__).parent / f"seeds_{args.recipe}.json"
     write_json(path, summary | {"runs": runs})
     print(f"accuracy {summary['accuracy']}, train seconds {summary['train_seconds']}; written to {path}")

@@ -31,7 +31,8 @@ def measure(picture: Path) -> dict[str, float]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    environment = os.environ | {"GRADIO_SERVER_PORT": url.rpartition(":")[2], "HF_HUB_OFFLINE": "1"}
+    environment = {name: value for name, value in os.environ.items() if name not in ("PORT", "SPACE_ID", "MODELS")}
+    environment |= {"GRADIO_SERVER_PORT": url.rpartition(":")[2], "HF_HUB_OFFLINE": "1"}
     began = time.perf_counter()
     app = subprocess.Popen([sys.executable, ROOT / "app.py"], env=environment, stdout=subprocess.DEVNULL)
     while not healthy(url):

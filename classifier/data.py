@@ -11,7 +11,6 @@ without a test split has that cut too, by a seed of its own, so that no run trai
 import io
 import os
 import re
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -37,7 +36,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, resize, to_pil_i
 from tqdm import tqdm
 
 from classifier.errors import DataError
-from classifier.pixels import to_rgb
+from classifier.pixels import MALFORMED, to_rgb
 
 pillow_heif.register_heif_opener()
 
@@ -57,11 +56,6 @@ HUB_ID = r"[\w.-]+/[\w.-]+"
 TABLE_SUFFIXES = {".parquet", ".arrow"}
 OTHER_SUFFIXES = {".csv", ".json", ".jsonl", ".zip", ".tar"}  # `datasets` may find images in these
 
-# What Pillow and its plugins raise for a damaged file (found by feeding them such files).
-UNREADABLE = (
-    *(OSError, SyntaxError, ValueError, RuntimeError, EOFError, MemoryError, struct.error),
-    Image.DecompressionBombError,
-)
 # What `datasets` and the Hub's client raise for a dataset that can't be had. Most are OSError or ValueError.
 UNLOADABLE = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError, httpx2.HTTPError)
 
@@ -635,7 +629,7 @@ def _decode(cell: dict | None, size: int | None = None) -> Image.Image | Excepti
     try:
         with Image.open(cell["path"] if cell["bytes"] is None else io.BytesIO(cell["bytes"])) as image:
             image = to_rgb(image)
-    except UNREADABLE as error:
+    except MALFORMED as error:
         return error
     if size is None or image.size == (size, size):
         return image

@@ -25,11 +25,17 @@ class Stopped(ClassifierError):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Calls a command's `main`; a `ClassifierError` becomes one line on stderr and exit code 2 (`Stopped`: 130)."""
+    """Calls a command's `main`; a `ClassifierError` becomes one line on stderr, exit code 2 (`Stopped`: 130).
+
+    What the operating system refuses at this level (disk, permissions, ports) is told in the same way.
+    """
     try:
         main()
     except ClassifierError as error:
         print(f"{sys.argv[0]}: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(130 if isinstance(error, Stopped) else 2) from None
+    except OSError as error:  # a full disk, a folder that may not be written to, a port in use
+        print(f"{sys.argv[0]}: {error}: check the path, its permissions and the disk's free space", file=sys.stderr)
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

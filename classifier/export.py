@@ -1,8 +1,8 @@
 """Writing a trained model as a folder that `transformers` loads."""
 
 import json
+import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from transformers import BaseImageProcessor, PreTrainedModel
 
@@ -13,8 +13,10 @@ def save(model: PreTrainedModel, processor: BaseImageProcessor, output_dir: Path
     Weights are stored in float16, half the size, and `dtype` in config.json says float32, so that every way of loading
     them computes in float32. The model itself is rounded to what was stored.
     """
-    with TemporaryDirectory(dir=output_dir, prefix=".save") as temporary:
-        folder = Path(temporary)
+    folder = output_dir / ".save"
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed here
+    folder.mkdir()
+    try:
         model.half().save_pretrained(folder)
         model.float()
         processor.save_pretrained(folder)
@@ -24,3 +26,5 @@ def save(model: PreTrainedModel, processor: BaseImageProcessor, output_dir: Path
         # config.json comes last: a folder that has one is complete.
         for file in sorted(folder.iterdir(), key=lambda f: (f.name == "config.json", f.name)):
             file.replace(output_dir / file.name)
+    finally:
+        shutil.rmtree(folder)

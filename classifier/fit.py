@@ -131,6 +131,7 @@ class Progress:
     step: int = 0
     best_accuracy: float = -1.0  # on validation, a fraction
     best_epoch: int = 0
+    improved_epoch: int = 0  # the last one that was better than all before, not as good
     train_seconds: float = 0.0  # spent in steps, without validation
     history: list[dict] = field(default_factory=list)  # a dict an epoch, as in metrics.jsonl
 
@@ -148,7 +149,7 @@ def fit(
     patience: int | None = None,
     bf16: bool = False,
     resume: Path | None = None,
-    whiten: bool = True,
+    parent: str | None = None,
     log: Callable[[dict], None] = lambda metrics: None,
 ) -> Progress:
     """Trains `model` in place and leaves it with the weights of its best epoch on validation.
@@ -165,7 +166,7 @@ def fit(
         patience: epochs without a better validation accuracy after which training stops; None never does.
         bf16: convolutions and matrix products in bfloat16 (autocast).
         resume: a checkpoint to go on from.
-        whiten: set the whitening layer from the training images first (not for weights that have been trained already).
+        parent: digest of the weights that the model came with, None for fresh ones, whose whitening layer is then set.
         log: called with each epoch's metrics.
 
     Raises:
@@ -178,12 +179,14 @@ def fit(
     batch_size, steps_per_epoch, total = recipe.batch_size, recipe.steps_per_epoch(n), recipe.steps(n)
 
     model.to(memory_format=torch.channels_last).train()
-    if whiten:
-        sample = torch.randperm(n, generator=generator(seed, "whiten"))[:5000]
+    if parent is None:
+        enough = 5_000_000 // images[0, 0].numel()  # patches of 5,000 images of 32×32; more would only take memory
+        sample = torch.randperm(n, generator=generator(seed, "whiten"))[:enough]
         model.init_whiten(augment.normalize(images[sample.to(device)], mean, std))
     optimizers = build_optimizers(model, recipe)
     progress, best = Progress(), copy_state(model)
-    settings = {"recipe": asdict(recipe), "seed": seed, "images": n, "bf16": bf16}
+    data = {"train data": digest(*train), "validation data": digest(*validation)}
+    settings = {"recipe": asdict(recipe), "seed": seed, "bf16": bf16, "parent": parent, **data}
     if resume is not None:
         progress, best = load_checkpoint(resume, model, optimizers, settings)
     flip_first = torch.rand(n, generator=generator(seed, "flip")) < 0.5
@@ -232,7 +235,7 @@ def fit(
             check_finite(sums[first : progress.step, 0], first, epoch)
             seconds = time.perf_counter() - began
             progress.train_seconds += seconds
-            if stop.caught:
+            if stop.caught and progress.step < last:  # at an epoch's end, what belongs to the epoch is done first
                 save_checkpoint(output_dir / CHECKPOINT, model, optimizers, best, progress, settings)
                 raise Stopped(f"stopped after step {progress.step} of {total} and saved in {output_dir}")
 
@@ -248,11 +251,13 @@ def fit(
             }
             metrics |= validate(model, validation, mean, std, bf16)
             progress.history.append(metrics)
-            if metrics["validation_accuracy"] >= progress.best_accuracy:
+            if metrics["validation_accuracy"] > progress.best_accuracy:
+                progress.improved_epoch = epoch + 1
+            if metrics["validation_accuracy"] >= progress.best_accuracy:  # of equals the later, which was trained longer
                 progress.best_accuracy, progress.best_epoch = metrics["validation_accuracy"], epoch + 1
                 best = copy_state(model)
-            save_checkpoint(output_dir / CHECKPOINT, model, optimizers, best, progress, settings)
             write_text(output_dir / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in progress.history))
+            save_checkpoint(output_dir / CHECKPOINT, model, optimizers, best, progress, settings)
             bar.write(" · ".join(f"{name} {value:g}" for name, value in metrics.items()))
             log(metrics)
     model.load_state_dict(best)
@@ -303,7 +308,7 @@ def set_learning_rates(optimizers: list[torch.optim.Optimizer], progress: float,
 
 def out_of_patience(progress: Progress, patience: int | None) -> bool:
     """True when the last `patience` epochs brought no better validation accuracy."""
-    return patience is not None and len(progress.history) - progress.best_epoch >= patience
+    return patience is not None and len(progress.history) - progress.improved_epoch >= patience
 
 
 def check_finite(losses: torch.Tensor, first: int, epoch: int) -> None:
@@ -313,7 +318,7 @@ def check_finite(losses: torch.Tensor, first: int, epoch: int) -> None:
         step = first + bad[0].item()
         raise ModelError(
             f"the loss is {losses[step - first].item()} at step {step}, epoch {epoch + 1}: "
-            "resume from the last checkpoint or start again with a lower --learning_rate"
+            "start again with --overwrite_output_dir and a lower --learning_rate"
         )
 
 
@@ -336,7 +341,7 @@ def validate(model: nn.Module, data: tuple[torch.Tensor, torch.Tensor], mean, st
     model.train()
     return {
         "validation_loss": F.cross_entropy(logits, labels).item(),
-        "validation_accuracy": (logits.argmax(dim=1) == labels).double().mean().item(),
+        "validation_accuracy": (logits.argmax(dim=1) == labels).sum().item() / len(labels),
     }
 
 
@@ -402,16 +407,16 @@ def load_checkpoint(path: Path, model, optimizers, settings: dict) -> tuple[Prog
     """Restores model and optimizers in place; gives the progress and the best weights so far.
 
     Raises:
-        ModelError: no such file, a damaged one, or one of a run with other settings (which are named).
+        ModelError: a damaged file, or one of a run with other settings (which are named).
     """
-    if not path.is_file():
-        raise ModelError(f"no checkpoint in {path.parent}: leave out --resume_from_checkpoint to start there")
     try:
         with safe_open(path, framework="pt", device=str(next(model.parameters()).device)) as file:
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise ModelError(f"{path} is damaged ({error}): delete it and start again") from error
+    if not metadata or "settings" not in metadata:
+        raise ModelError(f"{path} is not a checkpoint of train.py: give the folder of the run, or 'last'")
     saved, now = json.loads(metadata["settings"]), json.loads(json.dumps(settings))
     flat = [{**s.pop("recipe"), **s} for s in (saved, now)]
     if changed := [name for name in flat[1] if flat[0].get(name) != flat[1][name]]:
@@ -426,6 +431,13 @@ def load_checkpoint(path: Path, model, optimizers, settings: dict) -> tuple[Prog
         state = {int(j): {"momentum_buffer": tensor} for j, tensor in part(f"optimizer.{i}.").items()}
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return Progress(**json.loads(metadata["progress"])), part("best.")
+
+
+def digest(images: torch.Tensor, labels: torch.Tensor) -> str:
+    """What tells one data set from another: 12 hex digits of SHA-256 over pixels and labels."""
+    hashed = hashlib.sha256(images.cpu().numpy().tobytes())
+    hashed.update(labels.cpu().numpy().tobytes())
+    return hashed.hexdigest()[:12]
 
 
 class StopSignal:

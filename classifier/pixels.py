@@ -48,7 +48,7 @@ _ROOT = Path(__file__).parent.parent
 _REQUEST = struct.Struct("!cIQ")  # b"p" path or b"b" bytes; reduce_to in pixels, 0 for none; length of what follows
 _REPLY = struct.Struct("!cIIQ")  # b"i" image, b"e" error, b"r" ready; width; height; length of what follows (RGB, or UTF-8)
 _BOMB = (Image.DecompressionBombWarning, Image.DecompressionBombError)
-_MALFORMED = (
+MALFORMED = (
     OSError,
     SyntaxError,
     ValueError,
@@ -104,7 +104,7 @@ def _orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 to 8; 1 where EXIF is damaged, as browsers do."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except _MALFORMED:
+    except MALFORMED:
         return 1
 
 
@@ -205,7 +205,7 @@ def _serve(memory: int, time_limit_s: float) -> None:
         try:
             image = _decode(io.BytesIO(body) if kind == b"b" else os.fsdecode(body), reduce_to or None)
             return b"i", image.width, image.height, image.tobytes()
-        except _MALFORMED as error:
+        except MALFORMED as error:
             return b"e", 0, 0, _reason(error).encode()
 
     def reply(kind: bytes, width: int, height: int, body: bytes) -> None:

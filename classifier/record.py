@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -50,7 +51,7 @@ def describe(settings: dict, parent: dict | None = None) -> dict:
         parent: run.json of the weights that this run started from, if any: the chain of stages.
     """
     return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "settings": {name: os.fspath(v) if isinstance(v, Path) else v for name, v in settings.items()},
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from classifier.files import replacing
 
 BLUE, ORANGE = "#0072B2", "#D55E00"
-COLOURS = {"train": "#0072B2", "validation": "#E69F00", "test": "#009E73"}
+COLOURS = {"train": BLUE, "validation": "#E69F00", "test": "#009E73"}
 MAX_SAMPLE_ROWS = 20
 MAX_CLASS_ROWS = 60
 

@@ -176,7 +176,7 @@ def describe(predictor: Predictor) -> str:
     """The page's head as HTML: what it does, the model, and how good it is, from its evaluation."""
     labels = ", ".join(predictor.labels) if len(predictor.labels) <= 20 else f"{len(predictor.labels):,} labels"
     facts = [f"<b>{escape(predictor.name)}</b>"]
-    if predictor.accuracy is not None:
+    if predictor.accuracy is not None and predictor.accuracy_ci95 is not None:
         low, high = predictor.accuracy_ci95
         facts.append(f"<span>Test accuracy {predictor.accuracy:.1%} ({low:.1%} to {high:.1%})</span>")
     facts.append(f"<span>{predictor.n_parameters / 1e6:.1f} M parameters</span>")

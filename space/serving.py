@@ -12,6 +12,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from classifier import pixels
+from classifier.errors import ClassifierError
 from classifier.predictor import Predictor
 from space import style
 
@@ -32,10 +33,13 @@ def serve(demo: gr.Blocks, predictors: dict[str, Predictor]) -> None:
     def health(_: Request) -> PlainTextResponse:
         return PlainTextResponse("ok") if ready.is_set() else PlainTextResponse("starting", status_code=503)
 
+    text = os.environ.get("PORT") or os.environ.get("GRADIO_SERVER_PORT") or "7860"
+    if not text.isdigit():
+        raise ClassifierError(f"PORT is {text!r}: it has to be a number, such as 7860")
     hosted = "PORT" in os.environ or "SPACE_ID" in os.environ
     demo.queue(max_size=MAX_WAITING, default_concurrency_limit=CONCURRENCY).launch(
         server_name=os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0" if hosted else "127.0.0.1"),
-        server_port=int(os.environ.get("PORT") or os.environ.get("GRADIO_SERVER_PORT") or 7860),
+        server_port=int(text),
         share=False,
         ssr_mode=False,  # a Node server in front would cost start-up time and memory
         max_file_size=pixels.MAX_BYTES,

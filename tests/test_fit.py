@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 
 from classifier import augment, fit
 from classifier.cnn import CifarCnnConfig, CifarCnnForImageClassification
-from classifier.errors import ModelError
+from classifier.errors import ModelError, Stopped
 
 ROOT = Path(__file__).parent.parent
 TINY = fit.Recipe(sizes=((2, 16), (2, 20)), widths=(8, 16), depths=(2, 3), batch_size=32, chunk_size=16, cutout=4)
@@ -103,7 +104,7 @@ def test_sizes_follow_progress():
 def test_overfits_one_batch(tmp_path):
     images, _ = colours(32)
     data = images, torch.arange(32) % 4  # labels that the pixels do not tell: only memory can
-    recipe = replace(TINY, sizes=((100, 20),), shift=0, cutout=0, label_smoothing=0, learning_rate=0.1)
+    recipe = replace(TINY, sizes=((250, 20),), shift=0, cutout=0, label_smoothing=0, learning_rate=0.1)
     model = tiny_model(recipe)
     progress = fit.fit(model, data, data, recipe, tmp_path, **STATISTICS)
     assert progress.history[-1]["train_loss"] < 0.3 < 1 < progress.history[0]["train_loss"]
@@ -128,6 +129,29 @@ def test_non_finite_loss_stops_and_says_where(tmp_path):
     with pytest.raises(ModelError, match=r"the loss is (nan|inf) at step \d+, epoch 1: .*--learning_rate"):
         fit.fit(tiny_model(), colours(128), colours(32), recipe, tmp_path, **STATISTICS)
     assert not (tmp_path / fit.CHECKPOINT).exists()  # nothing bad was saved
+
+
+@pytest.mark.parametrize("call", [6, 8, 32], ids=["in an epoch", "in an epoch's last step", "in the last step of all"])
+def test_resume_equals_not_stopping_at_any_step(tmp_path, call):
+    """A signal at the given forward pass (two a step, four steps an epoch, four epochs)."""
+    data, validation = colours(128), colours(64, seed=1)
+    whole, stopped, resumed = tiny_model(), tiny_model(), tiny_model()
+    expected = fit.fit(whole, data, validation, TINY, tmp_path / "whole", **STATISTICS)
+
+    calls = iter(range(1, 1000))
+    stopped.register_forward_pre_hook(lambda *_: os.kill(os.getpid(), signal.SIGTERM) if next(calls) == call else None)
+    if call < 32:
+        with pytest.raises(Stopped, match=r"stopped after step [34] of 16 and saved"):
+            fit.fit(stopped, data, validation, TINY, tmp_path / "part", **STATISTICS)
+        found = fit.fit(
+            resumed, data, validation, TINY, tmp_path / "part", resume=tmp_path / "part" / fit.CHECKPOINT, **STATISTICS
+        )
+    else:  # nothing is left to do: the run ends well
+        found, resumed = fit.fit(stopped, data, validation, TINY, tmp_path / "part", **STATISTICS), stopped
+    assert same(resumed.state_dict(), whole.state_dict())
+    names = ("epoch", "step", "validation_loss", "validation_accuracy")
+    assert [[line[n] for n in names] for line in found.history] == [[line[n] for n in names] for line in expected.history]
+    assert (found.best_epoch, found.best_accuracy) == (expected.best_epoch, expected.best_accuracy)
 
 
 # Resume, by the command itself, on an image folder.
@@ -208,11 +232,14 @@ def test_checkpoint_errors_name_the_next_step(folder, tmp_path):
         return result.stderr
 
     assert "leave out --resume_from_checkpoint" in message("--resume_from_checkpoint", "last")
+    assert "not above 0" in message("--patience", "0")
+    assert "pass 16 or more" in message("--image_size", "8")
     with subprocess.Popen(train(folder, tmp_path), stderr=subprocess.DEVNULL) as process:
         wait_for_epochs(process, tmp_path, 1)
         process.send_signal(signal.SIGTERM)
     assert "seed 0 (now 5)" in message("--resume_from_checkpoint", "last", "--seed", "5")
     checkpoint = tmp_path / fit.CHECKPOINT
+    assert "train data" in message("--resume_from_checkpoint", "last", "--max_train_samples", "100")
     os.truncate(checkpoint, checkpoint.stat().st_size // 2)
     assert "is damaged" in message("--resume_from_checkpoint", "last")
 
@@ -229,3 +256,32 @@ def test_finished_folder_has_what_a_reader_needs(finished):
     assert json.loads((finished / "config.json").read_text())["dtype"] == "float32"
     assert weights(finished)["head.weight"].dtype == torch.float16
     assert (finished / "model.safetensors").stat().st_mode & 0o044 == 0o044  # others may read it
+
+
+def test_a_second_run_does_not_inherit_from_the_first(folder, finished, tmp_path):
+    """--overwrite_output_dir leaves nothing behind that would speak of other weights; without it, nothing is touched."""
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    (copy / "evaluation.json").write_text("{}")
+    refused = subprocess.run(train(folder, copy), capture_output=True, text=True)
+    assert refused.returncode == 2 and "holds a finished run" in refused.stderr
+    assert same(weights(copy), weights(finished)) and (copy / "evaluation.json").exists()
+    subprocess.run(train(folder, copy, "--overwrite_output_dir", "--seed", "1"), check=True, capture_output=True)
+    assert not same(weights(copy), weights(finished)) and not (copy / "evaluation.json").exists()
+
+
+def test_a_stage_goes_on_from_an_earlier_ones_weights(folder, finished, tmp_path):
+    flags = ["--init_from", str(finished), "--num_train_epochs", "1", "--learning_rate", "0.001"]
+    subprocess.run(train(folder, tmp_path, *flags), check=True, capture_output=True)
+    first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["train_accuracy"] > 0.8  # it did not start from scratch
+    parent = json.loads((tmp_path / "run.json").read_text())["parent"]
+    assert parent["command"] == json.loads((finished / "run.json").read_text())["command"]
+    assert len(parent["model_sha256"]) == 64
+
+
+def test_command_to_resume_is_the_one_given():
+    import train
+
+    argv = ["train.py", "--resume_from_checkpoint", "old", "--dataset", "my pictures", "--overwrite_output_dir"]
+    assert train.command_to_resume(argv) == "train.py --dataset 'my pictures' --resume_from_checkpoint last"

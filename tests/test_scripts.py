@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import SpaceCard
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,3 +44,12 @@ def test_readme_shows_the_figures_of_the_files():
 
     readme = (ROOT / "README.md").read_text()
     assert results.place(readme) == readme, "run benchmarks/results.py"
+
+
+def test_front_matter_is_what_a_space_needs():
+    space = SpaceCard.load(ROOT / "README.md").data
+    pinned = dict(line.split("==") for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line)
+    assert space.sdk == "gradio" and str(space.sdk_version) == pinned["gradio"]
+    assert (ROOT / space.app_file).is_file() and space.license == "apache-2.0"
+    assert str(space.to_dict()["python_version"]) == "3.11"
+    assert space.datasets == ["uoft-cs/cifar10"] and "image-classification" in space.tags
