@@ -28,7 +28,7 @@ from classifier.flags import positive_float, positive_int
 from classifier.predictor import default_device, load_predictor
 
 RECIPES = {
-    "fast": fit.Recipe(sizes=((5, 24), (3, 28), (2, 32)), views=6),
+    "fast": fit.Recipe(sizes=((5, 24), (2, 28), (2, 32)), views=6),
     "accurate": fit.Recipe(
         sizes=((10, 24), (7, 28), (7, 32)), widths=(128, 384, 512), depths=(2, 3, 3), shift=4, cutout=8, views=2
     ),

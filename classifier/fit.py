@@ -217,6 +217,8 @@ def fit(
             while progress.step < last and not stop.caught:
                 step = progress.step
                 size = recipe.size_at(step / total)
+                # Where the bias is done learning, no gradient has to reach the first layer, the largest of all.
+                model.whiten.bias.requires_grad_(step < recipe.whiten_bias_epochs * steps_per_epoch)
                 draw = generator(seed, "augment", step)
                 start = step % steps_per_epoch * batch_size
                 chunks = permutation[start : start + batch_size].split(recipe.chunk_size)
