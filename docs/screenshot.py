@@ -29,7 +29,6 @@ def main() -> None:
         page.goto(f"{args.url}/?__theme={args.theme}")
         page.set_input_files("#files input[type=file]", pictures)
         page.locator("#gallery .caption-label").nth(len(pictures) - 1).wait_for()
-        page.locator("#gallery .thumbnail-item").nth(3).click()
         page.wait_for_timeout(1500)  # milliseconds, for transitions to end
         page.screenshot(path=args.output)
         browser.close()

@@ -1,5 +1,6 @@
 """The commands as a user gives them: from any folder, with errors of one line."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -39,11 +40,18 @@ def test_errors_are_one_line_with_the_next_step(words, message, tmp_path):
 
 
 def test_readme_shows_the_figures_of_the_files():
-    sys.path.append(str(ROOT / "benchmarks"))
-    import results
+    from benchmarks import results
 
     readme = (ROOT / "README.md").read_text()
     assert results.place(readme) == readme, "run benchmarks/results.py"
+
+
+def test_train_says_what_its_recipes_reach():
+    header = (ROOT / "train.py").read_text().split('"""')[1]
+    fast = json.loads((ROOT / "benchmarks/seeds_fast.json").read_text())
+    [accurate] = json.loads((ROOT / "models/cnn/evaluation.json").read_text())["models"]
+    assert f"{fast['accuracy']['mean']:.2%} ± {fast['accuracy']['std']:.2%}" in header
+    assert f"{accurate['accuracy']:.2%}" in header
 
 
 def test_front_matter_is_what_a_space_needs():
