@@ -4,7 +4,12 @@
     python train.py --dataset path/to/folder --output_dir runs/mine     # folder/<label>/*.jpg or folder/train/<label>/*.jpg
     python train.py --recipe accurate --output_dir runs/cnn-accurate
 
-What a recipe reaches is in README.md, from the run.json and evaluation.json of its runs.
+What the recipes reach on CIFAR-10's test split, trained on 98% of train with two threads of an AMD EPYC (AVX-512, bfloat16):
+
+    fast      93.61% ± 0.07% (mean ± standard deviation of 3 seeds, six views inside `forward`), 295 s
+    accurate  95.27% (one seed, two views inside `forward`), 55 min beside other work
+
+From benchmarks/seeds_fast.json and models/cnn/evaluation.json.
 """
 
 import argparse
