@@ -55,7 +55,8 @@ def render() -> str:
     [machine] = map(json.loads, machines)  # one table, one machine
     lines += [
         "",
-        f"Times are of {machine['threads']} threads of an {machine['processor']} ({machine['instructions']}, bfloat16).",
+        f"Times are of {machine['threads']} threads of an {machine['processor']} ({machine['instructions']}, bfloat16): "
+        "beside other work in the first table, with nothing else running in the second.",
     ]
     return "\n".join(lines)
 
