@@ -97,7 +97,6 @@ def main() -> None:
     args = parse_args()
     resume = checkpoint_to_resume(args)
     start_log = tracker(args)
-    args.output_dir.mkdir(parents=True, exist_ok=True)
     device = default_device()
     bf16 = fit.has_bf16(device) if args.bf16 is None else args.bf16
 
@@ -110,6 +109,7 @@ def main() -> None:
         max_eval_samples=args.max_eval_samples,
         skip_unreadable=args.skip_unreadable,
     )
+    args.output_dir.mkdir(parents=True, exist_ok=True)
     train = data.as_tensor("train", splits, size=args.image_size)
     validation = data.as_tensor("validation", splits, size=args.image_size)
     counts = {
