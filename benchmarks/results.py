@@ -58,6 +58,13 @@ def render() -> str:
         f"Times are of {machine['threads']} threads of an {machine['processor']} ({machine['instructions']}, bfloat16): "
         "beside other work in the first table, with nothing else running in the second.",
     ]
+    startup = json.loads((Path(__file__).parent / "startup.json").read_text())
+    first, memory = startup["first_answer_s"], startup["resident_mb"]
+    lines += [
+        "",
+        f"`python app.py` gives its first answer after {first['median']:.1f} s ({first['min']:.1f} to {first['max']:.1f} in "
+        f"{startup['runs']} starts, `benchmarks/startup.py`) and then holds {memory['median'] / 1024:.1f} GB, workers included.",
+    ]
     return "\n".join(lines)
 
 
