@@ -95,21 +95,14 @@ def summarize(logits: np.ndarray, labels: np.ndarray, names: list[str]) -> dict:
     """What evaluation.json says of one model: fractions, and macro means over classes."""
     predicted = logits.argmax(axis=1)
     low, high = measure.bootstrap_interval((predicted == labels).astype(float))
-    sample = {"predictions": predicted, "references": labels}
-    indices = list(range(len(names)))
-    summary = metrics.load("accuracy").compute(**sample) | {"accuracy_ci95": [low, high]}
-    by_class = {}
-    for name in ("precision", "recall", "f1"):
-        metric = metrics.load(name)
-        summary |= metric.compute(**sample, labels=indices, average="macro")
-        by_class |= metric.compute(**sample, labels=indices, average=None)
+    found = metrics.load("classification").compute(predictions=predicted, references=labels, labels=list(range(len(names))))
     counts = np.bincount(labels, minlength=len(names))
-    summary["per_class"] = {
-        label: {metric: values[i] for metric, values in by_class.items()} | {"n": int(counts[i])}
-        for i, label in enumerate(names)
+    per_class = {
+        name: {metric: values[i] for metric, values in found["per_class"].items()} | {"n": int(counts[i])}
+        for i, name in enumerate(names)
     }
-    summary |= metrics.load("confusion").compute(**sample, labels=indices)
-    return summary | {"nll": measure.nll(logits, labels)}
+    interval = {"accuracy": found["accuracy"], "accuracy_ci95": [low, high]}
+    return interval | found | {"per_class": per_class, "nll": measure.nll(logits, labels)}
 
 
 if __name__ == "__main__":

@@ -62,8 +62,8 @@ def render() -> str:
     first, memory = startup["first_answer_s"], startup["resident_mb"]
     lines += [
         "",
-        f"`python app.py` gives its first answer after {first['median']:.1f} s ({first['min']:.1f} to {first['max']:.1f} in "
-        f"{startup['runs']} starts, `benchmarks/startup.py`) and then holds {memory['median'] / 1024:.1f} GB, workers included.",
+        f"`python app.py` gives its first answer after {first['median']:.1f} s ({first['min']:.1f} to {first['max']:.1f}, "
+        f"{startup['runs']} starts, `benchmarks/startup.py`) and then holds {memory['median'] / 1024:.1f} GB with its workers.",
     ]
     return "\n".join(lines)
 

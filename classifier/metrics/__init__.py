@@ -1,6 +1,6 @@
-"""Metrics of the library `evaluate`, as modules of our own: loaded by path, so that nothing is downloaded.
+"""Metrics of the library `evaluate`, as a module of our own: loaded by path, so that nothing is downloaded.
 
-Each computes with scikit-learn. `evaluate.load("accuracy")` would fetch its code from the Hub at run time.
+It computes with scikit-learn. `evaluate.load("accuracy")` would fetch its code from the Hub at run time.
 """
 
 import sys

@@ -1,0 +1,34 @@
+"""Accuracy, precision, recall and F1, macro and per class, and the confusion matrix."""
+
+import datasets
+from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+
+import evaluate
+
+
+class Classification(evaluate.Metric):
+    """Computes {"accuracy", "precision", "recall", "f1", "per_class": {the last three: a list}, "confusion_matrix"}.
+
+    All are fractions, but for the matrix of counts, whose rows are true classes and whose columns predicted ones. A class
+    that is never predicted has precision 0, one without images recall 0.
+    """
+
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=__doc__,
+            citation="",
+            inputs_description="predictions, references: class indices, (N,) each",
+            features=datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}),
+        )
+
+    def _compute(self, predictions, references, labels=None):
+        scores = precision_recall_fscore_support(references, predictions, labels=labels, zero_division=0)[:3]
+        per_class = {name: values.tolist() for name, values in zip(("precision", "recall", "f1"), scores, strict=True)}
+        macro = {name: sum(values) / len(values) for name, values in per_class.items()}
+        matrix = confusion_matrix(references, predictions, labels=labels).tolist()
+        return {
+            "accuracy": float(accuracy_score(references, predictions)),
+            **macro,
+            "per_class": per_class,
+            "confusion_matrix": matrix,
+        }
