@@ -116,6 +116,8 @@ def main() -> None:
         name: y.bincount(minlength=len(splits.labels))
         for name, (_, y) in zip(("train", "validation"), (train, validation), strict=True)
     }
+    if args.overwrite_output_dir:  # not before the data is known to be good
+        remove_stale(args.output_dir, keep=resume)
     report.save_samples(args.output_dir / "samples.png", *train, splits.labels)
     report.save_classes(args.output_dir / "classes.png", counts, splits.labels)
     mean, std = augment.mean_std(train[0])
@@ -212,12 +214,7 @@ def checkpoint_to_resume(args: argparse.Namespace) -> Path | None:
     finished = (args.output_dir / "run.json").exists()
     if args.init_from and args.init_from.resolve() == args.output_dir.resolve():
         raise ModelError(f"--init_from and --output_dir are both {args.output_dir}: give another --output_dir")
-    if args.overwrite_output_dir:
-        stale = ("config.json", "run.json", "evaluation.json", "confusion_matrix.png", "metrics.jsonl", fit.CHECKPOINT)
-        for name in stale:
-            if args.output_dir / name != wanted:
-                (args.output_dir / name).unlink(missing_ok=True)
-    elif finished or (last.exists() and wanted != last):
+    if not args.overwrite_output_dir and (finished or (last.exists() and wanted != last)):
         ways = "" if finished else "--resume_from_checkpoint last, "
         state = "a finished run" if finished else "a run"
         raise ModelError(f"{args.output_dir} holds {state}: pass {ways}--overwrite_output_dir or another --output_dir")
@@ -226,6 +223,13 @@ def checkpoint_to_resume(args: argparse.Namespace) -> Path | None:
     if not wanted.is_file():
         raise ModelError(f"no checkpoint {wanted}: leave out --resume_from_checkpoint to start from scratch")
     return wanted
+
+
+def remove_stale(output_dir: Path, keep: Path | None) -> None:
+    """Removes what an earlier run left in `output_dir` and would speak of other weights, but for the checkpoint `keep`."""
+    for name in ("config.json", "run.json", "evaluation.json", "confusion_matrix.png", "metrics.jsonl", fit.CHECKPOINT):
+        if output_dir / name != keep:
+            (output_dir / name).unlink(missing_ok=True)
 
 
 def command_to_resume(argv: list[str]) -> str:

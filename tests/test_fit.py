@@ -266,6 +266,8 @@ def test_a_second_run_does_not_inherit_from_the_first(folder, finished, tmp_path
     refused = subprocess.run(train(folder, copy), capture_output=True, text=True)
     assert refused.returncode == 2 and "holds a finished run" in refused.stderr
     assert same(weights(copy), weights(finished)) and (copy / "evaluation.json").exists()
+    mistyped = train(tmp_path / "nowhere", copy, "--overwrite_output_dir")
+    assert subprocess.run(mistyped, capture_output=True).returncode == 2 and (copy / "evaluation.json").exists()
     subprocess.run(train(folder, copy, "--overwrite_output_dir", "--seed", "1"), check=True, capture_output=True)
     assert not same(weights(copy), weights(finished)) and not (copy / "evaluation.json").exists()
 
