@@ -33,7 +33,17 @@ from classifier.flags import positive_float, positive_int
 from classifier.predictor import default_device, load_predictor
 
 RECIPES = {
-    "fast": fit.Recipe(sizes=((5, 24), (2, 28), (2, 32)), views=6),
+    "fast": fit.Recipe(
+        sizes=((3, 20), (3, 28), (4, 32)),
+        hidden_act="hardswish",
+        views=6,
+        batch_size=1000,
+        learning_rate=0.17,
+        momentum=0.65,
+        head_learning_rate=0.54,
+        whiten_bias_epochs=0.2,
+        freeze_from=0.8,
+    ),
     "accurate": fit.Recipe(
         sizes=((10, 24), (7, 28), (7, 32)), widths=(128, 384, 512), depths=(2, 3, 3), shift=4, cutout=8, views=2
     ),
@@ -128,6 +138,7 @@ def main() -> None:
         CifarCnnConfig(
             widths=recipe.widths,
             depths=recipe.depths,
+            hidden_act=recipe.hidden_act,
             views=recipe.views,
             image_size=args.image_size,
             id2label=dict(enumerate(splits.labels)),
@@ -266,7 +277,7 @@ def load_parent(folder: Path, model: CifarCnnForImageClassification) -> dict:
     """Loads an earlier stage's weights into `model`; gives its run.json and its weights' digest, for the chain."""
     earlier = load_predictor(folder).model
     now, before = (json.loads(config.to_json_string(use_diff=False)) for config in (model.config, earlier.config))
-    same = ("model_type", "widths", "depths", "id2label")
+    same = ("model_type", "widths", "depths", "hidden_act", "id2label")
     if different := [name for name in same if before.get(name) != now[name]]:
         raise ModelError(f"--init_from {folder} differs in {', '.join(different)}: give a folder of the same --recipe and data")
     if not (folder / "run.json").exists():

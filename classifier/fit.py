@@ -39,6 +39,7 @@ class Recipe:
     sizes: tuple[tuple[float, int], ...]  # (epochs, pixels a side): images are shrunk to this size, one stage after another
     widths: tuple[int, ...] = (64, 256, 256)
     depths: tuple[int, ...] = (2, 2, 2)
+    hidden_act: str = "gelu"
     views: int = 1  # averaged in evaluation, see CifarCnnConfig
     batch_size: int = 2000  # images an optimiser step
     chunk_size: int = 250  # images a forward pass: activations then fit a CPU's cache, and batch norm sees this many
@@ -52,6 +53,7 @@ class Recipe:
     label_smoothing: float = 0.2
     shift: int = 2  # pixels at full size, each way
     cutout: int = 0  # pixels a side at full size
+    freeze_from: float = 1.0  # share of the run after which the first stage learns no more, which spares its gradient
 
     @property
     def epochs(self) -> float:
@@ -100,6 +102,8 @@ class Muon(torch.optim.Optimizer):
         """Takes one step with the gradients at hand."""
         for group in self.param_groups:
             for weight in group["params"]:
+                if weight.grad is None:  # frozen
+                    continue
                 state = self.state[weight]
                 if not state:
                     state["momentum_buffer"] = torch.zeros_like(weight)
@@ -184,6 +188,7 @@ def fit(
         sample = torch.randperm(n, generator=generator(seed, "whiten"))[:enough]
         model.init_whiten(augment.normalize(images[sample.to(device)], mean, std))
     optimizers = build_optimizers(model, recipe)
+    first_stage = [parameter for parameter in model.stages[0].parameters() if parameter.requires_grad]
     progress, best = Progress(), copy_state(model)
     data = {"train data": digest(*train), "validation data": digest(*validation)}
     settings = {"recipe": asdict(recipe), "seed": seed, "bf16": bf16, "parent": parent, **data}
@@ -219,6 +224,8 @@ def fit(
                 size = recipe.size_at(step / total)
                 # Where the bias is done learning, no gradient has to reach the first layer, the largest of all.
                 model.whiten.bias.requires_grad_(step < recipe.whiten_bias_epochs * steps_per_epoch)
+                for parameter in first_stage:
+                    parameter.requires_grad_(step < recipe.freeze_from * total)
                 draw = generator(seed, "augment", step)
                 start = step % steps_per_epoch * batch_size
                 chunks = permutation[start : start + batch_size].split(recipe.chunk_size)

@@ -112,6 +112,17 @@ def test_overfits_one_batch(tmp_path):
     assert lines == progress.history
 
 
+def test_the_first_stage_learns_until_it_is_frozen(tmp_path):
+    learnt = {}
+    for share in (0.0, 0.5):
+        model, before = tiny_model(), tiny_model().state_dict()
+        data = colours(64)
+        fit.fit(model, data, data, replace(TINY, freeze_from=share), tmp_path / str(share), **STATISTICS)
+        learnt[share] = {name for name, tensor in model.named_parameters() if not tensor.equal(before[name])}
+    first = {f"stages.0.{name}" for name in ("convs.0.weight", "convs.1.weight", "norms.0.bias", "norms.1.bias")}
+    assert first <= learnt[0.5] and learnt[0.0] == learnt[0.5] - first
+
+
 def test_early_stop_keeps_the_best_weights(tmp_path):
     images, labels = colours(64)
     noise = torch.randint(256, (40, 3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
