@@ -1,14 +1,60 @@
-"""Writing a trained model as a folder that `transformers` loads."""
+"""A trained model as a folder that `transformers` loads anywhere, and the proof that it does.
+
+    save(model, processor, folder)   # config.json, model.safetensors, preprocessor_config.json, and cnn.py for the scratch CNN
+    complete(folder)                 # what a Hub repository holds beside these: onnx/model.onnx
+    prove_parity(folder, images)     # a process that has never seen this project gets the same probabilities
+
+onnx/model.onnx is laid out as transformers.js looks for it: `pixel_values` (batch, 3, H, W) in, `logits` (batch, C) out.
+"""
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
+import torch
+from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedModel
+from transformers.dynamic_module_utils import custom_object_save
+
+from classifier import cnn
+from classifier.errors import ModelError
+from classifier.files import replacing, write_json
+from classifier.predictor import Predictor, load_predictor
+
+# `save_pretrained` copies cnn.py beside such a model and names it in config.json, for those who don't have this project.
+cnn.CifarCnnConfig.register_for_auto_class()
+cnn.CifarCnnForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+CODE = Path(cnn.__file__)
+AUTO_MAP = {cls._auto_class: f"{CODE.stem}.{cls.__name__}" for cls in (cnn.CifarCnnConfig, cnn.CifarCnnForImageClassification)}
+
+ONNX = Path("onnx/model.onnx")
+ONNX_OPSET = 18  # what torch writes without converting; transformers.js reads up to 21 from its version 3 on
+LOGIT_TOLERANCE = 1e-3
+PROBABILITY_TOLERANCE = 1e-4
+
+# What a stranger does, for a process of its own: folder and whether it brings code, then all images of the working directory.
+STRANGER = """
+import json, sys
+from pathlib import Path
+from transformers import pipeline
+
+folder, code = sys.argv[1:]
+classify = pipeline("image-classification", model=folder, trust_remote_code=code == "code", device="cpu")
+images = [str(path) for path in sorted(Path().glob("*.png"))]
+answers = classify(images, top_k=classify.model.config.num_labels)
+Path("answers.json").write_text(json.dumps(answers))
+"""
 
 
 def save(model: PreTrainedModel, processor: BaseImageProcessor, output_dir: Path) -> None:
-    """Writes config.json, model.safetensors and preprocessor_config.json, each whole or not at all.
+    """Writes config.json, model.safetensors, preprocessor_config.json, and the scratch CNN's code: each whole or not at all.
 
     Weights are stored in float16, half the size, and `dtype` in config.json says float32, so that every way of loading
     them computes in float32. The model itself is rounded to what was stored.
@@ -28,3 +74,142 @@ def save(model: PreTrainedModel, processor: BaseImageProcessor, output_dir: Path
             file.replace(output_dir / file.name)
     finally:
         shutil.rmtree(folder)
+
+
+def complete(folder: Path) -> None:
+    """Adds what a Hub repository holds beside weights and processor: onnx/model.onnx, and today's code of the scratch CNN.
+
+    Weights and processor stay as they are; every file is written whole or not at all.
+
+    Raises:
+        ModelError: the folder is no model, or its ONNX file would answer differently.
+    """
+    predictor = load_predictor(folder, device="cpu")
+    if predictor.model.is_remote_code():
+        config = json.loads((folder / "config.json").read_text())
+        with TemporaryDirectory() as temporary:
+            for part in (predictor.model.config, predictor.model):
+                custom_object_save(part, temporary, config=config)  # what `save_pretrained` calls
+            with replacing(folder / CODE.name) as copy:
+                shutil.copyfile(Path(temporary) / CODE.name, copy)
+        write_json(folder / "config.json", dict(sorted(config.items())))
+    to_onnx(folder)
+
+
+def to_onnx(folder: Path) -> float:
+    """Writes onnx/model.onnx (float32, any batch size) from a model folder, whole or not at all, once it is checked.
+
+    Returns:
+        The largest difference of its logits from the model's, as `check_onnx` found it.
+
+    Raises:
+        ModelError: the folder is no model, can't be written as ONNX, or the file would answer differently.
+    """
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass  # only here: a training run needs none of it
+
+    predictor = load_predictor(folder, device="cpu")
+    with replacing(folder / ONNX) as file:
+        try:
+            program = torch.onnx.export(
+                predictor.model,
+                kwargs={"pixel_values": _samples(predictor)[:2]},  # a batch of 1 would be taken for a constant
+                input_names=["pixel_values"],
+                output_names=["logits"],
+                dynamic_shapes={"pixel_values": {0: "batch"}},
+                opset_version=ONNX_OPSET,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ModelError(f"can't write {folder} as ONNX ({reason}): use an architecture that torch.onnx exports") from error
+        ClearMetadataAndDocStringPass()(program.model)  # stack traces with this machine's paths
+        program.save(file, external_data=False)
+        return check_onnx(file, predictor)
+
+
+def check_onnx(file: Path, predictor: Predictor) -> float:
+    """The largest difference between logits by onnxruntime and by torch, over batches of one and of three images.
+
+    Raises:
+        ModelError: the difference is above 1e-3.
+    """
+    import onnxruntime  # only here: it takes a while, and a training run does not need it
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    pixel_values = _samples(predictor)
+    with torch.inference_mode():
+        ours = predictor.model(pixel_values=pixel_values).logits.numpy()
+    differences = []
+    for n in (1, len(pixel_values)):
+        [theirs] = session.run(["logits"], {"pixel_values": pixel_values[:n].numpy()})
+        differences.append(float(np.abs(theirs - ours[:n]).max()))
+    if not max(differences) <= LOGIT_TOLERANCE:  # nor NaN
+        raise ModelError(
+            f"the ONNX file of {predictor.name} gives logits that differ by {max(differences):.2g} from the weights' "
+            f"(at most {LOGIT_TOLERANCE:g}): it belongs to other weights, or an operator was exported wrongly"
+        )
+    return max(differences)
+
+
+def _samples(predictor: Predictor) -> torch.Tensor:
+    """(3, 3, H, W): three pictures of coloured blotches, drawn by seed, as the model's processor hands them over."""
+    colours = np.random.default_rng(0).integers(0, 256, (3, 6, 8, 3), dtype=np.uint8)
+    images = [Image.fromarray(values).resize((320, 240), Image.Resampling.BICUBIC) for values in colours]
+    return predictor.processor(images=images, return_tensors="pt")["pixel_values"]
+
+
+def prove_parity(folder: Path, images: Sequence[Image.Image]) -> float:
+    """Loads the folder as a stranger would, in a process that can't see this project, and compares its probabilities.
+
+    The process gets the folder, the images as PNG, `transformers.pipeline`, an empty cache and no network. It runs code
+    from the folder only if that is this project's cnn.py, byte for byte.
+
+    Args:
+        folder: the model.
+        images: N images, mode RGB; a few dozen that the model was made for.
+
+    Returns:
+        The largest difference of a probability from the one that `load_predictor` gives, in float32.
+
+    Raises:
+        ModelError: the difference is above 1e-4, the process can't load the folder, or the code in it is another.
+    """
+    code = _carries_code(folder)
+    predictor = load_predictor(folder, device="cpu")
+    ours = [sorted(zip(predictor.labels, row, strict=True)) for row in predictor.probabilities(images).tolist()]
+    with TemporaryDirectory() as temporary:
+        for index, image in enumerate(images):
+            image.save(Path(temporary, f"{index:06}.png"))
+        # -I: neither the working directory nor PYTHONPATH is searched for modules
+        command = [sys.executable, "-I", "-c", STRANGER, str(folder.resolve()), "code" if code else "no code"]
+        alone = os.environ | {"HF_HOME": temporary, "HF_MODULES_CACHE": f"{temporary}/modules", "HF_HUB_OFFLINE": "1"}
+        ran = subprocess.run(command, cwd=temporary, env=alone, capture_output=True, text=True)
+        if ran.returncode:
+            raised = re.findall(r"^[\w.]*(?:Error|Exception): .*", ran.stderr, re.MULTILINE) or [f"exit code {ran.returncode}"]
+            raise ModelError(f"transformers.pipeline can't load {folder} where this project is not at hand ({raised[-1]})")
+        answers = json.loads(Path(temporary, "answers.json").read_text())
+    theirs = [sorted((entry["label"], entry["score"]) for entry in answer) for answer in answers]
+    # Sorted pairs, because two labels may have the same name, as ImageNet's cranes do.
+    pairs = [pair for rows in zip(ours, theirs, strict=True) for pair in zip(*rows, strict=True)]
+    difference = float(np.max([abs(p - q) if label == other else np.inf for (label, p), (other, q) in pairs]))
+    if not difference <= PROBABILITY_TOLERANCE:  # nor NaN
+        raise ModelError(
+            f"transformers.pipeline gives probabilities for {folder} that differ by {difference:.2g} from this project's "
+            f"(at most {PROBABILITY_TOLERANCE:g}): compare config.json (dtype) and preprocessor_config.json with a saved run's"
+        )
+    return difference
+
+
+def _carries_code(folder: Path) -> bool:
+    """Whether loading the folder elsewhere needs code from it; ModelError if that is anything but this project's cnn.py."""
+    config, processor = (
+        json.loads((folder / name).read_text()) if (folder / name).is_file() else {}
+        for name in ("config.json", "preprocessor_config.json")
+    )
+    if "auto_map" not in config:
+        return False
+    code = folder / CODE.name
+    same = code.is_file() and code.read_bytes() == CODE.read_bytes()
+    if not same or config["auto_map"] != AUTO_MAP or "custom_pipelines" in config or "auto_map" in processor:
+        raise ModelError(f"the code in {folder} is not this project's {CODE.name}: complete the folder again, or look at it")
+    return True

@@ -1,0 +1,174 @@
+"""Folders that travel: ONNX that answers alike, code that goes along, and a stranger's process that has to agree."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_predictor import LABELS, edit_config, picture, save_tiny_vit
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor
+
+from classifier import cnn, export, load_predictor
+from classifier.errors import ModelError
+
+IMAGES = [picture(i, (32, 32)) for i in range(4)] + [picture(4, (90, 61))]
+
+
+def save_tiny_cnn(folder: Path) -> Path:
+    """A scratch CNN of 10 labels with random weights, saved as train.py saves one."""
+    torch.manual_seed(0)
+    names = dict(enumerate(LABELS))
+    config = cnn.CifarCnnConfig(
+        widths=(16, 16), depths=(2, 3), views=2, id2label=names, label2id={name: i for i, name in names.items()}
+    )
+    model = cnn.CifarCnnForImageClassification(config).eval()
+    with torch.no_grad():
+        model.head.weight *= 20  # probabilities that differ
+    folder.mkdir()
+    export.save(model, ViTImageProcessor(size={"height": 32, "width": 32}), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, Path]:
+    """Complete folders of either kind. Tests that change one copy it."""
+    folder = tmp_path_factory.mktemp("models")
+    found = {"vit": save_tiny_vit(folder / "vit"), "cnn": save_tiny_cnn(folder / "cnn")}
+    for model in found.values():
+        export.complete(model)
+    return found
+
+
+@pytest.fixture
+def copy_of(models, tmp_path):
+    return lambda name: shutil.copytree(models[name], tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["vit", "cnn"])
+def test_onnx_gives_the_logits_of_the_weights_for_any_batch_size(models, name):
+    file = models[name] / "onnx/model.onnx"
+    onnx.checker.check_model(onnx.load(file), full_check=True)
+    session = onnxruntime.InferenceSession(file)
+    [given], [gives] = session.get_inputs(), session.get_outputs()
+    assert (given.name, given.shape, given.type) == ("pixel_values", ["batch", 3, 32, 32], "tensor(float)")
+    assert (gives.name, gives.shape) == ("logits", ["batch", len(LABELS)])
+    pixel_values = AutoImageProcessor.from_pretrained(models[name])(IMAGES, return_tensors="pt")["pixel_values"].numpy()
+    for n in (1, 2, 5):
+        [logits] = session.run(None, {"pixel_values": pixel_values[:n]})
+        np.testing.assert_allclose(logits, load_predictor(models[name]).logits(IMAGES[:n]), atol=1e-3)
+
+
+def test_onnx_is_one_file_that_tells_nothing_of_this_machine(models):
+    for folder in models.values():
+        assert [path.name for path in (folder / "onnx").iterdir()] == ["model.onnx"]
+        content = (folder / "onnx/model.onnx").read_bytes()
+        assert not any(word in content for word in (b".py", str(Path(cnn.__file__).parent).encode(), sys.prefix.encode()))
+
+
+def test_onnx_of_other_weights_is_refused_with_the_difference(copy_of):
+    folder = copy_of("vit")
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.bias"][3] += 0.25
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"differ by 0\.25 "):
+        export.check_onnx(folder / "onnx/model.onnx", load_predictor(folder))
+    assert export.to_onnx(folder) <= 1e-3  # and exported anew it is right again
+    assert export.check_onnx(folder / "onnx/model.onnx", load_predictor(folder)) <= 1e-3
+
+
+def test_completing_leaves_weights_and_processor_as_they_are(models, copy_of):
+    """Also of a folder that was saved before code went along, such as one from an older commit."""
+    folder = copy_of("cnn")
+    (folder / "cnn.py").unlink()
+    shutil.rmtree(folder / "onnx")
+    config = json.loads((folder / "config.json").read_text())
+    del config["auto_map"]
+    (folder / "config.json").write_text(json.dumps(config))
+    export.complete(folder)
+    names = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+    assert names == {path.relative_to(models["cnn"]) for path in models["cnn"].rglob("*") if path.is_file()}
+    for name in names - {Path("config.json")}:
+        assert (folder / name).read_bytes() == (models["cnn"] / name).read_bytes()
+    assert json.loads((folder / "config.json").read_text()) == json.loads((models["cnn"] / "config.json").read_text())
+
+
+def test_only_a_model_of_our_own_brings_code(models):
+    assert (models["cnn"] / "cnn.py").read_bytes() == Path(cnn.__file__).read_bytes()
+    assert not (models["vit"] / "cnn.py").exists()
+    assert "auto_map" not in json.loads((models["vit"] / "config.json").read_text())
+
+
+def test_code_beside_the_weights_is_not_run_where_this_project_is_at_hand(copy_of):
+    """Nor asked about: the class that is registered here wins, whether trusted or not."""
+    folder = copy_of("cnn")
+    (folder / "cnn.py").write_text("raise SystemExit('was run')")
+    assert type(load_predictor(folder).model) is cnn.CifarCnnForImageClassification
+    for trust in (None, True, False):
+        assert type(AutoConfig.from_pretrained(folder, trust_remote_code=trust)) is cnn.CifarCnnConfig
+        model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=trust)
+        assert type(model) is cnn.CifarCnnForImageClassification
+
+
+def test_a_stranger_gets_the_same_probabilities(copy_of, tmp_path, monkeypatch):
+    """Also where two labels have the same name, and where the environment would lead to this project."""
+    folder = copy_of("cnn")
+    edit_config(folder, id2label=dict(enumerate([*LABELS[:-1], LABELS[0]])))
+    (tmp_path / "classifier").mkdir()
+    (tmp_path / "classifier/__init__.py").write_text("raise SystemExit('this project was at hand')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert export.prove_parity(folder, IMAGES) <= 1e-4
+
+
+def test_a_stranger_who_computes_in_half_precision_is_noticed(copy_of):
+    """What happens to float16 weights whose config.json does not say float32."""
+    folder = copy_of("vit")
+    edit_config(folder, dtype="float16")
+    with pytest.raises(ModelError, match=r"differ by 0\.0\d+ .*dtype"):
+        export.prove_parity(folder, IMAGES)
+
+
+def test_a_stranger_who_can_not_load_is_noticed(copy_of):
+    """What happens to a scratch CNN that was saved without its code, and not completed."""
+    folder = copy_of("cnn")
+    config = json.loads((folder / "config.json").read_text())
+    del config["auto_map"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="cifar_cnn") as error:
+        export.prove_parity(folder, IMAGES[:1])
+    assert str(folder) in str(error.value) and "\n" not in str(error.value)
+
+
+def other_code(folder: Path) -> None:
+    (folder / "cnn.py").write_bytes(Path(cnn.__file__).read_bytes() + b"\nopen('ran', 'w')\n")
+
+
+def other_module(folder: Path) -> None:
+    (folder / "evil.py").write_text("open('ran', 'w')")
+    edit_config(folder, auto_map={auto: ref.replace("cnn.", "evil.") for auto, ref in export.AUTO_MAP.items()})
+
+
+def other_processor(folder: Path) -> None:
+    (folder / "evil.py").write_text("open('ran', 'w')")
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": {"AutoImageProcessor": "evil.Processor"}}))
+
+
+@pytest.mark.parametrize("change", [other_code, other_module, other_processor, lambda folder: (folder / "cnn.py").unlink()])
+def test_code_that_is_not_ours_is_not_run(copy_of, change):
+    folder = copy_of("cnn")
+    change(folder)
+    with pytest.raises(ModelError, match=r"not this project's cnn\.py"):
+        export.prove_parity(folder, IMAGES)
+
+
+def test_a_folder_that_is_no_model_stays_as_it_is(tmp_path):
+    for call in (export.complete, export.to_onnx, lambda folder: export.prove_parity(folder, IMAGES)):
+        with pytest.raises(ModelError, match=r"no config\.json"):
+            call(tmp_path)
+    assert not list(tmp_path.iterdir())
