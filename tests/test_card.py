@@ -1,0 +1,304 @@
+"""The card: its numbers are the files', its metadata survives a round trip, and its examples run."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from huggingface_hub import EvalResult, ModelCard
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
+from PIL import Image
+from safetensors.torch import save_file
+from test_export import save_tiny_cnn
+from test_predictor import LABELS, edit_config, picture, save_tiny_vit
+from transformers import DeiTImageProcessor, TimmWrapperConfig, TimmWrapperForImageClassification
+
+from classifier import card, export, load_predictor
+from classifier.errors import ModelError
+
+ROOT = Path(__file__).resolve().parent.parent
+EMBEDDED = sorted(config.parent for config in (ROOT / "models").glob("*/config.json"))
+UNFILLED = r"(?<!\[)\b(None|nan|undefined)\b|\{[{%]|\n\n\n"
+RUN = {
+    "command": "finetune_vit.py --model facebook/deit-tiny-patch16-224 --dataset=/home/me/my pictures --output_dir runs/vit",
+    "settings": {
+        "model": "facebook/deit-tiny-patch16-224@main",
+        "dataset": "/home/me/my pictures",
+        "seed": 7,
+        "learning_rate": 0.0005,
+        "bf16": False,
+    },
+    "commit": "c0ffee" * 6,
+    "versions": {"torch": "2.14.1", "timm": "1.0.31"},
+    "machine": {"processor": "AMD EPYC", "instructions": "AVX512", "threads": 2, "accelerator": None, "python": "3.11.7"},
+    "parent": None,
+    "data": {"images": 1234, "counts": {"train": [617, 617], "validation": [61, 76]}, "skipped": 3},
+    "train_seconds": 754.2,
+    "images_seen": 12340,
+    "train_flops": 3.21e15,
+    "inference_flops": 1.26e9,
+    "validation": {"accuracy": 0.9375, "temperature": 1.234567},
+}
+
+
+def write(folder: Path, name: str, value: dict) -> None:
+    (folder / name).write_text(json.dumps(value))
+
+
+def evaluation_of(labels: list[str], dataset: str) -> dict:
+    """An evaluation.json in which every number is another, so that none can stand in for one that is missing."""
+    numbers = iter(np.linspace(0.5123, 0.9876, 3 * len(labels)).tolist())
+    per_class = {
+        name: {"precision": next(numbers), "recall": next(numbers), "f1": next(numbers), "n": 300 + i}
+        for i, name in enumerate(labels)
+    }
+    matrix = np.diag(np.arange(200, 200 + len(labels)))
+    matrix[0, 1], matrix[1, 0] = 41, 17
+    measured = {
+        "model": "tiny",
+        "revision": "local",
+        "n_parameters": 28362,
+        "accuracy": 0.8765,
+        "accuracy_ci95": [0.8611, 0.8903],
+    }
+    measured |= {"precision": 0.8642, "recall": 0.8531, "f1": 0.8587, "per_class": per_class, "nll": 0.4321}
+    measured |= {"confusion_matrix": matrix.tolist()}
+    return {"dataset": dataset, "split": "test", "n": 4711, "models": [measured]}
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A fine-tuned model with all its records, measured on a Hub dataset."""
+    model = save_tiny_vit(tmp_path / "tiny", known_threshold=0.4321, reduce_to=64)
+    write(model, "run.json", RUN)
+    write(model, "evaluation.json", evaluation_of(LABELS, "uoft-cs/cifar10") | {"dataset_revision": "0b2714987fa4"})
+    return model
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """The cells of every table's row by its first one."""
+    lines = [line.strip("|").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines}
+
+
+def blocks(text: str) -> dict[str, str]:
+    """The examples, by the library that they are for."""
+    found = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names = ("gradio_client", "onnxruntime", "timm", "transformers")
+    return {next(name for name in names if re.search(rf"^(import|from) {name}\b", code, re.MULTILINE)): code for code in found}
+
+
+def test_metadata_is_what_the_hub_reads_and_survives_a_round_trip(folder):
+    written = card.render(folder, "user/cifar10-vit")
+    read = ModelCard(str(written))
+    assert read.data.to_dict() == written.data.to_dict()
+    assert (read.data.library_name, read.data.pipeline_tag, read.data.license) == (
+        "transformers",
+        "image-classification",
+        "apache-2.0",
+    )
+    assert read.data.base_model == "facebook/deit-tiny-patch16-224" and read.data.metrics[0] == "accuracy"
+    first = read.data.eval_results[0]
+    assert first == EvalResult(
+        task_type="image-classification",
+        task_name="Image classification",
+        dataset_type="uoft-cs/cifar10",
+        dataset_name="cifar10",
+        dataset_split="test",
+        dataset_revision="0b2714987fa4",
+        metric_type="accuracy",
+        metric_name="Accuracy",
+        metric_value=0.8765,
+    )
+    assert {result.metric_type: result.metric_value for result in read.data.eval_results} == {
+        "accuracy": 0.8765,
+        "precision": 0.8642,
+        "recall": 0.8531,
+        "f1": 0.8587,
+    }
+    index = read.data.to_dict()["model-index"]
+    assert model_index_to_eval_results(index) == ("cifar10-vit", read.data.eval_results)
+    assert eval_results_to_model_index("cifar10-vit", read.data.eval_results) == index
+
+
+def test_folders_are_named_by_their_last_name_and_not_in_the_metadata(folder, monkeypatch):
+    written = card.render(folder)
+    assert written.data.datasets is None and "/home/me" not in str(written) and "my pictures" in written.text
+    (folder / "runs/pictures").mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    write(folder, "evaluation.json", evaluation_of(LABELS, "runs/pictures"))
+    measured_on_a_folder = card.render(folder)
+    assert measured_on_a_folder.data.eval_results is None and "4,711 test images of pictures" in measured_on_a_folder.text
+
+
+def test_every_number_is_the_files(folder):
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    [measured] = evaluation["models"]
+    text = card.render(folder).text
+    table = rows(text)
+    assert table["accuracy (95% interval)"] == ["87.65% (86.11% to 89.03%)"]
+    assert [table[name] for name in ("macro F1", "macro precision", "macro recall")] == [["0.8587"], ["0.8642"], ["0.8531"]]
+    for label, found in measured["per_class"].items():
+        assert table[label] == [*(f"{found[name]:.4f}" for name in ("precision", "recall", "f1")), str(found["n"])]
+    assert table["`learning_rate`"] == ["0.0005"]
+    for said in (
+        "Of 4,711 test images",
+        "28,362 parameters",
+        "below 0.43 ",
+        "until its shorter side has 64 pixels",
+        "1,234 images of its train split, and 137 held out",
+        "3 unreadable files",
+        "seed 7",
+        "93.75%",
+        "temperature of 1.235",
+        "13 min on 2 threads of AMD EPYC (AVX512), float32",
+        "12,340 images seen, 16 a second; 3.21 PFLOP",
+        "1.26 GFLOP an image",
+        "airplane taken for automobile (41), automobile taken for airplane (17)",
+    ):
+        assert said in text, said
+
+
+def test_a_chain_of_stages_is_told_from_its_start(folder):
+    first = RUN | {"settings": RUN["settings"] | {"dataset": "user/first"}}
+    second = RUN | {
+        "settings": RUN["settings"] | {"dataset": "user/second", "model": None, "init_from": "runs/1"},
+        "parent": first,
+    }
+    write(folder, "run.json", second)
+    written = card.render(folder)
+    assert written.data.datasets == ["user/first", "user/second"]
+    assert written.data.base_model == "facebook/deit-tiny-patch16-224"
+    one, two = written.text.index("1. [user/first]"), written.text.index("2. [user/second]")
+    assert one < written.text.index("Started from [facebook/deit") < two < written.text.index("Started from the stage before")
+
+
+def test_what_is_not_known_is_said(folder):
+    for name in ("run.json", "evaluation.json"):
+        (folder / name).unlink()
+    written = card.render(folder)
+    assert written.data.eval_results is None and written.data.metrics is None
+    assert "not been measured" in written.text and "no run.json" in written.text
+    assert not re.search(UNFILLED, written.text)
+    assert "confusion_matrix.png" not in written.text and "curves.png" not in written.text
+
+
+def test_figures_are_linked_where_they_are(folder):
+    for name in ("confusion_matrix.png", "curves.png"):
+        (folder / name).touch()
+    assert "](confusion_matrix.png)" in card.render(folder).text
+    assert "](models/vit/confusion_matrix.png)" in card.render(folder, figures="models/vit/").text
+
+
+def test_labels_can_not_break_the_page(folder):
+    labels = ["a|b", "*bold*", "<script>", "[x](y)", "snow_leopard", "two\nlines", "`code`", "# head", "a & b", "ok"]
+    edit_config(folder, id2label=dict(enumerate(labels)), label2id={name: i for i, name in enumerate(labels)})
+    write(folder, "evaluation.json", evaluation_of(labels, "uoft-cs/cifar10"))
+    text = card.render(folder).text
+    table = [line for line in text.splitlines() if line.startswith("| ")]
+    start = next(i for i, line in enumerate(table) if line.startswith("| label "))
+    found = [re.split(r"(?<!\\)\|", line)[1:-1] for line in table[start + 2 :]]
+    assert [len(cells) for cells in found] == [5] * len(labels)
+    unescaped = [re.sub(r"\\(.)", r"\1", cells[0].strip()) for cells in found]
+    assert unescaped == [label.replace("\n", " ") for label in labels]
+    assert "<script>" not in text and "[x](y)" not in text
+
+
+def test_many_labels_are_shortened(folder):
+    labels = [f"label {i}" for i in range(120)]
+    edit_config(folder, id2label=dict(enumerate(labels)), label2id={name: i for i, name in enumerate(labels)})
+    write(folder, "evaluation.json", evaluation_of(labels, "user/birds"))
+    text = card.render(folder).text
+    assert "label 18, label 19 and 100 more." in text and "| label 59 |" in text and "| label 60 |" not in text
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "no config.json"),
+        (lambda folder: (folder / "run.json").write_text("{"), "not valid JSON"),
+        (lambda folder: write(folder, "evaluation.json", {"models": [{}]}), "has no 'dataset'"),
+    ],
+)
+def test_a_damaged_record_is_named(folder, damage, message):
+    damage(folder)
+    with pytest.raises(ModelError, match=message) as error:
+        card.write(folder)
+    assert str(folder) in str(error.value) and "\n" not in str(error.value) and not (folder / "README.md").exists()
+
+
+def save_cropping(folder: Path, **size: int) -> Path:
+    """A tiny ViT whose processor resizes first and takes the middle, as DeiT's does."""
+    save_tiny_vit(folder)
+    DeiTImageProcessor(size=size, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def save_tiny_timm(folder: Path) -> Path:
+    torch.manual_seed(0)
+    pretrained = {"input_size": [3, 64, 64], "interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center"}
+    pretrained |= {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "classifier": "head", "first_conv": "patch_embed.proj"}
+    config = TimmWrapperConfig.from_dict(
+        {"architecture": "test_vit", "label_names": LABELS, "num_classes": 10, "pretrained_cfg": pretrained}
+        | {"model_args": {"img_size": 64}}
+    )
+    model = TimmWrapperForImageClassification(config)
+    with torch.no_grad():
+        model.timm_model.head.weight *= 20  # probabilities that differ
+    model.save_pretrained(folder)
+    # By timm's own names, as `transformers` saves what it had loaded from a checkpoint of timm's
+    save_file(model.timm_model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+MAKERS = {
+    "cnn": save_tiny_cnn,
+    "squashed, then cropped": lambda folder: save_cropping(folder, height=41, width=37),
+    "shorter side, then cropped": lambda folder: save_cropping(folder, shortest_edge=37),
+    "timm": save_tiny_timm,
+}
+
+
+@pytest.mark.parametrize("maker", MAKERS.values(), ids=MAKERS)
+def test_the_examples_answer_as_the_predictor_does(maker, tmp_path, monkeypatch, capsys):
+    folder = maker(tmp_path / "model")
+    export.to_onnx(folder)
+    picture(3, (47, 36)).save(tmp_path / "cat.jpg", quality=95)
+    expected = load_predictor(folder).probabilities([Image.open(tmp_path / "cat.jpg")])[0]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo, file: {"user/model": str(folder / file)}[repo])
+    examples = blocks(card.render(folder, "user/model").text)
+    assert "timm" in examples or maker is not save_tiny_timm
+
+    ran = {}
+    exec(examples["onnxruntime"], ran)
+    np.testing.assert_allclose(ran["probabilities"], expected, atol=0.02)  # Pillow rounds resized pixels, torch's way
+    first = capsys.readouterr().out.split()[0]
+    assert first == LABELS[expected.argmax()]
+
+    exec(examples["transformers"].replace("user/model", str(folder)), {})
+    answer = eval(capsys.readouterr().out)
+    assert answer[0]["label"] == first and answer[0]["score"] == pytest.approx(expected.max(), abs=1e-4)
+
+    compile(examples["gradio_client"], "card", "exec")  # run in test_app.py, where an app is running
+    if maker is save_tiny_timm:
+        exec(examples["timm"].replace("hf-hub:user/model", f"local-dir:{folder}"), ran)
+        np.testing.assert_allclose(ran["logits"].softmax(dim=1)[0], expected, atol=0.02)
+        assert isinstance(ran["model"], timm.models.VisionTransformer)
+
+
+@pytest.mark.parametrize("folder", EMBEDDED, ids=lambda folder: folder.name)
+def test_the_card_of_an_embedded_model_is_complete(folder, tmp_path):
+    copy = tmp_path / folder.name
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("*.safetensors", "onnx"))
+    card.write(copy, "user/model")
+    text = (copy / "README.md").read_text()
+    [measured] = json.loads((folder / "evaluation.json").read_text())["models"]
+    assert ModelCard(text).data.eval_results[0].metric_value == measured["accuracy"]
+    assert set(load_predictor(folder).labels) < rows(text).keys()
+    assert all((copy / figure).is_file() for figure in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text))
+    assert not re.search(UNFILLED, text) and not re.search(r"/(home|work|tmp|root)/", text)
