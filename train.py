@@ -25,13 +25,14 @@ from pathlib import Path
 import torch
 from transformers import ViTImageProcessor
 
-from classifier import augment, data, errors, export, fit, measure, record, report
+from classifier import augment, card, data, errors, export, fit, hub, measure, record, report
 from classifier.cnn import CifarCnnConfig, CifarCnnForImageClassification
 from classifier.errors import ModelError, Stopped
 from classifier.files import write_json
-from classifier.flags import positive_float, positive_int
+from classifier.flags import add_hub_flags, positive_float, positive_int
 from classifier.predictor import default_device, load_predictor
 
+STALE = ("config.json", "run.json", "evaluation.json", "confusion_matrix.png", "metrics.jsonl", "README.md", "onnx/model.onnx")
 RECIPES = {
     "fast": fit.Recipe(
         sizes=((3, 20), (3, 28), (4, 32)),
@@ -99,6 +100,7 @@ def parse_args() -> argparse.Namespace:
         default="none",
         help="log epochs there too (%(default)s)",
     )
+    add_hub_flags(parser)
     return parser.parse_args()
 
 
@@ -107,6 +109,8 @@ def main() -> None:
     args = parse_args()
     resume = checkpoint_to_resume(args)
     start_log = tracker(args)
+    if args.push_to_hub:
+        hub.check_login()
     device = default_device()
     bf16 = fit.has_bf16(device) if args.bf16 is None else args.bf16
 
@@ -209,12 +213,15 @@ def main() -> None:
         },
     }
     write_json(args.output_dir / "run.json", run | results)
+    card.write(args.output_dir)
     (args.output_dir / fit.CHECKPOINT).unlink(missing_ok=True)  # what it was for is done, and it is not part of the model
     print(
         f"{results['validation']['accuracy']:.2%} of {len(labels):,} validation images right after "
         f"{progress.train_seconds:,.0f} s of training; saved in {args.output_dir}. "
         f"Measure it: python evaluate.py --model {args.output_dir} --dataset {args.dataset}"
     )
+    if args.push_to_hub:
+        print(hub.push(args.output_dir, args.hub_model_id, private=args.hub_private_repo, revision=args.hub_revision))
 
 
 def checkpoint_to_resume(args: argparse.Namespace) -> Path | None:
@@ -238,7 +245,7 @@ def checkpoint_to_resume(args: argparse.Namespace) -> Path | None:
 
 def remove_stale(output_dir: Path, keep: Path | None) -> None:
     """Removes what an earlier run left in `output_dir` and would speak of other weights, but for the checkpoint `keep`."""
-    for name in ("config.json", "run.json", "evaluation.json", "confusion_matrix.png", "metrics.jsonl", fit.CHECKPOINT):
+    for name in (*STALE, fit.CHECKPOINT):
         if output_dir / name != keep:
             (output_dir / name).unlink(missing_ok=True)
 

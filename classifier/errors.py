@@ -20,6 +20,10 @@ class ModelError(ClassifierError):
     """A model folder, checkpoint or revision that can't be used."""
 
 
+class HubError(ClassifierError):
+    """The Hub can't be reached, or refuses. What was to be sent is complete on disk."""
+
+
 class Stopped(ClassifierError):
     """A run that the user stopped. What it had is saved; the message says how to go on."""
 

@@ -30,32 +30,30 @@ from classifier.errors import ModelError
 Picture = str | Path | bytes | Image.Image
 
 HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
-# What inference needs of a Hub repository: neither checkpoints nor weights in other formats.
-HUB_FILES = [
-    "config.json",
-    "model*.safetensors",
-    "model.safetensors.index.json",
-    "preprocessor_config.json",
-    "evaluation.json",
-]
 
 
-def load_predictor(path_or_id: str | Path, *, device: str | torch.device | None = None) -> "Predictor":
+def load_predictor(
+    path_or_id: str | Path, *, device: str | torch.device | None = None, patience: float | None = None
+) -> "Predictor":
     """Loads a model folder, a Hub model (`user/name`) or a revision of one (`user/name@revision`).
 
     Args:
         path_or_id: a folder wins over a Hub id of the same spelling.
         device: where to compute; by default CUDA, then MPS, when present, the CPU otherwise.
+        patience: seconds to wait for a slow Hub before what is cached is served; None waits.
 
     Raises:
+        HubError: the Hub can't be reached, and nothing is cached.
         ModelError: something is missing, corrupted, or of an architecture that `transformers` does not know. The message
             is one line that names the folder and the next step.
     """
     if Path(path_or_id).is_dir():
-        folder, name, revision = Path(path_or_id), Path(path_or_id).resolve().name, "local"
+        folder, name, revision, notice = Path(path_or_id), Path(path_or_id).resolve().name, "local", ""
     elif match := HUB_ID.fullmatch(str(path_or_id)):
-        folder, name = _download(match["repo"], match["revision"]), match["repo"]
-        revision = folder.name  # a snapshot's folder is called by its commit
+        from classifier import hub  # a local folder needs no Hub client
+
+        name = match["repo"]
+        folder, revision, notice = hub.pull(name, match["revision"], patience=patience)
     else:
         raise ModelError(f"no model folder {path_or_id}: train one (train.py, finetune_vit.py), or name a Hub model")
     config = _read_json(folder / "config.json")
@@ -64,6 +62,7 @@ def load_predictor(path_or_id: str | Path, *, device: str | torch.device | None 
         _load_processor(folder),
         name=name,
         revision=revision,
+        notice=notice,
         evaluation=_read_json(folder / "evaluation.json") if (folder / "evaluation.json").exists() else {},
         known_threshold=config.get("known_threshold"),
         reduce_to=config.get("reduce_to"),
@@ -83,6 +82,7 @@ class Predictor:
     Attributes:
         name: the folder's name, or the Hub id.
         revision: the Hub commit, or "local".
+        notice: why the revision is not the Hub's present one, "" when it is.
         labels: names of the C classes, in the order of the logits.
         n_parameters: number of parameters of the model.
         evaluation: evaluation.json beside the weights, {} when there is none.
@@ -97,6 +97,7 @@ class Predictor:
         *,
         name: str,
         revision: str | None = None,
+        notice: str = "",
         evaluation: dict | None = None,
         known_threshold: float | None = None,
         reduce_to: int | None = None,
@@ -105,6 +106,7 @@ class Predictor:
         self.processor = processor
         self.name = name
         self.revision = revision
+        self.notice = notice
         self.labels: list[str] = [model.config.id2label[i] for i in range(model.config.num_labels)]
         self.n_parameters = sum(parameter.numel() for parameter in model.parameters())
         self.evaluation = evaluation or {}
@@ -189,21 +191,6 @@ def batches(items: Iterable, size: int) -> Iterator[list]:
     """Lists of `size` consecutive items, the last one shorter; items are taken only as they are needed."""
     items = iter(items)
     return iter(lambda: list(islice(items, size)), [])
-
-
-def _download(repo: str, revision: str | None) -> Path:
-    """The local snapshot of a Hub model's inference files."""
-    from huggingface_hub import snapshot_download  # a local folder needs no Hub client
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=HUB_FILES))
-    except (OSError, HFValidationError) as error:  # every error of the Hub and its cache is an OSError
-        where = f"{repo}@{revision}" if revision else repo
-        raise ModelError(
-            f"{where} is no folder here, and the Hub did not give it ({_first_sentence(error)}): "
-            "check the name and the network, and log in if it is private"
-        ) from error
 
 
 def _read_json(path: Path) -> dict:

@@ -1,5 +1,6 @@
 """The page: drop images, see what a model makes of them. Layout, and what a click does; the work is in classify.py."""
 
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -18,21 +19,25 @@ UPLOADS_KEPT_S = 3600
 NOT_FOR_BROWSERS = {".heic", ".heif", ".tif", ".tiff"}  # shown as a JPEG preview
 
 
-def build(predictors: dict[str, Predictor]) -> gr.Blocks:
-    """The page and the API over `predictors`, the first of them the default. `serving.serve` launches it."""
+def build(predictors: dict[str, Predictor], notices: Sequence[str] = ()) -> gr.Blocks:
+    """The page and the API over `predictors`, the first of them the default. `serving.serve` launches it.
+
+    `notices` are lines for the visitor, such as that the Hub can't be reached.
+    """
     api = Endpoints(predictors)
     default = next(iter(predictors))
     gr.set_static_paths(EXAMPLES)  # served from where they are, not copied
 
     with gr.Blocks(title="CIFAR-10 classifier", analytics_enabled=False, delete_cache=(600, UPLOADS_KEPT_S)) as demo:
         header = gr.HTML(describe(predictors[default]), elem_id="header")
+        gr.HTML("<br>".join(map(escape, notices)), visible=bool(notices), elem_id="models-notice", elem_classes="notice")
         with gr.Row(equal_height=True):
             files = gr.File(label="Images", file_count="multiple", height=180, scale=3, min_width=300, elem_id="files")
             with gr.Column(scale=2, min_width=280):
                 model = gr.Dropdown(list(predictors), value=default, label="Model", filterable=False)
                 most = min(10, api.max_top_k)
                 top_k = gr.Slider(1, most, value=min(TOP_K, most), step=1, label="Labels shown", buttons=[])
-        notice = gr.HTML(visible=False, elem_id="notice")
+        notice = gr.HTML(visible=False, elem_id="notice", elem_classes="notice")
         with gr.Row(visible=False, equal_height=True) as answer:
             gallery = gr.Gallery(
                 show_label=False,
@@ -180,6 +185,8 @@ def describe(predictor: Predictor) -> str:
         low, high = predictor.accuracy_ci95
         facts.append(f"<span>Test accuracy {predictor.accuracy:.1%} ({low:.1%} to {high:.1%})</span>")
     facts.append(f"<span>{predictor.n_parameters / 1e6:.1f} M parameters</span>")
+    if predictor.revision != "local":
+        facts.append(f"<span>commit {escape(predictor.revision[:7])}</span>")
     facts.append('<a href="?view=api">API ↗</a>')
     return (
         f"<h1>CIFAR-10 classifier</h1><p>Which of these does your picture show: {escape(labels)}?</p>"

@@ -25,8 +25,13 @@ STARTED_WITHIN_S = 300  # far more than the 15 s of an idle machine, for tests r
 
 
 @contextlib.contextmanager
-def running_app(models: list[Path], folder: Path) -> Iterator[tuple[str, subprocess.Popen]]:
-    """`python app.py` as a user starts it, in another working directory; gives its address and process once it is healthy."""
+def running_app(
+    models: list[Path | str], folder: Path, settings: dict[str, str] | None = None
+) -> Iterator[tuple[str, subprocess.Popen]]:
+    """`python app.py` as a user starts it, in another working directory; gives its address and process once it is healthy.
+
+    `settings` are more environment variables.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -36,6 +41,7 @@ def running_app(models: list[Path], folder: Path) -> Iterator[tuple[str, subproc
         "GRADIO_SERVER_NAME": "127.0.0.1",
         "GRADIO_TEMP_DIR": str(folder / "uploads"),
         "HF_HUB_OFFLINE": "1",
+        **(settings or {}),
     }
     with (folder / "app.log").open("w") as log:
         app = subprocess.Popen([sys.executable, ROOT / "app.py"], cwd=folder, env=environment, stdout=log, stderr=log)

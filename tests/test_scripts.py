@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import SpaceCard
 
+from classifier import card
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -52,6 +54,13 @@ def test_train_says_what_its_recipes_reach():
     [accurate] = json.loads((ROOT / "models/cnn/evaluation.json").read_text())["models"]
     assert f"{fast['accuracy']['mean']:.2%} ± {fast['accuracy']['std']:.2%}" in header
     assert f"{accurate['accuracy']:.2%}" in header
+
+
+def test_model_card_is_the_best_embedded_models():
+    evaluations = {path.parent: json.loads(path.read_text()) for path in (ROOT / "models").glob("*/evaluation.json")}
+    best = max(evaluations, key=lambda folder: evaluations[folder]["models"][0]["accuracy"])
+    expected = f"{card.render(best, figures=f'models/{best.name}/')}\n"
+    assert (ROOT / "model_card.md").read_text(encoding="utf-8") == expected, "run evaluate.py on it"
 
 
 def test_front_matter_is_what_a_space_needs():
