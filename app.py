@@ -26,11 +26,11 @@ def load_predictors() -> tuple[dict, list[str]]:
             predictors.append(load_predictor(name, patience=HUB_PATIENCE_S))
             notices.append(predictors[-1].notice)
         except errors.HubError as error:
-            notices.append(str(error))
+            notices.append(f"{error}.")
     if not predictors:
         predictors = [load_predictor(config.parent) for config in sorted(EMBEDDED.glob("*/config.json"))]
         predictors.sort(key=lambda predictor: -(predictor.accuracy or 0))
-        notices += ["the models that come with the app are served instead"] if notices else []
+        notices += ["The models that come with the app are served instead."] if notices else []
     if not predictors:
         raise errors.ModelError(f"no model in {EMBEDDED}: train one, and name it, MODELS=runs/cnn python app.py")
     names = [predictor.name for predictor in predictors]

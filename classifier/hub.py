@@ -97,10 +97,10 @@ def pull(repo: str, revision: str | None = None, *, patience: float | None = Non
         return result
     reason = _reason(result)
     if cached := _cached(repo, revision):
-        return cached._replace(notice=f"the Hub did not give {repo} ({reason}): commit {cached.commit[:7]} from the cache")
+        return cached._replace(notice=f"The Hub did not give {repo} ({reason}): commit {cached.commit[:7]}, from the cache.")
     where = f"{repo}@{revision}" if revision else repo
     if _unavailable(result):
-        raise HubError(f"the Hub did not give {where}, and nothing of it is cached ({reason}): try again later") from result
+        raise HubError(f"The Hub did not give {where}, and nothing of it is cached ({reason}): try again later") from result
     raise ModelError(
         f"{where} is no folder here, and the Hub did not give it ({reason}): "
         "check the name and the revision, and log in if it is private (hf auth login, or HF_TOKEN)"

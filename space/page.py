@@ -30,14 +30,14 @@ def build(predictors: dict[str, Predictor], notices: Sequence[str] = ()) -> gr.B
 
     with gr.Blocks(title="CIFAR-10 classifier", analytics_enabled=False, delete_cache=(600, UPLOADS_KEPT_S)) as demo:
         header = gr.HTML(describe(predictors[default]), elem_id="header")
-        gr.HTML("<br>".join(map(escape, notices)), visible=bool(notices), elem_id="models-notice", elem_classes="notice")
+        gr.HTML("<br>".join(map(escape, notices)), visible=bool(notices), elem_id="models-notice")
         with gr.Row(equal_height=True):
             files = gr.File(label="Images", file_count="multiple", height=180, scale=3, min_width=300, elem_id="files")
             with gr.Column(scale=2, min_width=280):
                 model = gr.Dropdown(list(predictors), value=default, label="Model", filterable=False)
                 most = min(10, api.max_top_k)
                 top_k = gr.Slider(1, most, value=min(TOP_K, most), step=1, label="Labels shown", buttons=[])
-        notice = gr.HTML(visible=False, elem_id="notice", elem_classes="notice")
+        notice = gr.HTML(visible=False, elem_id="notice")
         with gr.Row(visible=False, equal_height=True) as answer:
             gallery = gr.Gallery(
                 show_label=False,

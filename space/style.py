@@ -55,7 +55,7 @@ CSS = """
 .dark #files:hover { background: var(--neutral-800); }
 #files button { min-height: 150px; }
 
-.notice {
+#notice, #models-notice {
   border-left: 4px solid #f59e0b; border-radius: var(--radius-md); padding: .6rem 1rem;
   background: var(--block-background-fill);
 }

@@ -270,7 +270,8 @@ def test_importing_app_launches_nothing_and_sorts_the_embedded_models(models, tm
         if accuracy:
             (folder / "evaluation.json").write_text(json.dumps({"models": [{"accuracy": accuracy}]}))
     (tmp_path / "notes").mkdir()
-    assert list(app.load_predictors()) == ["c", "a", "b"]
+    predictors, notices = app.load_predictors()
+    assert list(predictors) == ["c", "a", "b"] and notices == []
 
 
 def test_what_browsers_can_not_show_gets_a_preview(tmp_path):

@@ -258,7 +258,7 @@ def test_checkpoint_errors_name_the_next_step(folder, tmp_path):
 def test_finished_folder_has_what_a_reader_needs(finished):
     names = {path.name for path in finished.iterdir()}
     assert names == {
-        *("config.json", "model.safetensors", "preprocessor_config.json"),
+        *("config.json", "model.safetensors", "preprocessor_config.json", "cnn.py", "README.md"),
         *("run.json", "metrics.jsonl", "curves.png", "samples.png", "classes.png"),
     }
     run = json.loads((finished / "run.json").read_text())

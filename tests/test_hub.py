@@ -111,8 +111,17 @@ def test_a_second_push_sends_no_weights_again(pushed, hub):
     assert len(puts) == len(set(puts)), "an object was sent twice"
 
 
-def test_strangers_get_the_same_probabilities(pushed, environment, tmp_path):
-    """From another folder, without this project: pipeline, AutoModel and onnxruntime on what the Hub serves."""
+@pytest.mark.parametrize("repo", ["user/tiny", "user/tiny-vit"])
+def test_strangers_get_the_same_probabilities(repo, pushed, environment, tmp_path):
+    """From another folder, without this project: pipeline, AutoModel and onnxruntime on what the Hub serves.
+
+    The CNN needs trust_remote_code, a model that transformers knows needs no flag.
+    """
+    folder = pushed
+    if repo == "user/tiny-vit":
+        folder = save_tiny_vit(tmp_path / "vit")
+        shutil.copy(pushed / "run.json", folder)
+        run(environment, "-m", "classifier.hub", "push", folder, repo)
     image = picture(3, (32, 32))
     image.save(tmp_path / "picture.png")
     code = """
@@ -123,7 +132,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 repo, image = sys.argv[1], Image.open("picture.png")
-trust = {"trust_remote_code": True}
+trust = {"trust_remote_code": True} if repo == "user/tiny" else {}
 entries = pipeline("image-classification", model=repo, **trust)(image)
 model = AutoModelForImageClassification.from_pretrained(repo, **trust)
 pixel_values = AutoImageProcessor.from_pretrained(repo)(image, return_tensors="pt")["pixel_values"]
@@ -136,10 +145,10 @@ labels = [model.config.id2label[i] for i in range(len(auto))]
 pipe = {entry["label"]: entry["score"] for entry in entries}
 json.dump([[pipe[label] for label in labels], auto, onnx], sys.stdout)
 """
-    command = [sys.executable, "-I", "-c", code, "user/tiny"]
+    command = [sys.executable, "-I", "-c", code, repo]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    expected = load_predictor(pushed).probabilities([image])[0]
+    expected = load_predictor(folder).probabilities([image])[0]
     for way, probabilities in zip(("pipeline", "AutoModel", "onnxruntime"), json.loads(done.stdout), strict=True):
         np.testing.assert_allclose(probabilities, expected, atol=1e-4, err_msg=way)
 
@@ -170,7 +179,7 @@ def test_the_app_stands_in_for_a_hub_that_is_down(environment, tmp_path):
         names = [model["name"] for model in Client(url, verbose=False).predict(api_name="/models")]
     assert names == sorted(path.parent.name for path in ROOT.glob("models/*/config.json"))
     log = (tmp_path / "app.log").read_text()
-    assert "the Hub did not give user/tiny" in log and "the models that come with the app are served instead" in log
+    assert "The Hub did not give user/tiny" in log and "The models that come with the app are served instead" in log
 
 
 @pytest.fixture
