@@ -1,5 +1,8 @@
 """Batched augmentation: a whole batch at once, on the device that the images are on."""
 
+import math
+
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -57,3 +60,96 @@ def resize(images: torch.Tensor, size: int) -> torch.Tensor:
     if images.shape[-2:] == (size, size):
         return images
     return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+def crop_boxes(
+    n: int, height: int, width: int, scale: float, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Boxes of random crops, as in torchvision's RandomResizedCrop but not in whole pixels; width / height in [3/4, 4/3].
+
+    Args:
+        n: boxes.
+        height, width: of the images, pixels.
+        scale: a box covers a fraction in [scale, 1] of the image's area.
+        generator: on the CPU.
+
+    Returns:
+        top, left, height, width: pixels, float (n,) each.
+    """
+    area, aspect, y, x = torch.rand(4, n, generator=generator)
+    area = (scale + (1 - scale) * area) * height * width
+    aspect = torch.exp((2 * aspect - 1) * math.log(4 / 3))
+    h = (area / aspect).sqrt().clamp(max=height)
+    w = (area * aspect).sqrt().clamp(max=width)
+    return y * (height - h), x * (width - w), h, w
+
+
+def crop_resize(
+    images: torch.Tensor,
+    boxes: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
+    mirrored: torch.Tensor,
+    size: int,
+    bicubic: bool,
+) -> torch.Tensor:
+    """Cuts a box of its own from each image, resizes it and mirrors some: one batched matrix product a direction.
+
+    The kernels are those of the saved processors (torchvision with antialiasing, Pillow), so a box that is the whole image
+    gives their pixels, but for the rounding to 8 bits.
+
+    Args:
+        images: (N, C, H, W), of any type, in [0, 255].
+        boxes: top, left, height, width; (N,) each.
+        mirrored: which images to mirror, bool (N,).
+        size: pixels a side of the result.
+        bicubic: the kernel; bilinear otherwise.
+
+    Returns:
+        float (N, C, size, size), in [0, 255].
+    """
+    top, left, height, width = (edge.to(images.device) for edge in boxes)
+    rows = _resampling(top, height, images.shape[-2], size, bicubic)  # (N, size, H)
+    columns = _resampling(left, width, images.shape[-1], size, bicubic)  # (N, size, W)
+    columns = torch.where(mirrored.to(images.device)[:, None, None], columns.flip(1), columns)
+    cut = rows[:, None] @ images.to(rows.dtype) @ columns[:, None].transpose(-1, -2)  # (N, C, size, size)
+    return cut.clamp_(0, 255)
+
+
+def _resampling(start: torch.Tensor, extent: torch.Tensor, n: int, size: int, bicubic: bool) -> torch.Tensor:
+    """Weights (N, size, n) with which `size` samples of the interval [start, start + extent) are made of n pixels."""
+    step = (extent / size)[:, None]  # (N, 1)
+    centres = start[:, None] + (torch.arange(size, device=start.device) + 0.5) * step  # (N, size)
+    pixels = torch.arange(n, device=start.device) + 0.5
+    x = ((pixels - centres[:, :, None]) / step.clamp(min=1)[:, :, None]).abs()  # wider where it shrinks: antialiasing
+    if bicubic:  # Keys' kernel with a = -0.5
+        weights = torch.where(x < 1, (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2) * (x < 2)
+    else:
+        weights = (1 - x).clamp(min=0)
+    return weights / weights.sum(dim=-1, keepdim=True)
+
+
+def mix(
+    images: torch.Tensor, targets: torch.Tensor, mixup: float, cutmix: float, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Blends each image with its neighbour in the batch (mixup, arXiv:1710.09412), or pastes a box of it (CutMix, 1905.04899).
+
+    Args:
+        images: float (N, C, H, W).
+        targets: a distribution over classes, float (N, num_labels).
+        mixup, cutmix: alpha of the Beta distribution that the share comes from; 0 is never. Both: one or the other.
+        generator: on the CPU.
+    """
+    if not mixup and not cutmix:
+        return images, targets
+    rng = np.random.default_rng(torch.randint(2**62, (1,), generator=generator).item())
+    cut = bool(cutmix) and (not mixup or rng.random() < 0.5)
+    share = rng.beta(cutmix, cutmix) if cut else rng.beta(mixup, mixup)  # of the image itself
+    if cut:
+        size = np.array(images.shape[-2:])
+        centre, half = rng.integers(size), size * (1 - share) ** 0.5 / 2
+        (top, left), (bottom, right) = np.rint(np.clip([centre - half, centre + half], 0, size)).astype(int)
+        share = 1 - (bottom - top) * (right - left) / size.prod()
+        images = images.clone()
+        images[:, :, top:bottom, left:right] = images.roll(1, 0)[:, :, top:bottom, left:right]
+    else:
+        images = share * images + (1 - share) * images.roll(1, 0)
+    return images, share * targets + (1 - share) * targets.roll(1, 0)

@@ -497,6 +497,14 @@ def as_tensor(split: str, splits: Splits, size: int | None = None) -> tuple[torc
     return torch.from_numpy(images[:n]), torch.from_numpy(labels[:n])
 
 
+def are_small(split: str, splits: Splits, most: int = 128) -> bool:
+    """Whether a split is for `as_tensor`: its first hundred images have one size, of at most `most` pixels a side."""
+    rows = _undecoded(splits[split], splits)
+    images = [_decode(cell) for cell in rows[:100][splits.image_column]]
+    sizes = {image.size for image in images if isinstance(image, Image.Image)}
+    return len(sizes) == 1 and max(*sizes.pop()) <= most
+
+
 def batches(split: str, splits: Splits, batch_size: int) -> Iterator[tuple[list[Image.Image], list[int]]]:
     """Upright RGB images at their own sizes, and their labels, in the split's order.
 
@@ -527,7 +535,7 @@ def _batches(
             for index, (cell, image, label) in enumerate(zip(cells, images, rows[splits.label_column], strict=True), start):
                 where = _where(cell, index, split)
                 if isinstance(image, Exception):
-                    _unreadable(splits, where, image)
+                    unreadable(splits, where, image)
                 else:
                     batch.append((where, image, label))
             yield batch
@@ -547,7 +555,7 @@ class Stream:
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for images, labels, failures in self.loader:
             for where, error in failures:  # raised here, as a worker's exception arrives with its traceback as message
-                _unreadable(self.splits, where, error)
+                unreadable(self.splits, where, error)
             if len(labels):
                 yield images, labels
 
@@ -578,18 +586,18 @@ def stream(
         DataError: while iterating, an unreadable file.
     """
     loader = torch.utils.data.DataLoader(
-        _Decoded(split, splits, transform),
+        Decoded(split, splits, transform),
         batch_size=batch_size,
         shuffle=shuffle,
         num_workers=num_workers,
-        collate_fn=_collate,
+        collate_fn=collate,
         generator=torch.Generator().manual_seed(seed),
     )
     return Stream(loader, splits)
 
 
-class _Decoded(torch.utils.data.Dataset):
-    """(transform(image), label), or (name, exception) for an unreadable file."""
+class Decoded(torch.utils.data.Dataset):
+    """A split as items (transform(image), label), or (name, exception) for an unreadable file: see `collate`."""
 
     def __init__(self, split: str, splits: Splits, transform: Callable[[Image.Image], torch.Tensor]):
         self.rows = _undecoded(splits[split], splits)
@@ -609,7 +617,8 @@ class _Decoded(torch.utils.data.Dataset):
         return self.transform(image), label
 
 
-def _collate(items: list[tuple]) -> tuple[torch.Tensor, torch.Tensor, list[tuple[str, Exception]]]:
+def collate(items: list[tuple]) -> tuple[torch.Tensor, torch.Tensor, list[tuple[str, Exception]]]:
+    """Items of `Decoded` -> images, labels and the failures among them, which are for `unreadable`."""
     failures = [item for item in items if isinstance(item[1], Exception)]
     good = [item for item in items if not isinstance(item[1], Exception)]
     images = torch.stack([image for image, _ in good]) if good else torch.empty(0)
@@ -636,7 +645,7 @@ def _decode(cell: dict | None, size: int | None = None) -> Image.Image | Excepti
     return to_pil_image(resize(pil_to_tensor(image), [size, size], antialias=True))  # as the saved processors do it
 
 
-def _unreadable(splits: Splits, where: str, error: Exception) -> None:
+def unreadable(splits: Splits, where: str, error: Exception) -> None:
     """Notes an unreadable file in `splits.skipped`, or raises DataError if it may not be skipped."""
     if not splits.skip_unreadable:
         raise DataError(

@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
+from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 from classifier import cnn
 from classifier.errors import ModelError
@@ -56,6 +57,8 @@ Path("answers.json").write_text(json.dumps(answers))
 def save(model: PreTrainedModel, processor: BaseImageProcessor, output_dir: Path) -> None:
     """Writes config.json, model.safetensors, preprocessor_config.json, and the scratch CNN's code: each whole or not at all.
 
+    timm's processor has no file of its own: its settings are in config.json.
+
     Weights are stored in float16, half the size, and `dtype` in config.json says float32, so that every way of loading
     them computes in float32. The model itself is rounded to what was stored.
     """
@@ -65,7 +68,8 @@ def save(model: PreTrainedModel, processor: BaseImageProcessor, output_dir: Path
     try:
         model.half().save_pretrained(folder)
         model.float()
-        processor.save_pretrained(folder)
+        if not isinstance(processor, TimmWrapperImageProcessor):
+            processor.save_pretrained(folder)
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
         (folder / "model.safetensors").chmod(0o644)  # safetensors writes it for its owner alone

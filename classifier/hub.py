@@ -14,6 +14,7 @@ import re
 import shlex
 import threading
 import time
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
@@ -62,14 +63,17 @@ class Snapshot(NamedTuple):
     notice: str = ""
 
 
-def pull(repo: str, revision: str | None = None, *, patience: float | None = None) -> Snapshot:
-    """The files that inference needs of a Hub model, verified by their digests.
+def pull(
+    repo: str, revision: str | None = None, *, files: Sequence[str] = PULLED, patience: float | None = None
+) -> Snapshot:
+    """Files of a Hub model, verified by their digests; by default those that inference needs.
 
     When the Hub is down, slow or refuses, what was fetched last is given, and `notice` says so.
 
     Args:
         repo: `user/name`.
         revision: branch, tag or commit; the main branch if None.
+        files: patterns of what to fetch.
         patience: seconds to wait for the Hub before what is cached is good enough; None waits for as long as bytes come.
 
     Raises:
@@ -81,7 +85,7 @@ def pull(repo: str, revision: str | None = None, *, patience: float | None = Non
     def fetch() -> None:
         for attempt in range(ATTEMPTS):
             try:
-                return found.append(_fetch(repo, revision))
+                return found.append(_fetch(repo, revision, files))
             except REFUSED as error:
                 if attempt == ATTEMPTS - 1 or not _unavailable(error):
                     return found.append(error)
@@ -96,7 +100,7 @@ def pull(repo: str, revision: str | None = None, *, patience: float | None = Non
     if isinstance(result, Snapshot):
         return result
     reason = _reason(result)
-    if cached := _cached(repo, revision):
+    if cached := _cached(repo, revision, files):
         return cached._replace(notice=f"The Hub did not give {repo} ({reason}): commit {cached.commit[:7]}, from the cache.")
     where = f"{repo}@{revision}" if revision else repo
     if _unavailable(result):
@@ -107,26 +111,26 @@ def pull(repo: str, revision: str | None = None, *, patience: float | None = Non
     ) from result
 
 
-def _fetch(repo: str, revision: str | None) -> Snapshot:
+def _fetch(repo: str, revision: str | None, files: Sequence[str]) -> Snapshot:
     """What the Hub has now. The revision counts as cached only once all its files are there and whole."""
     commit = HfApi().model_info(repo, revision=revision, timeout=10).sha
-    folder = Path(snapshot_download(repo, revision=commit, allow_patterns=PULLED))
+    folder = Path(snapshot_download(repo, revision=commit, allow_patterns=files))
     if damaged := _damaged(folder):
         for path in damaged:
             path.resolve().unlink(missing_ok=True)  # the blob; `path` itself may be a link to it
             path.unlink(missing_ok=True)
-        folder = Path(snapshot_download(repo, revision=commit, allow_patterns=PULLED))
+        folder = Path(snapshot_download(repo, revision=commit, allow_patterns=files))
         if damaged := _damaged(folder):
             raise OSError(f"{damaged[0].name} arrived damaged twice")
     HfApi().resolve_revision(repo, revision=revision)  # remembers which commit the branch is at
     return Snapshot(folder, commit)
 
 
-def _cached(repo: str, revision: str | None) -> Snapshot | None:
+def _cached(repo: str, revision: str | None, files: Sequence[str]) -> Snapshot | None:
     """The last revision that was fetched whole, None when there is none. Asks no server."""
     try:
         commit = HfApi().resolve_revision(repo, revision=revision, local_files_only=True).resolved
-        folder = Path(snapshot_download(repo, revision=commit, allow_patterns=PULLED, local_files_only=True))
+        folder = Path(snapshot_download(repo, revision=commit, allow_patterns=files, local_files_only=True))
         return None if _damaged(folder) else Snapshot(folder, commit)
     except REFUSED:
         return None

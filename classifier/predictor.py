@@ -13,12 +13,13 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoImageProcessor, AutoModelForImageClassification, BaseImageProcessor, PreTrainedModel
 from transformers.utils import logging
 
 from classifier import (
@@ -47,26 +48,55 @@ def load_predictor(
         ModelError: something is missing, corrupted, or of an architecture that `transformers` does not know. The message
             is one line that names the folder and the next step.
     """
-    if Path(path_or_id).is_dir():
-        folder, name, revision, notice = Path(path_or_id), Path(path_or_id).resolve().name, "local", ""
-    elif match := HUB_ID.fullmatch(str(path_or_id)):
-        from classifier import hub  # a local folder needs no Hub client
-
-        name = match["repo"]
-        folder, revision, notice = hub.pull(name, match["revision"], patience=patience)
-    else:
-        raise ModelError(f"no model folder {path_or_id}: train one (train.py, finetune_vit.py), or name a Hub model")
-    config = _read_json(folder / "config.json")
+    folder, name, revision, notice = locate(path_or_id, patience=patience)
+    config = read_json(folder / "config.json")
+    model, absent = load_weights(folder)
+    if absent:  # transformers would go on with random values in their place
+        raise ModelError(
+            f"the weights in {folder} don't fit config.json ({len(absent)} missing or of another shape, first {absent[0]}): "
+            "a backbone without a classifier has to be fine-tuned first"
+        )
     return Predictor(
-        _load_model(folder).to(device or default_device()),
-        _load_processor(folder),
+        model.to(device or default_device()),
+        load_processor(folder),
         name=name,
         revision=revision,
         notice=notice,
-        evaluation=_read_json(folder / "evaluation.json") if (folder / "evaluation.json").exists() else {},
+        evaluation=read_json(folder / "evaluation.json") if (folder / "evaluation.json").exists() else {},
         known_threshold=config.get("known_threshold"),
         reduce_to=config.get("reduce_to"),
     )
+
+
+class Location(NamedTuple):
+    """Where a model's files are, and what they are.
+
+    Attributes:
+        folder: with the files.
+        name: the folder's, or the Hub id.
+        revision: the Hub's commit, or "local".
+        notice: why that is not the Hub's present one, "" when it is.
+    """
+
+    folder: Path
+    name: str
+    revision: str
+    notice: str = ""
+
+
+def locate(path_or_id: str | Path, files: Sequence[str] | None = None, *, patience: float | None = None) -> Location:
+    """A folder here, else the Hub's, of which `files` (patterns) are fetched: by default what inference needs.
+
+    Errors and `patience` as in `load_predictor`.
+    """
+    if Path(path_or_id).is_dir():
+        return Location(Path(path_or_id), Path(path_or_id).resolve().name, "local")
+    if match := HUB_ID.fullmatch(str(path_or_id)):
+        from classifier import hub  # a local folder needs no Hub client
+
+        folder, commit, notice = hub.pull(match["repo"], match["revision"], files=files or hub.PULLED, patience=patience)
+        return Location(folder, match["repo"], commit, notice)
+    raise ModelError(f"no model folder {path_or_id}: train one (train.py, finetune_vit.py), or name a Hub model")
 
 
 def default_device() -> torch.device:
@@ -193,57 +223,66 @@ def batches(items: Iterable, size: int) -> Iterator[list]:
     return iter(lambda: list(islice(items, size)), [])
 
 
-def _read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict:
+    """A JSON file of a model's folder; ModelError where there is none, or it is no JSON."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise ModelError(f"no {path.name} in {path.parent}: is it a model folder? Train one, or name another") from None
     except ValueError as error:  # not UTF-8, or not JSON
-        raise ModelError(f"{path} is not valid JSON ({_first_sentence(error)}): fetch or train the model again") from error
+        raise ModelError(f"{path} is not valid JSON ({first_sentence(error)}): fetch or train the model again") from error
 
 
-def _load_model(folder: Path) -> torch.nn.Module:
-    if not any((folder / name).exists() for name in ("model.safetensors", "model.safetensors.index.json")):
+def load_weights(folder: Path, *, allow_pickle: bool = False, **options) -> tuple[PreTrainedModel, list[str]]:
+    """The image classifier in `folder`, in fp32, and the parameters that its files have not, or in another shape.
+
+    Args:
+        folder: of config.json and weights.
+        allow_pickle: whether weights may be in another format than safetensors.
+        options: for `from_pretrained`, such as a changed `config`.
+
+    Raises:
+        ModelError: no weights, damaged ones, or an architecture that `transformers` does not know.
+    """
+    if not allow_pickle and not any((folder / n).exists() for n in ("model.safetensors", "model.safetensors.index.json")):
         raise ModelError(f"no model.safetensors in {folder}: other formats may run code, save it as safetensors")
-    bar_was_on = logging.is_progress_bar_enabled()
+    bar_was_on, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()  # tens of milliseconds need no bar
+    logging.set_verbosity_error()  # what is absent is the caller's to tell, in a line
     try:
         model, loaded = AutoModelForImageClassification.from_pretrained(
             folder,
             dtype=torch.float32,  # the default computes in the dtype of the file
-            use_safetensors=True,
+            use_safetensors=None if allow_pickle else True,
             trust_remote_code=False,
-            ignore_mismatched_sizes=True,  # reported below, with a shorter message
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
+            **options,
         )
     except SafetensorError as error:
         raise ModelError(f"{folder}/model.safetensors is damaged ({error}): fetch or train it again") from error
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:  # timm's unknown architecture is an ImportError
         raise ModelError(
-            f"can't load the model in {folder} ({_first_sentence(error)}): it has to be an image classifier that "
+            f"can't load the model in {folder} ({first_sentence(error)}): it has to be an image classifier that "
             "transformers knows, because code beside the weights is never run"
         ) from error
     finally:
+        logging.set_verbosity(verbosity)
         if bar_was_on:
             logging.enable_progress_bar()
-    # transformers would go on with random values in their place
-    if absent := sorted({*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])}):
-        raise ModelError(
-            f"the weights in {folder} don't fit config.json ({len(absent)} missing or of another shape, first {absent[0]}): "
-            "a backbone without a classifier has to be fine-tuned first"
-        )
-    return model
+    return model, sorted({*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])})
 
 
-def _load_processor(folder: Path):
+def load_processor(folder: Path) -> BaseImageProcessor:
+    """The processor saved in `folder`, on torchvision; timm's is in config.json."""
     try:
         return AutoImageProcessor.from_pretrained(folder, backend="torchvision", trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"no usable image processor in {folder} ({_first_sentence(error)}): "
-            "save preprocessor_config.json beside the weights"
+            f"no usable image processor in {folder} ({first_sentence(error)}): save preprocessor_config.json beside the weights"
         ) from error
 
 
-def _first_sentence(error: Exception) -> str:
+def first_sentence(error: Exception) -> str:
+    """The first sentence of an exception's message, or its type, without the full stop."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(" .:")

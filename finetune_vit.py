@@ -1,0 +1,364 @@
+"""Fine-tunes any image classifier of the Hub: ViT, DeiT, Swin, DINOv2, ConvNeXt, MobileNetV2, timm's.
+
+    python finetune_vit.py --model facebook/deit-tiny-patch16-224 --dataset uoft-cs/cifar10 --output_dir runs/vit
+    python finetune_vit.py --model google/mobilenet_v2_1.0_224 --dataset path/to/folder --output_dir runs/mine
+    python finetune_vit.py --model runs/vit --learning_rate 1e-4 --output_dir runs/vit2     # a further stage
+    python finetune_vit.py --freeze backbone --output_dir runs/probe                        # the head alone, on cached features
+    accelerate launch finetune_vit.py …                                                     # several devices
+
+The flags are those below and those of transformers' TrainingArguments, of which some have defaults of our own.
+"""
+
+import shlex
+import shutil
+import sys
+from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import EarlyStoppingCallback, HfArgumentParser, TrainingArguments
+from transformers.utils import logging
+
+from classifier import backbone, data, errors, export, fit, measure, preprocess, record, report, tune
+from classifier.errors import ModelError, Stopped
+from classifier.files import write_json
+from classifier.predictor import Predictor, default_device, locate
+
+STALE = ("config.json", "run.json", "evaluation.json", "confusion_matrix.png", "metrics.jsonl")
+
+
+def flag(default, help: str, **metadata):
+    """A dataclass field that is a flag with that help."""
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclass
+class Recipe:
+    """Flags of this script; the others are those of `Training`."""
+
+    _argument_group_name = "this script"
+
+    model: str = flag("facebook/deit-tiny-patch16-224", "Hub id, id@revision, or folder, such as an earlier stage's")
+    dataset: str = flag("uoft-cs/cifar10", "Hub id, id@revision, or folder of parquet or images")
+    image_size: int | None = flag(None, "pixels a side that the model gets (its own; for small images at most 5 times theirs)")
+    crop_pct: float | None = flag(None, "side that the centre crop keeps (the model's; for small images 1: no crop)")
+    train_sizes: str = flag("0.6:0.5 0.8:0.3 1:0.2", "fractions of image_size to train at : shares of the run's steps")
+    crop_scale: float = flag(0.6, "smallest fraction of the area that a random training crop keeps, in (0, 1]")
+    mirror: bool = flag(True, "mirror half of the training images")
+    mixup: float = flag(0.0, "alpha of mixup; 0: none")
+    cutmix: float = flag(0.0, "alpha of CutMix; 0: none")
+    layer_decay: float | None = flag(None, "learning rate of a block, as a fraction of the next's (transformers 0.75, CNNs 1)")
+    drop_path: float = flag(0.0, "highest rate of stochastic depth, where the architecture has it")
+    class_weights: str = flag("none", "balanced: each class weighs the same in the loss", choices=("none", "balanced"))
+    patience: int | None = flag(None, "stop after so many epochs without a better validation accuracy (never)")
+    validation_fraction: float = flag(0.1, "cut off train if the dataset has no such split")
+    image_column: str | None = flag(None, "(the column whose type is Image)")
+    label_column: str | None = flag(None, "(the column whose type is ClassLabel)")
+    max_train_samples: int | None = flag(None, "train on so many images only (all)")
+    max_eval_samples: int | None = flag(None, "validate on so many images only (all)")
+    skip_unreadable: bool = flag(False, "leave out files that can't be read, and count them")
+    allow_pickle: bool = flag(False, "load weights that are no safetensors: such a file can run code")
+    overwrite_output_dir: bool = flag(False, "start again in an output_dir that holds a run")
+
+
+@dataclass
+class Training(TrainingArguments):
+    """`TrainingArguments` with the defaults that do well for an hour of two cores."""
+
+    _argument_group_name = "transformers.TrainingArguments"
+
+    output_dir: str = flag("runs/vit", "folder for weights, figures and records")
+    seed: int = flag(0, "of order and augmentation; not of the validation cut")
+    num_train_epochs: float = flag(6.0, "passes over train")
+    per_device_train_batch_size: int = flag(64, "images a forward pass")
+    per_device_eval_batch_size: int = flag(128, "images a forward pass")
+    learning_rate: float = flag(5e-4, "AdamW's highest, for the head")
+    weight_decay: float = flag(0.05, "AdamW's; norms, biases, tokens and positions have none")
+    lr_scheduler_type: str = flag("cosine", "how the learning rate falls")
+    warmup_steps: float = flag(0.1, "steps in which the learning rate rises, or their share of the run if below 1")
+    label_smoothing_factor: float = flag(0.1, "share of a target that is spread over all classes")
+    bf16: bool = flag(fit.has_bf16(default_device()), "bfloat16 autocast, by default where the processor has it")
+    use_cpu: bool = flag(default_device().type == "cpu", "don't use an accelerator")
+    auto_find_batch_size: bool = flag(True, "a batch that does not fit memory is made smaller")
+    eval_strategy: str = flag("epoch", "when to validate")
+    save_strategy: str = flag("epoch", "when to save a checkpoint")
+    save_total_limit: int | None = flag(1, "checkpoints to keep, beside the best one")
+    load_best_model_at_end: bool = flag(True, "keep the weights of the best validation accuracy")
+    metric_for_best_model: str | None = flag("accuracy", "on validation")
+    logging_steps: float = flag(100, "optimiser steps between two lines of the log")
+    logging_nan_inf_filter: bool = flag(False, "hide losses that are not finite")
+    remove_unused_columns: bool = flag(False, "not used here")
+    resume_from_checkpoint: str | None = flag(None, "a checkpoint's folder, a run's, or 'last': output_dir")
+
+    def __post_init__(self):
+        self.bf16 = self.bf16 and not self.fp16
+        super().__post_init__()
+
+
+class Help(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """Defaults after each flag, and the description as it is."""
+
+
+def parse_args() -> tuple[Recipe, Training]:
+    """The command's flags; ModelError for values that don't go together."""
+    parser = HfArgumentParser(
+        [Recipe, Training], description=__doc__, formatter_class=Help, usage="%(prog)s [flags]", allow_abbrev=False
+    )
+    try:
+        recipe, args, unknown = parser.parse_args_into_dataclasses(return_remaining_strings=True)
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise ModelError(f"these flags don't go together ({str(error).splitlines()[0]}): see --help") from error
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return recipe, args
+
+
+def main() -> None:
+    """Data, model, fit, calibrate, save."""
+    recipe, args = parse_args()
+    logging.disable_progress_bar()  # of files that take milliseconds; training has its own
+    output_dir = Path(args.output_dir)
+    resume = checkpoint_to_resume(recipe, args)
+    fit.keep_freed_memory()
+
+    splits = data.load(
+        recipe.dataset,
+        validation=recipe.validation_fraction,
+        image_column=recipe.image_column,
+        label_column=recipe.label_column,
+        max_train_samples=recipe.max_train_samples,
+        max_eval_samples=recipe.max_eval_samples,
+        skip_unreadable=recipe.skip_unreadable,
+    )
+    found = backbone.load(recipe.model, splits.labels, drop_path=recipe.drop_path, allow_pickle=recipe.allow_pickle)
+    small = data.are_small("train", splits)
+    tensors = {name: data.as_tensor(name, splits) for name in ("train", "validation")} if small else None
+    side = min(tensors["train"][0].shape[-2:]) if small else None
+    model, processor = at_size(found, recipe, side)
+    size = preprocess.size_of(processor)
+    counts = class_counts(splits, tensors)
+    print(f"{found.name}: {describe(found)}; {size} pixels, {'in memory' if small else 'streamed'}")
+    report_imbalance(counts["train"], splits.labels, recipe.class_weights)
+
+    if args.should_save:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        if recipe.overwrite_output_dir:  # not before data and model are known to be good
+            remove_stale(output_dir, keep=resume)
+        if small:
+            report.save_samples(output_dir / "samples.png", *tensors["train"], splits.labels)
+        report.save_classes(output_dir / "classes.png", counts, splits.labels)
+    if small:
+        train, validation = (tune.InMemory(*tensors[name]) for name in ("train", "validation"))
+    else:
+        args.dataloader_num_workers = args.dataloader_num_workers or torch.multiprocessing.cpu_count()
+        train = tune.Streamed("train", splits, processor, recipe.crop_scale, size, args.seed)
+        validation = tune.Streamed("validation", splits, processor, None, size, args.seed)
+
+    recipe.layer_decay = recipe.layer_decay or (0.75 if backbone.has_attention(model) else 1.0)
+    sizes = train_sizes(recipe.train_sizes, size, getattr(model.config, "patch_size", 32))
+    settings = changed_settings(recipe, args)
+    parent = found.parent and found.parent | {"model_sha256": record.sha256(locate(recipe.model)[0] / "model.safetensors")}
+    run = record.describe(settings | {"device": args.device.type}, parent)
+    with fit.StopSignal() as stop:
+        progress = tune.Progress(output_dir, what_must_match(settings, splits, sizes), stop)
+        trainer = tune.Tuner(
+            model.to(memory_format=torch.channels_last),
+            args,
+            processor,
+            train,
+            validation,
+            progress,
+            sizes=sizes,
+            crop_scale=recipe.crop_scale,
+            mirror=recipe.mirror,
+            mixup=recipe.mixup,
+            cutmix=recipe.cutmix,
+            layer_decay=recipe.layer_decay,
+            class_weights=len(train) / len(splits.labels) / counts["train"] if recipe.class_weights == "balanced" else None,
+            callbacks=[EarlyStoppingCallback(recipe.patience)] if recipe.patience else [],
+        )
+        fit_model(trainer, resume)
+    if stop.caught and trainer.state.global_step < trainer.state.max_steps:
+        raise Stopped(
+            f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps} and saved in {output_dir}; "
+            f"go on with: python {command_to_resume(sys.argv)}"
+        )
+    if not trainer.is_world_process_zero():
+        return
+
+    # Calibrate on validation what will be stored: a temperature goes into the head, so every way of loading has it.
+    model.half().float().eval()
+    features, logits, labels = validate(Predictor(model, processor, name=output_dir.name), splits)
+    temperature = measure.fit_temperature(logits, labels)
+    head = backbone.head(model)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter /= temperature
+        head.half().float()
+        logits = head(features).numpy()
+    model.config.known_threshold = measure.known_threshold(logits)
+    model.config.reduce_to = 4 * min(size, side or size)  # pixels: a photograph's shorter side, before the processor
+    export.save(model, processor, output_dir)
+
+    if len(progress.history) > 0:
+        report.save_curves(output_dir / "curves.png", progress.history)
+    results = {
+        "model": {"name": found.name, "revision": found.revision, "initialized": found.initialized},
+        "data": {
+            "images": int(counts["train"].sum()),
+            "labels": splits.labels,
+            "counts": {name: count.tolist() for name, count in counts.items()},
+            "skipped": len(splits.skipped),
+        },
+        "recipe": asdict(recipe) | {"image_size": size, "train_sizes": sizes},
+        "train_seconds": round(progress.train_seconds, 1),
+        "images_seen": progress.images_seen,
+        "train_flops": int(trainer.state.total_flos),
+        "inference_flops": backbone.forward_flops(model, size),  # an image
+        "best_epoch": progress.best_epoch,
+        "validation": {
+            "accuracy": float((logits.argmax(axis=1) == labels).mean()),
+            "nll": measure.nll(logits, labels),
+            "temperature": temperature,
+        },
+    }
+    write_json(output_dir / "run.json", run | results)
+    for folder in output_dir.glob("checkpoint-*"):  # what they were for is done, and they are not part of the model
+        shutil.rmtree(folder)
+    print(
+        f"{results['validation']['accuracy']:.2%} of {len(labels):,} validation images right after "
+        f"{progress.train_seconds:,.0f} s of training; saved in {output_dir}. "
+        f"Measure it: python evaluate.py --model {output_dir} --dataset {recipe.dataset}"
+    )
+
+
+def fit_model(trainer: tune.Tuner, resume: Path | None) -> None:
+    """Trains; what goes wrong there for want of memory is a ModelError."""
+    try:
+        trainer.train(resume_from_checkpoint=resume and str(resume))
+    except RuntimeError as error:
+        if "reached zero" in str(error) or "allocate memory" in str(error) or "out of memory" in str(error):
+            raise ModelError(
+                f"not even a smaller batch fits into memory ({str(error).splitlines()[0]}): pass a lower --image_size, "
+                "--gradient_checkpointing, or a lower --per_device_train_batch_size"
+            ) from error
+        raise
+
+
+def at_size(found: backbone.Backbone, recipe: Recipe, side: int | None) -> tuple:
+    """Model and processor at --image_size; for images of `side` pixels, sizes and crops that suit small images."""
+    own = preprocess.size_of(found.processor)
+    patch = getattr(found.model.config, "patch_size", 32)
+    small = side is not None and side < own
+    size = recipe.image_size or (min(own, max(1, 5 * side // patch) * patch) if small else own)
+    crop_pct = recipe.crop_pct or (1.0 if small else preprocess.crop_pct_of(found.processor))
+    model = backbone.resize(found.model, size)
+    return model, preprocess.resized(found.processor, model, size, crop_pct)
+
+
+def train_sizes(text: str, size: int, multiple: int) -> tuple[tuple[float, int], ...]:
+    """'0.6:0.5 1:0.5' -> ((share of the steps, pixels a side), …), pixels rounded to multiples of the patch size."""
+    try:
+        pairs = [tuple(float(number) for number in word.split(":")) for word in text.split()]
+        sizes = [(share, max(multiple, round(size * fraction / multiple) * multiple)) for fraction, share in pairs]
+    except ValueError:
+        raise ModelError(f"--train_sizes {text!r} is no list of fraction:share: pass such as '0.6:0.5 1:0.5'") from None
+    total = sum(share for share, _ in sizes)
+    if not sizes or min(share for share, _ in sizes) <= 0:
+        raise ModelError(f"--train_sizes {text!r} has no share above 0: pass such as '0.6:0.5 1:0.5'")
+    return tuple((share / total, size if pixels > size else pixels) for share, pixels in sizes)
+
+
+def validate(predictor: Predictor, splits: data.Splits) -> tuple:
+    """What the head gets (N, D) and gives (N, C), and labels (N,), of validation in fp32, by the predictor's pixel path."""
+    inputs, logits, labels = [], [], []
+    hook = backbone.head(predictor.model).register_forward_pre_hook(lambda module, args: inputs.append(args[0].float().cpu()))
+    for images, batch_labels in data.batches("validation", splits, 64):
+        logits.extend(predictor.logits(images))
+        labels.extend(batch_labels)
+    hook.remove()
+    return torch.cat(inputs), np.stack(logits), np.array(labels)
+
+
+def class_counts(splits: data.Splits, tensors: dict | None) -> dict[str, torch.Tensor]:
+    """{split: images of each class, int (C,)}."""
+    return {
+        name: torch.as_tensor(splits[name][splits.label_column][:]).bincount(minlength=len(splits.labels))
+        for name in ("train", "validation")
+    }
+
+
+def describe(found: backbone.Backbone) -> str:
+    """What was re-initialised, in words."""
+    names = found.initialized
+    return f"{', '.join(names[:4])}{' …' if len(names) > 4 else ''} re-initialised" if names else "its head fits the labels"
+
+
+def report_imbalance(counts: torch.Tensor, labels: list[str], class_weights: str) -> None:
+    """Prints the smallest and the largest class where they differ by more than half."""
+    low, high = int(counts.argmin()), int(counts.argmax())
+    if counts[high] > 1.5 * counts[low]:
+        hint = "" if class_weights == "balanced" else "; --class_weights balanced would weigh them alike"
+        print(f"classes differ in size: {counts[low]:,} images of {labels[low]}, {counts[high]:,} of {labels[high]}{hint}")
+
+
+def changed_settings(recipe: Recipe, args: Training) -> dict:
+    """This script's flags, and those of TrainingArguments that differ from its defaults or are among our own."""
+    ours = {each.name for each in fields(Training) if each.name in Training.__annotations__}
+    defaults = {each.name: each.default for each in fields(TrainingArguments)}
+    values = args.to_dict()
+    chosen = {name: value for name, value in values.items() if name in ours or value != defaults.get(name, value)}
+    return asdict(recipe) | {name: value for name, value in chosen.items() if not name.startswith("_")}
+
+
+def what_must_match(settings: dict, splits: data.Splits, sizes: tuple) -> dict:
+    """The settings without which going on from a checkpoint would compute something else."""
+    names = ("model", "crop_scale", "mirror", "mixup", "cutmix", "layer_decay", "class_weights", "seed", "learning_rate")
+    names += ("weight_decay", "num_train_epochs", "max_steps", "label_smoothing_factor", "bf16", "gradient_accumulation_steps")
+    chosen = {name: settings[name] for name in names if name in settings}
+    return chosen | {"train images": len(splits["train"]), "labels": splits.labels, "sizes": sizes}
+
+
+def checkpoint_to_resume(recipe: Recipe, args: Training) -> Path | None:
+    """The checkpoint that the flags ask for; ModelError rather than write over a run, or go on from nothing."""
+    output_dir, wanted = Path(args.output_dir), args.resume_from_checkpoint
+    last = tune.last_checkpoint(output_dir)
+    finished = (output_dir / "run.json").exists()
+    if Path(recipe.model).resolve() == output_dir.resolve():
+        raise ModelError(f"--model and --output_dir are both {output_dir}: give another --output_dir")
+    if not recipe.overwrite_output_dir and (finished or (last and wanted is None)):
+        ways = "" if finished else "--resume_from_checkpoint last, "
+        state = "a finished run" if finished else "a run"
+        raise ModelError(f"{output_dir} holds {state}: pass {ways}--overwrite_output_dir or another --output_dir")
+    if wanted is None:
+        return None
+    folder = last if wanted == "last" else Path(wanted)
+    if folder and not (folder / "trainer_state.json").exists():
+        folder = tune.last_checkpoint(folder)
+    if folder is None:
+        raise ModelError(f"no checkpoint in {output_dir if wanted == 'last' else wanted}: leave out --resume_from_checkpoint")
+    return folder
+
+
+def remove_stale(output_dir: Path, keep: Path | None) -> None:
+    """Removes what an earlier run left in `output_dir` and would speak of other weights, but for the checkpoint `keep`."""
+    for name in STALE:
+        (output_dir / name).unlink(missing_ok=True)
+    for folder in output_dir.glob("checkpoint-*"):
+        if folder != keep:
+            shutil.rmtree(folder)
+
+
+def command_to_resume(argv: list[str]) -> str:
+    """The command `argv` as it has to be given to go on with the run that it started."""
+    words = [w for w in argv if w != "--overwrite_output_dir" and not w.startswith("--resume_from_checkpoint=")]
+    if "--resume_from_checkpoint" in words:
+        at = words.index("--resume_from_checkpoint")
+        del words[at : at + 2]
+    return shlex.join([*words, "--resume_from_checkpoint", "last"])
+
+
+if __name__ == "__main__":
+    errors.run(main)
