@@ -9,23 +9,29 @@
 The flags are those below and those of transformers' TrainingArguments, of which some have defaults of our own.
 """
 
+import json
+import os
 import shlex
 import shutil
 import sys
+import time
 from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import torch
-from transformers import EarlyStoppingCallback, HfArgumentParser, TrainingArguments
+from transformers import HfArgumentParser, TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 from transformers.utils import logging
 
-from classifier import backbone, data, errors, export, fit, measure, preprocess, record, report, tune
+from classifier import backbone, data, errors, export, features, fit, measure, preprocess, record, report, tune
 from classifier.errors import ModelError, Stopped
-from classifier.files import write_json
-from classifier.predictor import Predictor, default_device, locate
+from classifier.files import write_json, write_text
+from classifier.predictor import HUB_ID, Predictor, default_device, locate
 
+NAMES = ("train", "validation")
 STALE = ("config.json", "run.json", "evaluation.json", "confusion_matrix.png", "metrics.jsonl")
 
 
@@ -41,6 +47,7 @@ class Recipe:
     _argument_group_name = "this script"
 
     model: str = flag("facebook/deit-tiny-patch16-224", "Hub id, id@revision, or folder, such as an earlier stage's")
+    freeze: str = flag("none", "backbone: train the head alone, on cached features", choices=("none", "backbone"))
     dataset: str = flag("uoft-cs/cifar10", "Hub id, id@revision, or folder of parquet or images")
     image_size: int | None = flag(None, "pixels a side that the model gets (its own; for small images at most 5 times theirs)")
     crop_pct: float | None = flag(None, "side that the centre crop keeps (the model's; for small images 1: no crop)")
@@ -108,10 +115,14 @@ def parse_args() -> tuple[Recipe, Training]:
     )
     try:
         recipe, args, unknown = parser.parse_args_into_dataclasses(return_remaining_strings=True)
+        for tracker in get_reporting_integration_callbacks(args.report_to):
+            tracker()  # which says whether its package is there
     except (ValueError, RuntimeError, ImportError) as error:
         raise ModelError(f"these flags don't go together ({str(error).splitlines()[0]}): see --help") from error
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if args.push_to_hub:
+        raise ModelError("--push_to_hub would push half-trained weights: leave it out, and push the folder when it is finished")
     return recipe, args
 
 
@@ -119,9 +130,9 @@ def main() -> None:
     """Data, model, fit, calibrate, save."""
     recipe, args = parse_args()
     logging.disable_progress_bar()  # of files that take milliseconds; training has its own
+    fit.keep_freed_memory()
     output_dir = Path(args.output_dir)
     resume = checkpoint_to_resume(recipe, args)
-    fit.keep_freed_memory()
 
     splits = data.load(
         recipe.dataset,
@@ -133,77 +144,40 @@ def main() -> None:
         skip_unreadable=recipe.skip_unreadable,
     )
     found = backbone.load(recipe.model, splits.labels, drop_path=recipe.drop_path, allow_pickle=recipe.allow_pickle)
-    small = data.are_small("train", splits)
-    tensors = {name: data.as_tensor(name, splits) for name in ("train", "validation")} if small else None
-    side = min(tensors["train"][0].shape[-2:]) if small else None
-    model, processor = at_size(found, recipe, side)
-    size = preprocess.size_of(processor)
-    counts = class_counts(splits, tensors)
-    print(f"{found.name}: {describe(found)}; {size} pixels, {'in memory' if small else 'streamed'}")
-    report_imbalance(counts["train"], splits.labels, recipe.class_weights)
+    tensors = {name: data.as_tensor(name, splits) for name in NAMES} if data.are_small("train", splits) else None
+    counts = {name: class_counts(name, splits, tensors) for name in NAMES}
+    plan = make_plan(recipe, found, min(tensors["train"][0].shape[-2:]) if tensors else None)
+    model = backbone.resize(found.model, plan.image_size).to(memory_format=torch.channels_last)
+    processor = preprocess.resized(found.processor, model, plan.image_size, plan.crop_pct)
+    run = record.describe(changed_settings(recipe, args) | {"device": args.device.type}, found.parent)
 
-    if args.should_save:
+    if args.should_save:  # of several processes, one
+        print(f"{found.name} at {plan.image_size} pixels, {tell_initialized(found.initialized)}")
+        print(tell_imbalance(counts["train"], splits.labels, recipe.class_weights))
         output_dir.mkdir(parents=True, exist_ok=True)
         if recipe.overwrite_output_dir:  # not before data and model are known to be good
             remove_stale(output_dir, keep=resume)
-        if small:
+        if tensors:
             report.save_samples(output_dir / "samples.png", *tensors["train"], splits.labels)
         report.save_classes(output_dir / "classes.png", counts, splits.labels)
-    if small:
-        train, validation = (tune.InMemory(*tensors[name]) for name in ("train", "validation"))
-    else:
-        args.dataloader_num_workers = args.dataloader_num_workers or torch.multiprocessing.cpu_count()
-        train = tune.Streamed("train", splits, processor, recipe.crop_scale, size, args.seed)
-        validation = tune.Streamed("validation", splits, processor, None, size, args.seed)
 
-    recipe.layer_decay = recipe.layer_decay or (0.75 if backbone.has_attention(model) else 1.0)
-    sizes = train_sizes(recipe.train_sizes, size, getattr(model.config, "patch_size", 32))
-    settings = changed_settings(recipe, args)
-    parent = found.parent and found.parent | {"model_sha256": record.sha256(locate(recipe.model)[0] / "model.safetensors")}
-    run = record.describe(settings | {"device": args.device.type}, parent)
-    with fit.StopSignal() as stop:
-        progress = tune.Progress(output_dir, what_must_match(settings, splits, sizes), stop)
-        trainer = tune.Tuner(
-            model.to(memory_format=torch.channels_last),
-            args,
-            processor,
-            train,
-            validation,
-            progress,
-            sizes=sizes,
-            crop_scale=recipe.crop_scale,
-            mirror=recipe.mirror,
-            mixup=recipe.mixup,
-            cutmix=recipe.cutmix,
-            layer_decay=recipe.layer_decay,
-            class_weights=len(train) / len(splits.labels) / counts["train"] if recipe.class_weights == "balanced" else None,
-            callbacks=[EarlyStoppingCallback(recipe.patience)] if recipe.patience else [],
-        )
-        fit_model(trainer, resume)
-    if stop.caught and trainer.state.global_step < trainer.state.max_steps:
-        raise Stopped(
-            f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps} and saved in {output_dir}; "
-            f"go on with: python {command_to_resume(sys.argv)}"
-        )
-    if not trainer.is_world_process_zero():
+    weights = len(splits.train) / len(splits.labels) / counts["train"].clamp(min=1)
+    weights = weights if recipe.class_weights == "balanced" else None
+    fit_model = fit_head if recipe.freeze == "backbone" else fit_all
+    outcome = fit_model(model, processor, splits, tensors, recipe, args, plan, weights, resume)
+    if not args.should_save:
         return
 
     # Calibrate on validation what will be stored: a temperature goes into the head, so every way of loading has it.
     model.half().float().eval()
-    features, logits, labels = validate(Predictor(model, processor, name=output_dir.name), splits)
+    inputs, logits, labels = validate(Predictor(model, processor, name=output_dir.name), splits)
     temperature = measure.fit_temperature(logits, labels)
-    head = backbone.head(model)
-    with torch.no_grad():
-        for parameter in head.parameters():
-            parameter /= temperature
-        head.half().float()
-        logits = head(features).numpy()
+    logits = fold(backbone.head(model), temperature, inputs)
     model.config.known_threshold = measure.known_threshold(logits)
-    model.config.reduce_to = 4 * min(size, side or size)  # pixels: a photograph's shorter side, before the processor
+    model.config.reduce_to = plan.reduce_to
     export.save(model, processor, output_dir)
 
-    if len(progress.history) > 0:
-        report.save_curves(output_dir / "curves.png", progress.history)
+    report.save_curves(output_dir / "curves.png", outcome.history)
     results = {
         "model": {"name": found.name, "revision": found.revision, "initialized": found.initialized},
         "data": {
@@ -212,12 +186,12 @@ def main() -> None:
             "counts": {name: count.tolist() for name, count in counts.items()},
             "skipped": len(splits.skipped),
         },
-        "recipe": asdict(recipe) | {"image_size": size, "train_sizes": sizes},
-        "train_seconds": round(progress.train_seconds, 1),
-        "images_seen": progress.images_seen,
-        "train_flops": int(trainer.state.total_flos),
-        "inference_flops": backbone.forward_flops(model, size),  # an image
-        "best_epoch": progress.best_epoch,
+        "recipe": asdict(plan) | outcome.chosen,
+        "train_seconds": round(outcome.train_seconds, 1),
+        "images_seen": outcome.images_seen,
+        "train_flops": outcome.train_flops,
+        "inference_flops": backbone.forward_flops(model, plan.image_size),  # an image
+        "best_epoch": outcome.best_epoch,
         "validation": {
             "accuracy": float((logits.argmax(axis=1) == labels).mean()),
             "nll": measure.nll(logits, labels),
@@ -229,33 +203,128 @@ def main() -> None:
         shutil.rmtree(folder)
     print(
         f"{results['validation']['accuracy']:.2%} of {len(labels):,} validation images right after "
-        f"{progress.train_seconds:,.0f} s of training; saved in {output_dir}. "
+        f"{outcome.train_seconds:,.0f} s of training; saved in {output_dir}. "
         f"Measure it: python evaluate.py --model {output_dir} --dataset {recipe.dataset}"
     )
 
 
-def fit_model(trainer: tune.Tuner, resume: Path | None) -> None:
-    """Trains; what goes wrong there for want of memory is a ModelError."""
-    try:
-        trainer.train(resume_from_checkpoint=resume and str(resume))
-    except RuntimeError as error:
-        if "reached zero" in str(error) or "allocate memory" in str(error) or "out of memory" in str(error):
+@dataclass
+class Plan:
+    """What follows from the flags for this model and these images."""
+
+    image_size: int  # pixels a side that the model gets
+    crop_pct: float  # of the centre crop
+    sizes: tuple[tuple[float, int], ...]  # (share of the steps, pixels a side)
+    layer_decay: float
+    reduce_to: int  # pixels: a photograph's shorter side, before the processor
+
+
+@dataclass
+class Outcome:
+    """What a fit gave, beside the model's weights."""
+
+    history: list[dict]
+    best_epoch: int
+    train_seconds: float
+    images_seen: int
+    train_flops: int
+    chosen: dict  # settings that were chosen on validation
+
+
+def make_plan(recipe: Recipe, found: backbone.Backbone, side: int | None) -> Plan:
+    """The flags' values, and the defaults of those left out; `side` is the images' in pixels, None if they are large."""
+    own, patch = preprocess.size_of(found.processor), getattr(found.model.config, "patch_size", 32)
+    patch = patch if isinstance(patch, int) and patch > 8 else 32  # Swin's patches of 4 are merged three times
+    is_small = side is not None and side < own
+    size = recipe.image_size or (min(own, max(1, 5 * side // patch) * patch) if is_small else own)
+    return Plan(
+        image_size=size,
+        crop_pct=recipe.crop_pct or (1.0 if is_small else preprocess.crop_pct_of(found.processor)),
+        sizes=train_sizes(recipe.train_sizes, size, patch),
+        layer_decay=recipe.layer_decay or (0.75 if backbone.has_attention(found.model) else 1.0),
+        reduce_to=4 * (side if is_small else size),
+    )
+
+
+def fit_all(model, processor, splits, tensors, recipe, args, plan, weights, resume) -> Outcome:
+    """Trains all of the model, and leaves it with the weights of its best epoch on validation."""
+    if tensors:
+        train, validation = (tune.InMemory(*tensors[name]) for name in NAMES)
+    else:
+        args.dataloader_num_workers = args.dataloader_num_workers or os.cpu_count()
+        train = tune.Streamed("train", splits, processor, recipe.crop_scale, plan.image_size, args.seed)
+        validation = tune.Streamed("validation", splits, processor, None, plan.image_size, args.seed)
+    with fit.StopSignal() as stop:
+        progress = tune.Progress(
+            Path(args.output_dir), what_must_match(recipe, args, plan, model, splits), stop, recipe.patience
+        )
+        trainer = tune.Tuner(
+            model,
+            args,
+            processor,
+            train,
+            validation,
+            progress,
+            sizes=plan.sizes,
+            crop_scale=recipe.crop_scale,
+            mirror=recipe.mirror,
+            mixup=recipe.mixup,
+            cutmix=recipe.cutmix,
+            layer_decay=plan.layer_decay,
+            class_weights=weights,
+        )
+        try:
+            trainer.train(resume_from_checkpoint=resume and str(resume))
+        except RuntimeError as error:
+            if not any(words in str(error) for words in ("reached zero", "allocate memory", "out of memory")):
+                raise
             raise ModelError(
-                f"not even a smaller batch fits into memory ({str(error).splitlines()[0]}): pass a lower --image_size, "
+                f"not even a small batch fits into memory ({str(error).splitlines()[0]}): pass a lower --image_size, "
                 "--gradient_checkpointing, or a lower --per_device_train_batch_size"
             ) from error
-        raise
+    step, total = trainer.state.global_step, trainer.state.max_steps
+    if stop.caught and step < total:
+        raise Stopped(
+            f"stopped after step {step} of {total} and saved in {args.output_dir}; "
+            f"go on with: python {command_to_resume(sys.argv)}"
+        )
+    flops = int(trainer.state.total_flos)
+    return Outcome(progress.history, progress.best_epoch, progress.train_seconds, progress.images_seen, flops, {})
 
 
-def at_size(found: backbone.Backbone, recipe: Recipe, side: int | None) -> tuple:
-    """Model and processor at --image_size; for images of `side` pixels, sizes and crops that suit small images."""
-    own = preprocess.size_of(found.processor)
-    patch = getattr(found.model.config, "patch_size", 32)
-    small = side is not None and side < own
-    size = recipe.image_size or (min(own, max(1, 5 * side // patch) * patch) if small else own)
-    crop_pct = recipe.crop_pct or (1.0 if small else preprocess.crop_pct_of(found.processor))
-    model = backbone.resize(found.model, size)
-    return model, preprocess.resized(found.processor, model, size, crop_pct)
+def fit_head(model, processor, splits, tensors, recipe, args, plan, weights, resume) -> Outcome:
+    """Trains the head alone, on features that are computed once: a grid of settings at once, the best on validation."""
+    began = time.perf_counter()
+    model.to(args.device)
+    found = {}
+    for name in NAMES:
+        dataset = tune.InMemory(*tensors[name]) if tensors else None
+        dataset = dataset or tune.Streamed(name, splits, processor, None, plan.image_size, args.seed)
+        found[name] = features.extract(
+            model,
+            processor,
+            dataset,
+            folder=Path(huggingface_hub.constants.HF_HOME) / "features",
+            batch_size=args.per_device_eval_batch_size,
+            num_workers=0 if tensors else args.dataloader_num_workers or os.cpu_count(),
+            bf16=args.bf16,
+        )
+    train, validation = found.values()
+    heads = features.fit_heads(
+        train,
+        validation,
+        len(splits.labels),
+        epochs=max(1, round(10 * args.num_train_epochs)),
+        label_smoothing=args.label_smoothing_factor,
+        class_weights=weights,
+        seed=args.seed,
+    )
+    backbone.head(model).load_state_dict({"weight": heads.weight, "bias": heads.bias})
+    write_text(Path(args.output_dir) / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in heads.history))
+    n = len(train.labels)
+    chosen = {"learning_rate": heads.learning_rate, "weight_decay": heads.weight_decay, "cached": train.was_cached}
+    flops = backbone.forward_flops(model, plan.image_size) * n  # once an image; the heads' own are few
+    return Outcome(heads.history, heads.best_epoch, time.perf_counter() - began, n, flops, chosen)
 
 
 def train_sizes(text: str, size: int, multiple: int) -> tuple[tuple[float, int], ...]:
@@ -282,43 +351,50 @@ def validate(predictor: Predictor, splits: data.Splits) -> tuple:
     return torch.cat(inputs), np.stack(logits), np.array(labels)
 
 
-def class_counts(splits: data.Splits, tensors: dict | None) -> dict[str, torch.Tensor]:
-    """{split: images of each class, int (C,)}."""
-    return {
-        name: torch.as_tensor(splits[name][splits.label_column][:]).bincount(minlength=len(splits.labels))
-        for name in ("train", "validation")
-    }
+def fold(head: torch.nn.Linear, temperature: float, inputs: torch.Tensor) -> np.ndarray:
+    """Divides the head by a temperature, rounds it to what will be stored, and gives its logits (N, C) of inputs (N, D)."""
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter /= temperature
+        head.half().float()
+        return head(inputs).numpy()
 
 
-def describe(found: backbone.Backbone) -> str:
+def class_counts(name: str, splits: data.Splits, tensors: dict | None) -> torch.Tensor:
+    """Images of each class in a split, int (C,)."""
+    labels = tensors[name][1] if tensors else torch.as_tensor(splits[name][splits.label_column][:])
+    return labels.bincount(minlength=len(splits.labels))
+
+
+def tell_initialized(names: list[str]) -> str:
     """What was re-initialised, in words."""
-    names = found.initialized
     return f"{', '.join(names[:4])}{' …' if len(names) > 4 else ''} re-initialised" if names else "its head fits the labels"
 
 
-def report_imbalance(counts: torch.Tensor, labels: list[str], class_weights: str) -> None:
-    """Prints the smallest and the largest class where they differ by more than half."""
+def tell_imbalance(counts: torch.Tensor, labels: list[str], class_weights: str) -> str:
+    """How many images the classes have, in words."""
     low, high = int(counts.argmin()), int(counts.argmax())
-    if counts[high] > 1.5 * counts[low]:
-        hint = "" if class_weights == "balanced" else "; --class_weights balanced would weigh them alike"
-        print(f"classes differ in size: {counts[low]:,} images of {labels[low]}, {counts[high]:,} of {labels[high]}{hint}")
+    if counts[high] <= 1.5 * counts[low]:
+        return f"{int(counts.sum()):,} images of {len(labels)} classes of about the same size"
+    hint = "" if class_weights == "balanced" else "; --class_weights balanced would weigh classes alike"
+    return f"{int(counts.sum()):,} images, from {counts[low]:,} of {labels[low]} to {counts[high]:,} of {labels[high]}{hint}"
 
 
 def changed_settings(recipe: Recipe, args: Training) -> dict:
-    """This script's flags, and those of TrainingArguments that differ from its defaults or are among our own."""
-    ours = {each.name for each in fields(Training) if each.name in Training.__annotations__}
-    defaults = {each.name: each.default for each in fields(TrainingArguments)}
-    values = args.to_dict()
-    chosen = {name: value for name, value in values.items() if name in ours or value != defaults.get(name, value)}
-    return asdict(recipe) | {name: value for name, value in chosen.items() if not name.startswith("_")}
+    """This script's flags, and those of TrainingArguments that are listed here or differ from its defaults."""
+    defaults = TrainingArguments(output_dir=args.output_dir, use_cpu=args.use_cpu).to_dict()
+    changed = {name: v for name, v in args.to_dict().items() if name in Training.__annotations__ or v != defaults[name]}
+    return asdict(recipe) | changed
 
 
-def what_must_match(settings: dict, splits: data.Splits, sizes: tuple) -> dict:
+def what_must_match(recipe: Recipe, args: Training, plan: Plan, model, splits: data.Splits) -> dict:
     """The settings without which going on from a checkpoint would compute something else."""
-    names = ("model", "crop_scale", "mirror", "mixup", "cutmix", "layer_decay", "class_weights", "seed", "learning_rate")
-    names += ("weight_decay", "num_train_epochs", "max_steps", "label_smoothing_factor", "bf16", "gradient_accumulation_steps")
-    chosen = {name: settings[name] for name in names if name in settings}
-    return chosen | {"train images": len(splits["train"]), "labels": splits.labels, "sizes": sizes}
+    names = ("learning_rate", "weight_decay", "num_train_epochs", "max_steps", "label_smoothing_factor", "lr_scheduler_type")
+    names += ("warmup_steps", "gradient_accumulation_steps", "seed", "bf16")
+    chosen = {name: getattr(args, name) for name in names} | asdict(plan)
+    chosen |= {name: getattr(recipe, name) for name in ("crop_scale", "mirror", "mixup", "cutmix", "class_weights")}
+    data_set = {"train images": len(splits.train), "labels": splits.labels}
+    return chosen | data_set | {"model": type(model).__name__}
 
 
 def checkpoint_to_resume(recipe: Recipe, args: Training) -> Path | None:
@@ -335,6 +411,8 @@ def checkpoint_to_resume(recipe: Recipe, args: Training) -> Path | None:
     if wanted is None:
         return None
     folder = last if wanted == "last" else Path(wanted)
+    if HUB_ID.fullmatch(wanted) and not folder.exists():
+        folder = locate(wanted, ["last-checkpoint/*"])[0] / "last-checkpoint"  # as Trainer's hub_strategy leaves it there
     if folder and not (folder / "trainer_state.json").exists():
         folder = tune.last_checkpoint(folder)
     if folder is None:

@@ -93,25 +93,25 @@ def crop_resize(
 ) -> torch.Tensor:
     """Cuts a box of its own from each image, resizes it and mirrors some: one batched matrix product a direction.
 
-    The kernels are those of the saved processors (torchvision with antialiasing, Pillow), so a box that is the whole image
-    gives their pixels, but for the rounding to 8 bits.
+    The kernels are those of the saved processors (torchvision with antialiasing, Pillow), and so is the rounding to 8 bits
+    after each direction: a box that is the whole image gives their pixels.
 
     Args:
-        images: (N, C, H, W), of any type, in [0, 255].
+        images: uint8 (N, C, H, W).
         boxes: top, left, height, width; (N,) each.
         mirrored: which images to mirror, bool (N,).
         size: pixels a side of the result.
         bicubic: the kernel; bilinear otherwise.
 
     Returns:
-        float (N, C, size, size), in [0, 255].
+        Whole numbers in [0, 255], float (N, C, size, size).
     """
     top, left, height, width = (edge.to(images.device) for edge in boxes)
     rows = _resampling(top, height, images.shape[-2], size, bicubic)  # (N, size, H)
     columns = _resampling(left, width, images.shape[-1], size, bicubic)  # (N, size, W)
     columns = torch.where(mirrored.to(images.device)[:, None, None], columns.flip(1), columns)
-    cut = rows[:, None] @ images.to(rows.dtype) @ columns[:, None].transpose(-1, -2)  # (N, C, size, size)
-    return cut.clamp_(0, 255)
+    cut = (images.to(columns.dtype) @ columns[:, None].transpose(-1, -2)).round_().clamp_(0, 255)  # (N, C, H, size)
+    return (rows[:, None] @ cut).round_().clamp_(0, 255)  # (N, C, size, size)
 
 
 def _resampling(start: torch.Tensor, extent: torch.Tensor, n: int, size: int, bicubic: bool) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """A pre-trained image classifier of the Hub, made ready for other labels and another resolution."""
 
 import copy
+import inspect
 import math
 import re
 from dataclasses import dataclass
@@ -9,8 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, AutoModelForImageClassification, BaseImageProcessor, PreTrainedModel
+from transformers import AutoConfig, BaseImageProcessor, PreTrainedModel
 
+from classifier import record
 from classifier.errors import ModelError
 from classifier.predictor import first_sentence, load_processor, load_weights, locate, read_json
 
@@ -28,7 +30,7 @@ class Backbone:
     name: str  # the folder's name, or the Hub id
     revision: str  # the Hub's commit, or "local"
     initialized: list[str]  # parameters that the weights did not have, or had for other labels
-    parent: dict | None  # run.json beside the weights: the chain of stages
+    parent: dict | None  # run.json beside the weights, with their digest: the chain of stages
 
 
 def load(path_or_id: str, labels: list[str], *, drop_path: float = 0.0, allow_pickle: bool = False) -> Backbone:
@@ -72,8 +74,10 @@ def load(path_or_id: str, labels: list[str], *, drop_path: float = 0.0, allow_pi
         for parameter in classifier.parameters():
             nn.init.zeros_(parameter)
         absent = sorted(own | set(absent))
-    run = folder / "run.json"
-    return Backbone(model, processor, name, revision, absent, read_json(run) if run.exists() else None)
+    parent = None
+    if (folder / "run.json").exists():
+        parent = read_json(folder / "run.json") | {"model_sha256": record.sha256(folder / "model.safetensors")}
+    return Backbone(model, processor, name, revision, absent, parent)
 
 
 def set_drop_path(config, rate: float) -> None:
@@ -119,7 +123,7 @@ def resize(model: PreTrainedModel, size: int) -> PreTrainedModel:
     elif hasattr(config, "image_size"):
         config.image_size = size
     try:
-        other = AutoModelForImageClassification.from_config(config)
+        other = type(model)._from_config(config)
     except (ValueError, RuntimeError, AssertionError, ZeroDivisionError) as error:
         raise refused(model, size, error) from error
     state = model.state_dict()
@@ -179,13 +183,18 @@ def has_attention(model: PreTrainedModel) -> bool:
     return any("attention" in type(module).__name__.lower() for module in model.modules())
 
 
-def forward(model: nn.Module, config, pixels: torch.Tensor) -> torch.Tensor:
-    """Logits (N, C) of pixel values (N, 3, H, W), position embeddings interpolated if H is not the model's own size."""
-    interpolate = config.model_type in INTERPOLATING and pixels.shape[-1] != config.image_size
+def forward(model: nn.Module, pixels: torch.Tensor, own: PreTrainedModel | None = None) -> torch.Tensor:
+    """Logits (N, C) of pixel values (N, 3, H, W), position embeddings interpolated if H is not the model's own size.
+
+    Args:
+        model: what to call.
+        pixels: float, on the model's device.
+        own: the model itself, where `model` is a wrapper of it (several devices, compiled).
+    """
+    own = own or model
+    can_interpolate = "interpolate_pos_encoding" in inspect.signature(type(own).forward).parameters
+    interpolate = can_interpolate and pixels.shape[-1] != own_size(own)
     return model(pixel_values=pixels, **({"interpolate_pos_encoding": True} if interpolate else {})).logits
-
-
-INTERPOLATING = ("vit", "deit", "swin", "swinv2", "vit_msn", "ijepa")
 
 
 @torch.no_grad()
@@ -200,7 +209,7 @@ def forward_flops(model: PreTrainedModel, size: int) -> int:
     model.eval()
     try:
         with FlopCounterMode(display=False) as counter:
-            forward(model, model.config, pixels)
+            forward(model, pixels)
     except (ValueError, RuntimeError, AssertionError) as error:
         raise refused(model, size, error) from error
     finally:

@@ -5,7 +5,8 @@ Every function takes a processor of `transformers` on torchvision, or timm's, wh
 
 import timm.data
 import torch
-from torchvision.transforms.v2.functional import to_dtype
+from torchvision.transforms import Resize
+from torchvision.transforms.v2.functional import resize, to_dtype
 from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
@@ -60,13 +61,17 @@ def resized(processor: BaseImageProcessor, model: PreTrainedModel, size: int, cr
 def batch(processor: BaseImageProcessor, images: torch.Tensor) -> torch.Tensor:
     """uint8 (N, 3, H, W) -> pixel values (N, 3, size, size), on the images' device, as `processor` computes them.
 
-    timm's processor resizes with Pillow, this with torchvision, which rounds some pixels to the neighbouring level.
+    timm's processor resizes with Pillow, this with torchvision's kernel for 8 bits: of CIFAR-10, 1 pixel in 2,000 differs.
     """
     if not isinstance(processor, TimmWrapperImageProcessor):
         return processor(images=images, return_tensors="pt")["pixel_values"]
     for transform in processor.val_transforms.transforms:
-        is_to_tensor = isinstance(transform, timm.data.transforms.MaybeToTensor | timm.data.transforms.ToTensor)
-        images = to_dtype(images, torch.float32, scale=True) if is_to_tensor else transform(images)
+        if isinstance(transform, timm.data.transforms.MaybeToTensor | timm.data.transforms.ToTensor):
+            images = to_dtype(images, torch.float32, scale=True)
+        elif isinstance(transform, Resize):  # which would resize a tensor in float
+            images = resize(images, transform.size, interpolation=transform.interpolation, antialias=True)
+        else:
+            images = transform(images)
     return images
 
 

@@ -92,12 +92,14 @@ class Progress(TrainerCallback, ExportableState):
 
     Attributes:
         settings: what a checkpoint must have been made with to go on from it.
+        patience: epochs without a better validation accuracy after which training stops; None never does.
         history: a dict an epoch, as in metrics.jsonl.
         train_seconds: without validation.
     """
 
-    def __init__(self, output_dir: Path, settings: dict, stop: fit.StopSignal):
+    def __init__(self, output_dir: Path, settings: dict, stop: fit.StopSignal, patience: int | None = None):
         self.output_dir, self.settings, self.stop = output_dir, json.loads(json.dumps(settings)), stop
+        self.patience = patience
         self.reset()
 
     def reset(self) -> None:
@@ -176,7 +178,7 @@ class Progress(TrainerCallback, ExportableState):
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs) -> None:
         """Writes the epoch's line of metrics.jsonl."""
-        if not state.is_world_process_zero or not self.epoch_images:
+        if not self.epoch_images:
             return
         loss, right = (self.sums / self.epoch_images).tolist()
         line = {
@@ -192,7 +194,10 @@ class Progress(TrainerCallback, ExportableState):
         }
         self.history.append(line)
         self.sums, self.epoch_images, self.epoch_seconds = torch.zeros(2), 0, 0.0
-        write_text(self.output_dir / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self.history))
+        if state.is_world_process_zero:
+            write_text(self.output_dir / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self.history))
+        if self.patience and len(self.history) - self.best_epoch >= self.patience:
+            control.should_training_stop = True
 
     @property
     def best_epoch(self) -> int:
@@ -235,7 +240,6 @@ class Tuner(Trainer):
         cutmix: float,
         layer_decay: float,
         class_weights: torch.Tensor | None,
-        callbacks: list[TrainerCallback],
     ):
         self.processor, self.progress, self.sizes = processor, progress, sizes
         self.crop_scale, self.mirror, self.mixup, self.cutmix = crop_scale, mirror, mixup, cutmix
@@ -251,7 +255,7 @@ class Tuner(Trainer):
             train_dataset=train,
             eval_dataset=validation,
             compute_metrics=accuracy_and_nll,
-            callbacks=[progress, *callbacks],
+            callbacks=[progress],
         )
         self.class_weights = None if class_weights is None else class_weights.to(args.device)
 
@@ -327,7 +331,7 @@ class Tuner(Trainer):
         pixels, labels = inputs["pixels"], inputs["labels"]
         pixels = pixels if pixels.is_floating_point() else preprocess.batch(self.processor, pixels)
         with torch.no_grad():
-            logits = backbone.forward(model, self.model.config, channels_last(pixels)).float()
+            logits = backbone.forward(model, channels_last(pixels), self.model).float()
         return F.cross_entropy(logits, labels), logits, labels
 
     def readable(self, inputs: dict) -> dict:
@@ -339,7 +343,7 @@ class Tuner(Trainer):
     def compute_loss(self, model, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
         """Cross-entropy (nats), smoothed and weighted, of pixel values (N, 3, H, W) and targets (N, num_labels)."""
         targets = inputs["labels"]
-        logits = backbone.forward(model, self.model.config, channels_last(inputs["pixel_values"])).float()
+        logits = backbone.forward(model, channels_last(inputs["pixel_values"]), self.model).float()
         loss = F.cross_entropy(
             logits, targets, weight=self.class_weights, label_smoothing=self.args.label_smoothing_factor, reduction="sum"
         )

@@ -1,0 +1,221 @@
+"""What a frozen backbone makes of a data set, computed once and memory-mapped, and heads trained on it, a grid at once.
+
+train, validation = (features.extract(model, processor, each, folder=cache) for each in (train, validation))
+fit = features.fit_heads(train, validation, num_labels=10, epochs=60)
+"""
+
+import hashlib
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from tqdm import tqdm
+from transformers import BaseImageProcessor, PreTrainedModel
+
+from classifier import backbone, data, fit, preprocess
+from classifier.files import replacing
+from classifier.tune import InMemory, Streamed, channels_last, collate
+
+LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # Adam's, on features of standard deviation 1
+WEIGHT_DECAYS = (0.0, 0.01, 0.1, 1.0)  # AdamW's, times the learning rate
+
+
+@dataclass
+class Features:
+    """What the head of a model gets, of every readable image of a split."""
+
+    inputs: np.ndarray  # float32 (N, D), memory-mapped
+    labels: np.ndarray  # int64 (N,)
+    was_cached: bool
+
+
+@dataclass
+class Heads:
+    """The best of a grid of heads on validation, and how it got there."""
+
+    weight: torch.Tensor  # (num_labels, D), for features as they are
+    bias: torch.Tensor  # (num_labels,)
+    learning_rate: float
+    weight_decay: float
+    best_epoch: int
+    history: list[dict]  # a dict an epoch, as in metrics.jsonl
+    train_seconds: float
+
+
+def extract(
+    model: PreTrainedModel,
+    processor: BaseImageProcessor,
+    dataset: InMemory | Streamed,
+    *,
+    folder: Path,
+    batch_size: int = 128,
+    num_workers: int = 0,
+    bf16: bool = False,
+) -> Features:
+    """The features of a split: from `folder` if these very weights, pixels and images were there before.
+
+    Args:
+        model: on its device; its head doesn't matter.
+        processor: what the pixels come from.
+        dataset: for evaluation, not cut at random.
+        folder: of the cache; a file's name is the digest of all that its content depends on.
+        batch_size: images a forward pass.
+        num_workers: processes that decode a `Streamed` split.
+        bf16: matrix products in bfloat16 (autocast).
+    """
+    name = key(model, processor, dataset, bf16)
+    inputs_path, labels_path = folder / f"{name}.npy", folder / f"{name}.labels.npy"
+    if labels_path.exists():  # written last
+        labels = np.load(labels_path)
+        return Features(np.load(inputs_path, mmap_mode="r")[: len(labels)], labels, True)
+
+    loader = torch.utils.data.DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=collate)
+    caught, labels, n = [], [], 0
+    hook = backbone.head(model).register_forward_pre_hook(lambda module, args: caught.append(args[0].float().cpu().numpy()))
+    model.eval()
+    with replacing(inputs_path) as temporary, torch.inference_mode(), tqdm(total=len(dataset), unit=" images") as bar:
+        inputs = None
+        for batch in loader:
+            for where, error in batch.get("failures", ()):
+                data.unreadable(dataset.splits, where, error)
+            pixels = batch["pixels"].to(model.device)
+            pixels = pixels if pixels.is_floating_point() else preprocess.batch(processor, pixels)
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+                backbone.forward(model, channels_last(pixels))
+            rows = caught.pop()
+            if inputs is None:
+                inputs = np.lib.format.open_memmap(temporary, "w+", np.float32, (len(dataset), rows.shape[1]))
+            inputs[n : n + len(rows)] = rows
+            n += len(rows)
+            labels.append(batch["labels"].numpy())
+            bar.update(len(rows))
+        inputs.flush()
+    hook.remove()
+    with replacing(labels_path) as temporary:
+        np.save(temporary, np.concatenate(labels))
+    return Features(np.load(inputs_path, mmap_mode="r")[:n], np.concatenate(labels), False)
+
+
+def key(model: PreTrainedModel, processor: BaseImageProcessor, dataset: InMemory | Streamed, bf16: bool) -> str:
+    """32 hex digits of SHA-256 over all that features depend on: weights, processor, images, number format."""
+    hashed = hashlib.sha256()
+    top = backbone.head_name(model)
+    for name, tensor in model.state_dict().items():
+        if not name.startswith(f"{top}."):
+            hashed.update(f"{name} {tuple(tensor.shape)}".encode())
+            hashed.update(tensor.contiguous().cpu().numpy().tobytes())
+    settings = {k: v for k, v in processor.to_dict().items() if k != "image_processor_type"}
+    hashed.update(json.dumps([settings, backbone.own_size(model), bf16], sort_keys=True, default=str).encode())
+    is_in_memory = isinstance(dataset, InMemory)
+    images = fit.digest(dataset.images, dataset.labels) if is_in_memory else data.fingerprint(dataset.split, dataset.splits)
+    hashed.update(images.encode())
+    return hashed.hexdigest()[:32]
+
+
+def fit_heads(
+    train: Features,
+    validation: Features,
+    num_labels: int,
+    *,
+    epochs: int,
+    batch_size: int = 512,
+    label_smoothing: float = 0.0,
+    class_weights: torch.Tensor | None = None,
+    seed: int = 0,
+) -> Heads:
+    """Trains a linear head for every learning rate and weight decay of the grid at once, and gives the best on validation.
+
+    The heads are one tensor (G, D, num_labels), so a step is one batched matrix product; AdamW (arXiv:1711.05101) with a
+    rate and a decay a head, cosine to 0. Features are standardised for it, and the head is then rewritten for plain ones.
+    Of heads and epochs with the same accuracy, the one with the lower loss is taken.
+    """
+    began = time.perf_counter()
+    grid = [(rate, decay) for rate in LEARNING_RATES for decay in WEIGHT_DECAYS]
+    rates, decays = (torch.tensor(column).view(-1, 1, 1) for column in zip(*grid, strict=True))
+    mean, std = standardisation(train.inputs)
+    weights = class_weights if class_weights is None else class_weights.float()
+
+    def standardised(inputs: np.ndarray) -> torch.Tensor:
+        return (torch.from_numpy(np.asarray(inputs)) - mean) / std
+
+    n, dimension = train.inputs.shape
+    heads = torch.zeros(len(grid), dimension + 1, num_labels)  # the last row is the bias
+    first, second = torch.zeros_like(heads), torch.zeros_like(heads)
+    decayed = torch.ones(dimension + 1, 1)
+    decayed[-1] = 0
+    steps_per_epoch = math.ceil(n / batch_size)
+    step, total = 0, epochs * steps_per_epoch
+    validation_inputs, validation_labels = standardised(validation.inputs), torch.from_numpy(validation.labels)
+    best = (-1.0, 0.0)
+    history: list[list[dict]] = [[] for _ in grid]
+    for epoch in tqdm(range(epochs), unit=" epochs", desc=f"{len(grid)} heads"):
+        epoch_began = time.perf_counter()
+        sums = torch.zeros(len(grid), 2)
+        for index in torch.randperm(n, generator=fit.generator(seed, "order", epoch)).split(batch_size):
+            index = index.sort().values  # a memory map is read forwards
+            inputs, labels = standardised(train.inputs[index.numpy()]), torch.from_numpy(train.labels[index.numpy()])
+            gradient, batch_sums = head_gradient(heads, inputs, labels, weights, label_smoothing)
+            sums += batch_sums
+            step += 1
+            first.lerp_(gradient, 0.1)
+            second.lerp_(gradient**2, 0.001)
+            rate = rates * 0.5 * (1 + math.cos(math.pi * (step - 1) / total))
+            update = first / (1 - 0.9**step) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+            heads -= rate * (update + decays * decayed * heads)
+        seconds = time.perf_counter() - epoch_began
+        logits = validation_inputs @ heads[:, :-1] + heads[:, -1:]  # (G, N, num_labels)
+        accuracies = (logits.argmax(dim=2) == validation_labels).sum(dim=1) / len(validation_labels)
+        losses = torch.stack([F.cross_entropy(each, validation_labels) for each in logits])
+        for g, lines in enumerate(history):
+            lines.append(
+                {
+                    "epoch": epoch + 1,
+                    "step": step,
+                    "train_loss": (sums[g, 0] / n).item(),
+                    "train_accuracy": (sums[g, 1] / n).item(),
+                    "images_per_second": round(n / seconds, 1),
+                    "train_seconds": round(time.perf_counter() - began, 2),
+                    "validation_loss": losses[g].item(),
+                    "validation_accuracy": accuracies[g].item(),
+                }
+            )
+            reached = accuracies[g].item(), -losses[g].item()
+            if reached > best:
+                best, kept, best_g, best_epoch = reached, heads[g].clone(), g, epoch + 1
+    weight = (kept[:-1] / std[:, None]).T
+    bias = kept[-1] - weight @ mean
+    return Heads(weight, bias, *grid[best_g], best_epoch, history[best_g], time.perf_counter() - began)
+
+
+def head_gradient(
+    heads: torch.Tensor, inputs: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None, label_smoothing: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradient (G, D + 1, num_labels) of each head's mean loss, and its sums of (loss, right predictions), (G, 2).
+
+    Args:
+        heads: (G, D + 1, num_labels); the last row is the bias.
+        inputs: (N, D).
+        labels: (N,).
+        weights: of the classes, (num_labels,).
+        label_smoothing: share of a target that is spread over all classes.
+    """
+    heads = heads.detach().requires_grad_()
+    logits = inputs @ heads[:, :-1] + heads[:, -1:]  # (G, N, num_labels)
+    flat = logits.flatten(0, 1), labels.repeat(len(heads))
+    losses = F.cross_entropy(*flat, weight=weights, label_smoothing=label_smoothing, reduction="none").view(len(heads), -1)
+    (gradient,) = torch.autograd.grad(losses.sum() / len(labels), heads)
+    return gradient, torch.stack([losses.detach().sum(dim=1), (logits.argmax(dim=2) == labels).sum(dim=1)], dim=1)
+
+
+def standardisation(inputs: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation (D,) of features (N, D), a part at a time; a constant one has deviation 1."""
+    parts = range(0, len(inputs), 10_000)
+    mean = sum(inputs[i : i + 10_000].sum(axis=0, dtype=np.float64) for i in parts) / len(inputs)
+    variance = sum(((inputs[i : i + 10_000] - mean) ** 2).sum(axis=0) for i in parts) / len(inputs)
+    std = np.where(variance > 1e-12, np.sqrt(variance), 1.0)
+    return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
