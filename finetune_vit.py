@@ -114,7 +114,7 @@ def parse_args() -> tuple[Recipe, Training]:
         [Recipe, Training], description=__doc__, formatter_class=Help, usage="%(prog)s [flags]", allow_abbrev=False
     )
     try:
-        recipe, args, unknown = parser.parse_args_into_dataclasses(return_remaining_strings=True)
+        recipe, args, unknown = parser.parse_args_into_dataclasses(None, True, look_for_args_file=False)
         for tracker in get_reporting_integration_callbacks(args.report_to):
             tracker()  # which says whether its package is there
     except (ValueError, RuntimeError, ImportError) as error:
@@ -282,6 +282,7 @@ def fit_all(model, processor, splits, tensors, recipe, args, plan, weights, resu
                 f"not even a small batch fits into memory ({str(error).splitlines()[0]}): pass a lower --image_size, "
                 "--gradient_checkpointing, or a lower --per_device_train_batch_size"
             ) from error
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # its forward is its own again, without autocast
     step, total = trainer.state.global_step, trainer.state.max_steps
     if stop.caught and step < total:
         raise Stopped(

@@ -618,7 +618,7 @@ class Decoded(torch.utils.data.Dataset):
     def __init__(self, split: str, splits: Splits, transform: Callable[[Image.Image], torch.Tensor]):
         self.rows = _undecoded(splits[split], splits)
         self.columns = splits.image_column, splits.label_column
-        self.split = split
+        self.split, self.splits = split, splits
         self.transform = transform
 
     def __len__(self) -> int:

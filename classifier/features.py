@@ -141,7 +141,7 @@ def fit_heads(
     weights = class_weights if class_weights is None else class_weights.float()
 
     def standardised(inputs: np.ndarray) -> torch.Tensor:
-        return (torch.from_numpy(np.asarray(inputs)) - mean) / std
+        return (torch.tensor(inputs) - mean) / std
 
     n, dimension = train.inputs.shape
     heads = torch.zeros(len(grid), dimension + 1, num_labels)  # the last row is the bias

@@ -1,0 +1,567 @@
+"""Fine-tuning on a handful of generated images: tiny randomly initialised models, and the real backbones where they are."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torchvision.transforms.v2.functional import InterpolationMode
+from torchvision.transforms.v2.functional import resize as torchvision_resize
+from transformers import (
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    ConvNextImageProcessor,
+    DeiTImageProcessor,
+    SwinConfig,
+    SwinForImageClassification,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+    pipeline,
+)
+from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
+
+import finetune_vit
+from classifier import augment, backbone, data, errors, features, fit, load_predictor, preprocess, tune
+from classifier.errors import ModelError
+
+ROOT = Path(__file__).parent.parent
+COLOURS = {"blue": (40, 40, 200), "green": (40, 200, 40), "red": (200, 40, 40), "yellow": (200, 200, 40)}
+BACKBONES = ("facebook/deit-tiny-patch16-224", "google/mobilenet_v2_1.0_224", "timm/tf_efficientnet_lite0.in1k")
+SHORT = ("--num_train_epochs", "2", "--per_device_train_batch_size", "8", "--learning_rate", "0.003", "--no_bf16")
+
+
+def noise(n: int, size: int = 20, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noisy images whose colour tells the class: uint8 (N, 3, size, size), int64 (N,)."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % len(COLOURS)
+    images = np.array(list(COLOURS.values()))[labels][:, :, None, None] + rng.normal(0, 30, (n, 3, size, size))
+    return torch.tensor(images.clip(0, 255).astype(np.uint8)), torch.tensor(labels)
+
+
+def write_images(folder: Path, images: torch.Tensor, labels: torch.Tensor, split: str = "train") -> Path:
+    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+        path = folder / split / list(COLOURS)[label] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    return folder
+
+
+def tiny_vit(**config) -> ViTForImageClassification:
+    torch.manual_seed(0)
+    settings = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
+    return ViTForImageClassification(ViTConfig(**settings, image_size=32, patch_size=8, **config))
+
+
+def tiny_convnext() -> ConvNextForImageClassification:
+    torch.manual_seed(0)
+    return ConvNextForImageClassification(ConvNextConfig(num_stages=2, hidden_sizes=[8, 16], depths=[1, 2], image_size=32))
+
+
+def command(*words: str | Path) -> None:
+    """What `python finetune_vit.py` does, in this process."""
+    before, sys.argv = sys.argv, ["finetune_vit.py", *map(str, words)]
+    try:
+        errors.run(finetune_vit.main)
+    finally:
+        sys.argv = before
+
+
+def read(folder: Path) -> dict:
+    return json.loads((folder / "run.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    folder = write_images(tmp_path_factory.mktemp("data") / "colours", *noise(48))
+    write_images(folder, *noise(16, seed=1), split="validation")
+    return write_images(folder, *noise(8, seed=2), split="test")
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory) -> Path:
+    """A ViT of 30 thousand random weights for 1,000 labels, with dropout, so that a step draws random numbers."""
+    folder = tmp_path_factory.mktemp("models") / "vit"
+    tiny_vit(num_labels=1000, hidden_dropout_prob=0.1).save_pretrained(folder)
+    size = {"height": 36, "width": 36}
+    DeiTImageProcessor(size=size, crop_size={"height": 32, "width": 32}, do_center_crop=True).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def convnext(tmp_path_factory) -> Path:
+    """A ConvNeXt of random weights."""
+    folder = tmp_path_factory.mktemp("models") / "convnext"
+    tiny_convnext().save_pretrained(folder)
+    ConvNextImageProcessor(size={"shortest_edge": 32}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tuned(pictures, vit, tmp_path_factory) -> Path:
+    output_dir = tmp_path_factory.mktemp("runs") / "vit"
+    command("--model", vit, "--dataset", pictures, "--output_dir", output_dir, *SHORT)
+    return output_dir
+
+
+def assert_all_agree(folder: Path, dataset: Path) -> None:
+    """What validation computed, the predictor and the pipeline say the same."""
+    predictor = load_predictor(folder)
+    splits = data.load(str(dataset))
+    images, labels = next(data.batches("validation", splits, 100))
+    probabilities = predictor.probabilities(images)
+    told = read(folder)["validation"]
+    assert told["accuracy"] == (probabilities.argmax(axis=1) == np.array(labels)).mean()
+    assert told["nll"] == pytest.approx(-np.log(probabilities[np.arange(len(labels)), labels]).mean(), abs=1e-4)
+    for row, entries in zip(
+        probabilities, pipeline("image-classification", model=str(folder))(images, top_k=len(COLOURS)), strict=True
+    ):
+        scores = {entry["label"]: entry["score"] for entry in entries}
+        assert [scores[label] for label in predictor.labels] == pytest.approx(row, abs=1e-4)
+
+
+# --- Pixels ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bicubic", [True, False])
+@pytest.mark.parametrize("size", [50, 13])
+def test_a_box_that_is_the_whole_image_is_resized_as_by_torchvision(bicubic, size):
+    images, _ = noise(5)
+    mode = InterpolationMode.BICUBIC if bicubic else InterpolationMode.BILINEAR
+    expected = torchvision_resize(images, [size, size], interpolation=mode, antialias=True).float()
+    mirrored = torch.tensor([True, False, True, False, False])
+    expected = torch.where(mirrored[:, None, None, None], expected.flip(-1), expected)
+    edges = torch.zeros(5), torch.zeros(5), torch.full((5,), 20.0), torch.full((5,), 20.0)
+    difference = (augment.crop_resize(images, edges, mirrored, size, bicubic) - expected).abs()
+    assert difference.max() <= 2 and difference.mean() < 0.05  # levels of 255: its weights have few bits
+
+
+def test_a_box_is_cut_out_by_hand():
+    images = torch.arange(16, dtype=torch.uint8).view(1, 1, 4, 4) * 10
+    boxes = tuple(torch.tensor([float(edge)]) for edge in (1, 2, 2, 2))  # rows 1 and 2, columns 2 and 3
+    cut = augment.crop_resize(images, boxes, torch.tensor([True]), 2, bicubic=False)
+    assert cut.flatten().tolist() == [70, 60, 110, 100]
+
+
+def test_boxes_lie_in_the_image_and_cover_the_share_that_was_asked_for():
+    top, left, height, width = augment.crop_boxes(2000, 30, 40, 0.5, torch.Generator().manual_seed(0))
+    assert min(top.min(), left.min()) >= 0 and (top + height).max() <= 30.001 and (left + width).max() <= 40.001
+    area = height * width / 1200
+    assert area.max() <= 1.001 and 0.4 < area.min() < 0.52  # a box that doesn't fit is made smaller
+    assert (width / height).log().abs().max() < np.log(4 / 3) + 0.3
+
+
+@pytest.mark.parametrize("alphas", [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
+def test_mixing_weighs_targets_as_pixels(alphas):
+    images = torch.stack([torch.zeros(3, 10, 10), torch.ones(3, 10, 10)])
+    for seed in range(20):
+        mixed, targets = augment.mix(images, torch.eye(2), *alphas, torch.Generator().manual_seed(seed))
+        assert mixed.mean(dim=(1, 2, 3)).numpy() == pytest.approx(targets[:, 1].numpy(), abs=1e-5)
+
+
+PROCESSORS = [
+    DeiTImageProcessor(),
+    ViTImageProcessor(),
+    ConvNextImageProcessor(size={"shortest_edge": 224}),
+    TimmWrapperImageProcessor({"input_size": [3, 224, 224], "crop_pct": 0.9, "interpolation": "bicubic"}, "resnet18"),
+]
+
+
+@pytest.mark.parametrize("processor", PROCESSORS, ids=lambda processor: type(processor).__name__)
+@pytest.mark.parametrize("crop_pct", [1.0, 0.8])
+def test_a_processor_at_another_size_does_the_same_to_a_batch_and_to_an_image(processor, crop_pct):
+    if isinstance(processor, TimmWrapperImageProcessor):
+        model = tiny_convnext()
+        model.config.pretrained_cfg, model.config.architecture = {"interpolation": "bicubic"}, "resnet18"
+    else:
+        model = None
+    changed = preprocess.resized(processor, model, 48, crop_pct)
+    assert preprocess.size_of(changed) == 48 and preprocess.crop_pct_of(changed) == pytest.approx(crop_pct, abs=0.01)
+    images, _ = noise(4)
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
+    difference = preprocess.batch(changed, images) - changed(images=pictures, return_tensors="pt")["pixel_values"]
+    is_timm = isinstance(processor, TimmWrapperImageProcessor)  # which resizes with Pillow
+    assert difference.shape == (4, 3, 48, 48)
+    assert difference.abs().max() <= (2.1 / 255 / min(preprocess.mean_std(changed)[1]) if is_timm else 1e-6)
+
+
+# --- Models ----------------------------------------------------------------------------------------------------------
+
+
+def test_depths_by_hand():
+    vit, convnext = backbone.depths(tiny_vit()), backbone.depths(tiny_convnext())
+    assert vit["vit.embeddings.position_embeddings"] == 0 and vit["vit.layers.0.mlp.fc1.weight"] == 1
+    assert vit["vit.layers.2.mlp.fc1.weight"] == 3 and vit["vit.layernorm.weight"] == vit["classifier.bias"] == 4
+    assert convnext["convnext.embeddings.patch_embeddings.weight"] == 0
+    assert convnext["convnext.encoder.stages.0.layers.0.dwconv.weight"] == 1
+    assert convnext["convnext.encoder.stages.1.downsampling_layer.1.weight"] == 2
+    assert convnext["convnext.encoder.stages.1.layers.1.dwconv.weight"] == 4 and convnext["classifier.weight"] == 5
+
+
+def test_position_embeddings_are_resampled_not_initialised():
+    model, pixels = tiny_vit().eval(), torch.randn(2, 3, 48, 48)
+    with torch.no_grad():
+        expected = model(pixels, interpolate_pos_encoding=True).logits
+        resized = backbone.resize(model, 48).eval()
+        assert torch.equal(resized(pixels).logits, expected)
+        assert torch.equal(backbone.forward(model, pixels), expected)  # what training at another size does
+    back = backbone.resize(resized, 32).vit.embeddings.position_embeddings
+    assert torch.corrcoef(torch.stack([back.flatten(), model.vit.embeddings.position_embeddings.flatten()]))[0, 1] > 0.9
+
+
+def test_a_timm_transformer_is_resized_too():
+    config = TimmWrapperConfig(
+        architecture="vit_tiny_patch16_224",
+        model_args={"depth": 1, "img_size": 64},
+        num_labels=3,
+        pretrained_cfg={"input_size": [3, 64, 64], "fixed_input_size": True},
+    )
+    resized = backbone.resize(TimmWrapperForImageClassification(config), 96)
+    assert resized(torch.zeros(1, 3, 96, 96)).logits.shape == (1, 3)
+
+
+def test_a_resolution_that_the_architecture_refuses_is_an_error():
+    swin = SwinConfig(image_size=64, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 1], window_size=8)
+    with pytest.raises(ModelError, match="--image_size 64"):
+        backbone.resize(SwinForImageClassification(swin), 16)  # less than a window
+    with pytest.raises(ModelError, match="--image_size 32"):
+        backbone.resize(tiny_vit(), 36)
+
+
+def test_a_head_for_other_labels_is_zero_and_told(vit, tuned):
+    found = backbone.load(str(vit), list(COLOURS))
+    assert found.initialized == ["classifier.bias", "classifier.weight"] and not found.model.classifier.weight.any()
+    assert backbone.load(str(tuned), list(COLOURS)).initialized == []
+    other = backbone.load(str(tuned), ["a", "b", "c", "d"])  # as many, but others
+    assert other.initialized and not other.model.classifier.weight.any()
+
+
+def test_drop_path_is_set_where_the_architecture_has_it(convnext, vit):
+    assert backbone.load(str(convnext), list(COLOURS), drop_path=0.2).model.config.drop_path_rate == 0.2
+    with pytest.raises(ModelError, match="--drop_path"):
+        backbone.load(str(vit), list(COLOURS), drop_path=0.2)
+
+
+# --- Training --------------------------------------------------------------------------------------------------------
+
+
+def tuner(output_dir: Path, model, dataset: tune.InMemory, **changes) -> tune.Tuner:
+    args = finetune_vit.Training(
+        output_dir=str(output_dir),
+        bf16=False,
+        disable_tqdm=True,
+        per_device_train_batch_size=len(dataset),
+        learning_rate=3e-3,
+        weight_decay=0.0,
+        label_smoothing_factor=0.0,
+        **changes,
+    )
+    return tune.Tuner(
+        model,
+        args,
+        ViTImageProcessor(size={"height": 32, "width": 32}),
+        dataset,
+        dataset,
+        tune.Progress(output_dir, {}, fit.StopSignal()),
+        sizes=((1.0, 32),),
+        crop_scale=1.0,
+        mirror=False,
+        mixup=0.0,
+        cutmix=0.0,
+        layer_decay=0.5,
+        class_weights=None,
+    )
+
+
+def test_overfits_one_batch(tmp_path):
+    images, _ = noise(16, size=32)
+    dataset = tune.InMemory(images, torch.arange(16) // 4)  # labels that the colours do not tell: only memory can
+    trainer = tuner(
+        tmp_path,
+        tiny_vit(num_labels=4),
+        dataset,
+        num_train_epochs=60,
+        eval_strategy="no",
+        save_strategy="no",
+        load_best_model_at_end=False,
+    )
+    assert trainer.train().training_loss < 0.9
+    assert trainer.evaluate()["eval_accuracy"] == 1
+
+
+def test_a_block_learns_slower_than_the_next(tmp_path):
+    trainer = tuner(tmp_path, tiny_vit(num_labels=4), tune.InMemory(*noise(4, size=32)))
+    groups = trainer.create_optimizer().param_groups
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    decays = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    model = trainer.model
+    assert [
+        rates[id(p)] for p in (model.classifier.weight, model.vit.layers[2].mlp.fc1.weight, model.vit.embeddings.cls_token)
+    ] == pytest.approx([3e-3, 3e-3 / 2, 3e-3 / 16])
+    assert len(rates) == len(list(model.parameters())) and not any(decays.values())
+
+
+def test_a_run_leaves_a_folder_that_everyone_loads_alike(tuned, pictures):
+    assert {path.name for path in tuned.iterdir()} == {
+        *("config.json", "model.safetensors", "preprocessor_config.json", "run.json", "metrics.jsonl"),
+        *("samples.png", "classes.png", "curves.png"),
+    }
+    run, lines = read(tuned), [json.loads(line) for line in (tuned / "metrics.jsonl").read_text().splitlines()]
+    assert run["settings"]["learning_rate"] == 0.003 and run["parent"] is None
+    assert [line["epoch"] for line in lines] == [1, 2] and lines[run["best_epoch"] - 1]["validation_accuracy"] > 0.25
+    assert lines[-1]["size"] == 32 and run["images_seen"] == 2 * 48
+    sizes = run["recipe"]["sizes"]
+    flops = {size: backbone.forward_flops(tiny_vit(num_labels=4), size) for _, size in sizes}
+    assert run["train_flops"] == pytest.approx(sum(3 * 96 * share * flops[size] for share, size in sizes), rel=0.15)
+    assert load_file(tuned / "model.safetensors")["classifier.weight"].dtype == torch.float16
+    assert_all_agree(tuned, pictures)
+
+
+def test_a_resumed_run_equals_one_that_was_not_stopped(tuned, vit, pictures, tmp_path, monkeypatch, capsys):
+    """Stopped in the middle of an epoch, by a signal; the model has dropout."""
+    words = ["--model", vit, "--dataset", pictures, "--output_dir", tmp_path / "run", *SHORT]
+    on_step_end = tune.Progress.on_step_end
+
+    def send_signal(self, args, state, control, **kwargs):
+        if state.global_step == 8:  # of 6 an epoch
+            os.kill(os.getpid(), signal.SIGTERM)
+        on_step_end(self, args, state, control, **kwargs)
+
+    monkeypatch.setattr(tune.Progress, "on_step_end", send_signal)
+    with pytest.raises(SystemExit) as stopped:
+        command(*words)
+    monkeypatch.undo()
+    assert stopped.value.code == 130
+    assert "after step 8 of 12" in (said := capsys.readouterr().err) and "--resume_from_checkpoint last" in said
+    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 1  # a broken epoch has no line
+
+    with pytest.raises(SystemExit):  # nor is a run overwritten
+        command(*words)
+    assert "holds a run" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command(*words, "--crop_scale", "0.3", "--resume_from_checkpoint", "last")
+    assert "crop_scale 0.6 (now 0.3)" in capsys.readouterr().err
+
+    command(*words, "--resume_from_checkpoint", "last")
+    before, after = (load_file(folder / "model.safetensors") for folder in (tuned, tmp_path / "run"))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    timings = ("images_per_second", "train_seconds")
+    lines = [
+        [{k: v for k, v in json.loads(line).items() if k not in timings} for line in (folder / "metrics.jsonl").open()]
+        for folder in (tuned, tmp_path / "run")
+    ]
+    assert lines[0] == lines[1] and read(tuned)["train_flops"] == read(tmp_path / "run")["train_flops"]
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(vit, pictures, tmp_path, monkeypatch, capsys):
+    save = torch.save
+
+    def full(value, path, *args, **kwargs):
+        if "checkpoint-12" in str(path):
+            raise OSError(28, "No space left on device")
+        save(value, path, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", full)
+    words = ["--model", vit, "--dataset", pictures, "--output_dir", tmp_path, *SHORT]
+    with pytest.raises(SystemExit) as refused:
+        command(*words)
+    assert refused.value.code == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "finetune_vit.py" in line]
+    assert "No space left" in line and "last, from step 6" in line
+    assert [folder.name for folder in tmp_path.glob("checkpoint-*")] == ["checkpoint-6"]
+    monkeypatch.undo()
+    command(*words, "--resume_from_checkpoint", "last")
+    assert read(tmp_path)["images_seen"] == 96
+
+
+def test_a_batch_that_does_not_fit_is_made_smaller(tmp_path, monkeypatch):
+    compute_loss = tune.Tuner.compute_loss
+
+    def limited(self, model, inputs, **kwargs):
+        if len(inputs["labels"]) > 6:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+        return compute_loss(self, model, inputs, **kwargs)
+
+    monkeypatch.setattr(tune.Tuner, "compute_loss", limited)
+    trainer = tuner(tmp_path, tiny_vit(num_labels=4), tune.InMemory(*noise(8, size=32)), num_train_epochs=1)
+    trainer.train()
+    assert trainer.state.train_batch_size == 6 and trainer.progress.images_seen == 8
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    model = tiny_vit(num_labels=4)
+    with torch.no_grad():
+        model.classifier.bias[0] = float("nan")
+    trainer = tuner(tmp_path, model, tune.InMemory(*noise(8, size=32)), num_train_epochs=2, logging_steps=1)
+    with pytest.raises(ModelError, match=r"the loss is nan .* step 1"):
+        trainer.train()
+
+
+def test_a_stage_goes_on_from_the_last_ones_head_at_another_resolution(tuned, pictures, tmp_path, capsys):
+    words = ["--model", tuned, "--dataset", pictures, "--image_size", "48", "--num_train_epochs", "1", "--no_bf16"]
+    command(*words, "--output_dir", tmp_path, "--gradient_accumulation_steps", "2", "--per_device_train_batch_size", "8")
+    assert "its head fits the labels" in capsys.readouterr().out
+    run = read(tmp_path)
+    assert run["parent"]["command"] == read(tuned)["command"] and len(run["parent"]["model_sha256"]) == 64
+    assert json.loads((tmp_path / "config.json").read_text())["image_size"] == 48
+    assert_all_agree(tmp_path, pictures)
+
+
+def test_a_convnext_of_random_weights(convnext, pictures, tmp_path):
+    flags = ["--num_train_epochs", "1", "--per_device_train_batch_size", "8", "--mixup", "0.2", "--cutmix", "1"]
+    command("--model", convnext, "--dataset", pictures, "--output_dir", tmp_path, *flags, "--drop_path", "0.1")
+    assert read(tmp_path)["recipe"]["layer_decay"] == 1.0 and read(tmp_path)["recipe"]["crop_pct"] == 1.0
+    assert_all_agree(tmp_path, pictures)
+
+
+def test_large_photographs_are_streamed(vit, tmp_path, capsys):
+    folder = tmp_path / "photographs"
+    images, labels = noise(20, size=150)
+    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+        path = folder / list(COLOURS)[label] / f"{index}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).resize((150 + 10 * index, 200)).save(path)
+    (folder / "red/broken.jpg").write_bytes(b"no image")
+    for extra in range(8):
+        shutil.copy(folder / "red/2.jpg", folder / f"red/copy{extra}.jpg")
+    words = ["--model", vit, "--dataset", folder, "--output_dir", tmp_path / "run", "--max_steps", "2", "--no_bf16"]
+    words += ["--validation_fraction", "0.2", "--class_weights", "balanced", "--dataloader_num_workers", "1"]
+    command(*words, "--skip_unreadable")
+    run = read(tmp_path / "run")
+    assert run["recipe"]["crop_pct"] == pytest.approx(32 / 36) and run["recipe"]["image_size"] == 32
+    assert "of blue to" in capsys.readouterr().out  # the smallest and the largest class
+
+
+# --- A frozen backbone -----------------------------------------------------------------------------------------------
+
+
+def test_cached_features_equal_uncached_ones(tuned, tmp_path):
+    predictor = load_predictor(tuned)
+    images, labels = noise(10)
+    caught = []
+    backbone.head(predictor.model).register_forward_pre_hook(lambda module, args: caught.append(args[0].numpy().copy()))
+    predictor.logits([Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images])
+
+    def extract(images=images, model=predictor.model):
+        return features.extract(model, predictor.processor, tune.InMemory(images, labels), folder=tmp_path, batch_size=4)
+
+    fresh, cached = extract(), extract()
+    assert not fresh.was_cached and cached.was_cached and isinstance(cached.inputs, np.memmap)
+    assert np.array_equal(fresh.inputs, cached.inputs) and np.array_equal(cached.labels, labels)
+    assert cached.inputs == pytest.approx(caught[0], abs=1e-5)
+    assert not extract(images=images.flip(0)).was_cached
+    with torch.no_grad():
+        predictor.model.classifier.weight.zero_()
+    assert extract().was_cached  # the head doesn't matter
+    with torch.no_grad():
+        predictor.model.vit.layernorm.bias += 1
+    assert not extract().was_cached
+
+
+def test_heads_of_a_grid_learn_each_by_itself():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(3, size=90)
+    inputs = (5 + 10 * np.eye(3)[labels] + rng.normal(0, 1, (90, 3))).astype(np.float32)
+    heads = torch.tensor(rng.normal(size=(4, 4, 3)), dtype=torch.float32)
+    gradient, sums = features.head_gradient(heads, torch.from_numpy(inputs), torch.from_numpy(labels), None, 0.1)
+    one, _ = features.head_gradient(heads[2:3], torch.from_numpy(inputs), torch.from_numpy(labels), None, 0.1)
+    assert torch.allclose(gradient[2], one[0], atol=1e-6) and sums.shape == (4, 2)
+    split = features.Features(inputs, labels, False)
+    best = features.fit_heads(split, split, 3, epochs=30, batch_size=30)
+    logits = inputs @ best.weight.numpy().T + best.bias.numpy()  # of features as they are, not standardised
+    assert (logits.argmax(axis=1) == labels).mean() == best.history[best.best_epoch - 1]["validation_accuracy"] > 0.97
+
+
+def test_freeze_backbone_trains_the_head_alone(vit, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
+    flags = ["--freeze", "backbone", "--num_train_epochs", "2", "--no_bf16"]
+    command("--model", vit, "--dataset", pictures, "--output_dir", tmp_path / "run", *flags)
+    before, after = backbone.load(str(vit), list(COLOURS)).model, load_predictor(tmp_path / "run").model
+    assert torch.equal(before.vit.layernorm.weight.half(), after.vit.layernorm.weight.half())
+    run = read(tmp_path / "run")
+    assert run["validation"]["accuracy"] > 0.9 and run["recipe"]["learning_rate"] in features.LEARNING_RATES
+    assert len(list((tmp_path / "home/features").glob("*.labels.npy"))) == 2
+    assert_all_agree(tmp_path / "run", pictures)
+
+
+# --- The real backbones ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif("HUB_MIRROR" not in os.environ, reason="needs pre-trained weights: set HUB_MIRROR")
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_few_steps_of_real_backbones(name, pictures, tmp_path):
+    model = Path(os.environ["HUB_MIRROR"]) / "models" / name
+    flags = ["--image_size", "64", "--max_steps", "3", "--per_device_train_batch_size", "16", "--warmup_steps", "1"]
+    command("--model", model, "--dataset", pictures, "--output_dir", tmp_path / "run", *flags)
+    assert read(tmp_path / "run")["model"]["initialized"]
+    assert_all_agree(tmp_path / "run", pictures)
+
+
+# --- Bad input -------------------------------------------------------------------------------------------------------
+
+
+def without(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+
+
+def as_pickle(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def with_few_weights(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: t for name, t in weights.items() if "embeddings" in name}, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "flags", "message"),
+    [
+        (lambda folder: without(folder, "config.json"), (), "no config.json"),
+        (lambda folder: without(folder, "preprocessor_config.json"), (), "preprocessor_config.json"),
+        (lambda folder: (folder / "config.json").write_text('{"model_type": "gpt2"}'), (), "image classifier"),
+        (as_pickle, (), "no model.safetensors"),
+        (with_few_weights, (), "don't fit"),
+        (None, ("--image_size", "36"), "--image_size 32"),
+        (None, ("--train_sizes", "large"), "0.6:0.5"),
+        (None, ("--fp16", "--report_to", "nowhere"), "nowhere"),
+        (None, ("--resume_from_checkpoint", "last"), "no checkpoint"),
+        (None, ("--push_to_hub",), "--push_to_hub"),
+    ],
+)
+def test_bad_input_is_one_line_with_the_next_step(damage, flags, message, vit, pictures, tmp_path, capfd):
+    folder = shutil.copytree(vit, tmp_path / "model")
+    if damage:
+        damage(folder)
+    with pytest.raises(SystemExit) as refused:
+        command("--model", folder, "--dataset", pictures, "--output_dir", tmp_path / "run", *flags)
+    assert refused.value.code == 2
+    [line] = [line for line in capfd.readouterr().err.splitlines() if line.strip() and "decoding" not in line]
+    assert message in line and not (tmp_path / "run/run.json").exists()
+
+
+def test_a_pickle_is_loaded_when_asked_for(vit, tmp_path):
+    folder = shutil.copytree(vit, tmp_path / "model")
+    as_pickle(folder)
+    found = backbone.load(str(folder), list(COLOURS), allow_pickle=True)
+    assert found.initialized == ["classifier.bias", "classifier.weight"]
+
+
+@pytest.mark.parametrize("flags", [("--model", "user/no-such-model@v9"), ("--num_train_epoch", "3")])
+def test_a_users_command_exits_with_2(flags, pictures, tmp_path):
+    words = [sys.executable, str(ROOT / "finetune_vit.py"), "--dataset", str(pictures), *flags]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert flags[0] in result.stderr or flags[1] in result.stderr
+    assert not list(tmp_path.iterdir())
