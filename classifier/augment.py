@@ -65,7 +65,9 @@ def resize(images: torch.Tensor, size: int) -> torch.Tensor:
 def crop_boxes(
     n: int, height: int, width: int, scale: float, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Boxes of random crops, as in torchvision's RandomResizedCrop but not in whole pixels; width / height in [3/4, 4/3].
+    """Boxes of random crops, as in torchvision's RandomResizedCrop but not in whole pixels.
+
+    width / height is in [3/4, 4/3], or as near as the image leaves room for; a box of all of the area is the image.
 
     Args:
         n: boxes.
@@ -78,9 +80,8 @@ def crop_boxes(
     """
     area, aspect, y, x = torch.rand(4, n, generator=generator)
     area = (scale + (1 - scale) * area) * height * width
-    aspect = torch.exp((2 * aspect - 1) * math.log(4 / 3))
-    h = (area / aspect).sqrt().clamp(max=height)
-    w = (area * aspect).sqrt().clamp(max=width)
+    aspect = torch.exp((2 * aspect - 1) * math.log(4 / 3)).clamp(area / height**2, width**2 / area)
+    h, w = (area / aspect).sqrt(), (area * aspect).sqrt()
     return y * (height - h), x * (width - w), h, w
 
 

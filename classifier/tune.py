@@ -297,11 +297,8 @@ class Tuner(Trainer):
         """uint8 (N, 3, H, W) and classes (N,) -> the model's pixels (N, 3, size, size) and targets (N, num_labels)."""
         n, _, height, width = pixels.shape
         draw = fit.generator(self.args.seed, f"augment {self.args.process_index}", self.batch_number())
-        whole = isinstance(self.train_dataset, Streamed)  # the workers have cut already
-        boxes = augment.crop_boxes(n, height, width, 1.0 if whole else self.crop_scale, draw)
-        if whole:
-            edges = torch.ones(n)
-            boxes = edges * 0, edges * 0, edges * height, edges * width
+        scale = 1.0 if isinstance(self.train_dataset, Streamed) else self.crop_scale  # workers have cut already
+        boxes = augment.crop_boxes(n, height, width, scale, draw)
         mirrored = torch.rand(n, generator=draw) < (0.5 if self.mirror else 0.0)
         pixels = augment.crop_resize(pixels, boxes, mirrored, self.size_now(), self.bicubic)
         pixels = augment.normalize(pixels, self.mean, self.std)
