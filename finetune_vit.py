@@ -121,6 +121,8 @@ def parse_args() -> tuple[Recipe, Training]:
         raise ModelError(f"these flags don't go together ({str(error).splitlines()[0]}): see --help") from error
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if args.eval_strategy == "no":
+        raise ModelError("--eval_strategy no leaves nothing to choose weights by: pass epoch, or steps")
     if args.push_to_hub:
         raise ModelError("--push_to_hub would push half-trained weights: leave it out, and push the folder when it is finished")
     return recipe, args
@@ -234,7 +236,7 @@ class Outcome:
 def make_plan(recipe: Recipe, found: backbone.Backbone, side: int | None) -> Plan:
     """The flags' values, and the defaults of those left out; `side` is the images' in pixels, None if they are large."""
     own, patch = preprocess.size_of(found.processor), getattr(found.model.config, "patch_size", 32)
-    patch = patch if isinstance(patch, int) and patch > 8 else 32  # Swin's patches of 4 are merged three times
+    patch = patch if isinstance(patch, int) and patch >= 8 else 32  # Swin's patches of 4 are merged three times
     is_small = side is not None and side < own
     size = recipe.image_size or (min(own, max(1, 5 * side // patch) * patch) if is_small else own)
     return Plan(
@@ -289,8 +291,8 @@ def fit_all(model, processor, splits, tensors, recipe, args, plan, weights, resu
             f"stopped after step {step} of {total} and saved in {args.output_dir}; "
             f"go on with: python {command_to_resume(sys.argv)}"
         )
-    flops = int(trainer.state.total_flos)
-    return Outcome(progress.history, progress.best_epoch, progress.train_seconds, progress.images_seen, flops, {})
+    images_seen, flops = progress.images_seen * args.world_size, int(trainer.state.total_flos)
+    return Outcome(progress.history, progress.best_epoch, progress.train_seconds, images_seen, flops, {})
 
 
 def fit_head(model, processor, splits, tensors, recipe, args, plan, weights, resume) -> Outcome:
@@ -358,7 +360,7 @@ def fold(head: torch.nn.Linear, temperature: float, inputs: torch.Tensor) -> np.
         for parameter in head.parameters():
             parameter /= temperature
         head.half().float()
-        return head(inputs).numpy()
+        return head(inputs.to(head.weight.device)).cpu().numpy()
 
 
 def class_counts(name: str, splits: data.Splits, tensors: dict | None) -> torch.Tensor:

@@ -11,6 +11,7 @@ fp32, and no code from a model repository is ever run.
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -246,19 +247,17 @@ def load_weights(folder: Path, *, allow_pickle: bool = False, **options) -> tupl
     """
     if not allow_pickle and not any((folder / n).exists() for n in ("model.safetensors", "model.safetensors.index.json")):
         raise ModelError(f"no model.safetensors in {folder}: other formats may run code, save it as safetensors")
-    bar_was_on, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()  # tens of milliseconds need no bar
-    logging.set_verbosity_error()  # what is absent is the caller's to tell, in a line
     try:
-        model, loaded = AutoModelForImageClassification.from_pretrained(
-            folder,
-            dtype=torch.float32,  # the default computes in the dtype of the file
-            use_safetensors=None if allow_pickle else True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **options,
-        )
+        with _quiet():  # what is absent is the caller's to tell, in a line
+            model, loaded = AutoModelForImageClassification.from_pretrained(
+                folder,
+                dtype=torch.float32,  # the default computes in the dtype of the file
+                use_safetensors=None if allow_pickle else True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **options,
+            )
     except SafetensorError as error:
         raise ModelError(f"{folder}/model.safetensors is damaged ({error}): fetch or train it again") from error
     except (OSError, ValueError, KeyError, ImportError) as error:  # timm's unknown architecture is an ImportError
@@ -266,17 +265,28 @@ def load_weights(folder: Path, *, allow_pickle: bool = False, **options) -> tupl
             f"can't load the model in {folder} ({first_sentence(error)}): it has to be an image classifier that "
             "transformers knows, because code beside the weights is never run"
         ) from error
+    return model, sorted({*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])})
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Neither bars nor warnings of transformers."""
+    bar_was_on, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
     finally:
         logging.set_verbosity(verbosity)
         if bar_was_on:
             logging.enable_progress_bar()
-    return model, sorted({*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])})
 
 
 def load_processor(folder: Path) -> BaseImageProcessor:
     """The processor saved in `folder`, on torchvision; timm's is in config.json."""
     try:
-        return AutoImageProcessor.from_pretrained(folder, backend="torchvision", trust_remote_code=False)
+        with _quiet():  # timm's has but one backend, and warns that it isn't this one
+            return AutoImageProcessor.from_pretrained(folder, backend="torchvision", trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"no usable image processor in {folder} ({first_sentence(error)}): save preprocessor_config.json beside the weights"

@@ -14,7 +14,16 @@ import torch
 from safetensors import SafetensorError
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import InterpolationMode, pil_to_tensor, resized_crop
-from transformers import BaseImageProcessor, EvalPrediction, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from tqdm import tqdm
+from transformers import (
+    BaseImageProcessor,
+    EvalPrediction,
+    PreTrainedModel,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import sort_checkpoints
 
@@ -95,6 +104,7 @@ class Progress(TrainerCallback, ExportableState):
         patience: epochs without a better validation accuracy after which training stops; None never does.
         history: a dict an epoch, as in metrics.jsonl.
         train_seconds: without validation.
+        images_seen: by this process, if there are several.
     """
 
     def __init__(self, output_dir: Path, settings: dict, stop: fit.StopSignal, patience: int | None = None):
@@ -156,6 +166,7 @@ class Progress(TrainerCallback, ExportableState):
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
         """After a signal: saves and stops, unless the epoch ends here, which is then finished first."""
+        self.clock()
         if self.stop.caught and state.epoch % 1 > 1e-9 and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = True
 
@@ -182,12 +193,12 @@ class Progress(TrainerCallback, ExportableState):
             return
         loss, right = (self.sums / self.epoch_images).tolist()
         line = {
-            "epoch": len(self.history) + 1,
+            "epoch": len(self.history) + 1 if args.eval_strategy == "epoch" else round(state.epoch, 3),
             "step": state.global_step,
             "size": self.size,
             "train_loss": loss,
             "train_accuracy": right,
-            "images_per_second": round(self.epoch_images / self.epoch_seconds, 1),
+            "images_per_second": round(self.epoch_images * args.world_size / self.epoch_seconds, 1),
             "train_seconds": round(self.train_seconds, 2),
             "validation_loss": metrics["eval_nll"],
             "validation_accuracy": metrics["eval_accuracy"],
@@ -196,13 +207,31 @@ class Progress(TrainerCallback, ExportableState):
         self.sums, self.epoch_images, self.epoch_seconds = torch.zeros(2), 0, 0.0
         if state.is_world_process_zero:
             write_text(self.output_dir / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self.history))
-        if self.patience and len(self.history) - self.best_epoch >= self.patience:
+            tqdm.write(" · ".join(f"{name} {value:g}" for name, value in line.items()))
+        if self.began is not None:  # in the middle of an epoch: validation is not training
+            self.began = time.perf_counter()
+        if self.patience and self.evaluations_since_best >= self.patience:
             control.should_training_stop = True
+
+    @property
+    def evaluations_since_best(self) -> int:
+        """How many lines of the history come after the best one."""
+        accuracies = [line["validation_accuracy"] for line in self.history]
+        return len(accuracies) - 1 - accuracies.index(max(accuracies))
 
     @property
     def best_epoch(self) -> int:
         """The epoch whose weights were kept: the first of the highest validation accuracy."""
         return max(self.history, key=lambda line: line["validation_accuracy"])["epoch"]
+
+
+class Bar(ProgressCallback):
+    """Trainer's bar, with the loss beside it in place of lines of raw logs."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        """Shows the mean loss since the last log."""
+        if self.training_bar is not None and "loss" in logs:
+            self.training_bar.set_postfix_str(f"loss {logs['loss']:.3f}")
 
 
 class Tuner(Trainer):
@@ -257,6 +286,9 @@ class Tuner(Trainer):
             compute_metrics=accuracy_and_nll,
             callbacks=[progress],
         )
+        if not args.disable_tqdm:
+            self.remove_callback(ProgressCallback)
+            self.add_callback(Bar)
         self.class_weights = None if class_weights is None else class_weights.to(args.device)
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:

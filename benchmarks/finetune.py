@@ -1,0 +1,125 @@
+"""Times fine-tuning against the plain recipe, on a fixed cut of 10,000 training and 2,000 validation images.
+
+    python benchmarks/finetune.py --model facebook/deit-tiny-patch16-224 --dataset uoft-cs/cifar10
+
+The plain recipe is what transformers' example does, for an epoch: Trainer's defaults (float32, AdamW 5e-5, batch 8) at the
+model's own resolution, with Pillow transforms in workers; its seconds are those of training and of one validation. Ours is
+finetune_vit.py with the flags in OURS, or those given after `--`; its seconds are those of the whole command, from its start
+until everything is saved. Writes benchmarks/finetune.json.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see the library
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torchvision import transforms  # noqa: E402
+from transformers import AutoModelForImageClassification, Trainer, TrainingArguments  # noqa: E402
+
+from classifier import data, preprocess, record  # noqa: E402
+from classifier.files import write_json  # noqa: E402
+from classifier.predictor import load_processor, locate  # noqa: E402
+
+OURS = ("--image_size", "128", "--num_train_epochs", "1.5", "--learning_rate", "1e-3")
+
+
+def plain(model: str, splits: data.Splits, epochs: float) -> tuple[float, float]:
+    """The plain recipe's validation accuracy, and its seconds."""
+    folder, _, _ = locate(model)
+    processor = load_processor(folder)
+    size, normalize = preprocess.size_of(processor), transforms.Normalize(*preprocess.mean_std(processor))
+    to_tensor = [transforms.ToTensor(), normalize]
+    train = transforms.Compose([transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip(), *to_tensor])
+    validate = transforms.Compose([transforms.Resize(size), transforms.CenterCrop(size), *to_tensor])
+    network = AutoModelForImageClassification.from_pretrained(
+        folder, num_labels=len(splits.labels), ignore_mismatched_sizes=True, dtype=torch.float32
+    )
+    with tempfile.TemporaryDirectory() as output_dir:
+        trainer = Trainer(
+            network,
+            TrainingArguments(
+                output_dir=output_dir,
+                use_cpu=not torch.cuda.is_available(),
+                num_train_epochs=epochs,
+                dataloader_num_workers=os.cpu_count(),
+                save_strategy="no",
+            ),
+            data_collator=collate,
+            train_dataset=Pairs("train", splits, train),
+            eval_dataset=Pairs("validation", splits, validate),
+            compute_metrics=lambda found: {"accuracy": float(np.mean(found.predictions.argmax(axis=1) == found.label_ids))},
+        )
+        began = time.perf_counter()
+        trainer.train()
+        accuracy = trainer.evaluate()["eval_accuracy"]
+        return accuracy, time.perf_counter() - began
+
+
+class Pairs(data.Decoded):
+    """A split as Trainer's default collator takes it."""
+
+    def __getitem__(self, index: int) -> dict:
+        """One image and its label."""
+        pixels, label = super().__getitem__(index)
+        return {"pixel_values": pixels, "labels": label}
+
+
+def collate(items: list[dict]) -> dict:
+    """A batch."""
+    labels = torch.tensor([item["labels"] for item in items])
+    return {"pixel_values": torch.stack([item["pixel_values"] for item in items]), "labels": labels}
+
+
+def main() -> None:
+    """The plain recipe, then ours, in the same hour."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="facebook/deit-tiny-patch16-224", help="(%(default)s)")
+    parser.add_argument("--dataset", default="uoft-cs/cifar10", help="as for finetune_vit.py (%(default)s)")
+    parser.add_argument("--max_train_samples", type=int, default=10_000, help="images (%(default)s)")
+    parser.add_argument("--max_eval_samples", type=int, default=2_000, help="images (%(default)s)")
+    parser.add_argument("--epochs", type=float, default=1.0, help="of the plain recipe (%(default)s)")
+    parser.add_argument("ours", nargs="*", default=OURS, metavar="-- FLAGS", help="of finetune_vit.py (see OURS)")
+    args = parser.parse_args()
+    cut = {"max_train_samples": args.max_train_samples, "max_eval_samples": args.max_eval_samples}
+
+    accuracy, seconds = plain(args.model, data.load(args.dataset, **cut), args.epochs)
+    print(f"plain: {accuracy:.2%} of validation in {seconds:.0f} s")
+    with tempfile.TemporaryDirectory() as parent:
+        output_dir = Path(parent) / "ours"
+        words = ["--model", args.model, "--dataset", args.dataset, "--output_dir", output_dir, *args.ours]
+        words += [word for name, value in cut.items() for word in (f"--{name}", value)]
+        began = time.perf_counter()
+        result = subprocess.run([sys.executable, ROOT / "finetune_vit.py", *map(str, words)])
+        our_seconds = time.perf_counter() - began
+        if result.returncode:
+            raise SystemExit(result.returncode)
+        run = json.loads((output_dir / "run.json").read_text())
+    found = {
+        "model": args.model if not Path(args.model).is_dir() else Path(args.model).resolve().name,
+        **cut,
+        "plain": {"validation_accuracy": accuracy, "seconds": round(seconds, 1)},
+        "ours": {
+            "validation_accuracy": run["validation"]["accuracy"],
+            "seconds": round(our_seconds, 1),
+            "flags": list(args.ours),
+            "recipe": run["recipe"],
+        },
+        "share_of_time": round(our_seconds / seconds, 3),
+        "is_as_accurate": run["validation"]["accuracy"] >= accuracy,
+        "machine": record.machine(),
+    }
+    write_json(Path(__file__).parent / "finetune.json", found)
+    print(f"ours: {found['ours']['validation_accuracy']:.2%} in {our_seconds:.0f} s, {found['share_of_time']:.2f} of the time")
+
+
+if __name__ == "__main__":
+    main()
