@@ -17,7 +17,7 @@ def command(*words: str, cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *words], cwd=cwd, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+@pytest.mark.parametrize("script", ["train.py", "finetune_vit.py", "evaluate.py"])
 @pytest.mark.parametrize("start", ["root", "elsewhere"])
 def test_help_from_anywhere(script, start, tmp_path):
     result = command(str(ROOT / script), "--help", cwd=ROOT if start == "root" else tmp_path)
