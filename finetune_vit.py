@@ -26,13 +26,13 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.utils import logging
 
-from classifier import backbone, data, errors, export, features, fit, measure, preprocess, record, report, tune
+from classifier import backbone, card, data, errors, export, features, fit, hub, measure, preprocess, record, report, tune
 from classifier.errors import ModelError, Stopped
 from classifier.files import write_json, write_text
 from classifier.predictor import HUB_ID, Predictor, default_device, locate
 
 NAMES = ("train", "validation")
-STALE = ("config.json", "run.json", "evaluation.json", "confusion_matrix.png", "metrics.jsonl")
+STALE = ("config.json", "run.json", "evaluation.json", "confusion_matrix.png", "metrics.jsonl", "README.md", "onnx/model.onnx")
 
 
 def flag(default, help: str, **metadata):
@@ -124,7 +124,7 @@ def parse_args() -> tuple[Recipe, Training]:
     if args.eval_strategy == "no":
         raise ModelError("--eval_strategy no leaves nothing to choose weights by: pass epoch, or steps")
     if args.push_to_hub:
-        raise ModelError("--push_to_hub would push half-trained weights: leave it out, and push the folder when it is finished")
+        hub.check_login()
     return recipe, args
 
 
@@ -134,6 +134,7 @@ def main() -> None:
     logging.disable_progress_bar()  # of files that take milliseconds; training has its own
     fit.keep_freed_memory()
     output_dir = Path(args.output_dir)
+    to_push, args.push_to_hub = args.push_to_hub, False  # the finished folder goes up, not what Trainer has meanwhile
     resume = checkpoint_to_resume(recipe, args)
 
     splits = data.load(
@@ -201,6 +202,7 @@ def main() -> None:
         },
     }
     write_json(output_dir / "run.json", run | results)
+    card.write(output_dir)
     for folder in output_dir.glob("checkpoint-*"):  # what they were for is done, and they are not part of the model
         shutil.rmtree(folder)
     print(
@@ -208,6 +210,8 @@ def main() -> None:
         f"{outcome.train_seconds:,.0f} s of training; saved in {output_dir}. "
         f"Measure it: python evaluate.py --model {output_dir} --dataset {recipe.dataset}"
     )
+    if to_push:
+        print(hub.push(output_dir, args.hub_model_id, private=bool(args.hub_private_repo), revision=args.hub_revision))
 
 
 @dataclass

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, BaseImageProcessor, PreTrainedModel
 
-from classifier import record
+from classifier import hub, record
 from classifier.errors import ModelError
 from classifier.predictor import first_sentence, load_processor, load_weights, locate, read_json
 

@@ -63,9 +63,7 @@ class Snapshot(NamedTuple):
     notice: str = ""
 
 
-def pull(
-    repo: str, revision: str | None = None, *, files: Sequence[str] = PULLED, patience: float | None = None
-) -> Snapshot:
+def pull(repo: str, revision: str | None = None, *, files: Sequence[str] = PULLED, patience: float | None = None) -> Snapshot:
     """Files of a Hub model, verified by their digests; by default those that inference needs.
 
     When the Hub is down, slow or refuses, what was fetched last is given, and `notice` says so.

@@ -312,7 +312,7 @@ def test_a_block_learns_slower_than_the_next(tmp_path):
 
 def test_a_run_leaves_a_folder_that_everyone_loads_alike(tuned, pictures):
     assert {path.name for path in tuned.iterdir()} == {
-        *("config.json", "model.safetensors", "preprocessor_config.json", "run.json", "metrics.jsonl"),
+        *("config.json", "model.safetensors", "preprocessor_config.json", "run.json", "metrics.jsonl", "README.md"),
         *("samples.png", "classes.png", "curves.png"),
     }
     run, lines = read(tuned), [json.loads(line) for line in (tuned / "metrics.jsonl").read_text().splitlines()]
@@ -535,7 +535,6 @@ def with_few_weights(folder: Path) -> None:
         (None, ("--train_sizes", "large"), "0.6:0.5"),
         (None, ("--fp16", "--report_to", "nowhere"), "nowhere"),
         (None, ("--resume_from_checkpoint", "last"), "no checkpoint"),
-        (None, ("--push_to_hub",), "--push_to_hub"),
     ],
 )
 def test_bad_input_is_one_line_with_the_next_step(damage, flags, message, vit, pictures, tmp_path, capfd):
