@@ -133,7 +133,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, pi
 
 repo, image = sys.argv[1], Image.open("picture.png")
 trust = {"trust_remote_code": True} if repo == "user/tiny" else {}
-entries = pipeline("image-classification", model=repo, **trust)(image)
+entries = pipeline("image-classification", model=repo, **trust)(image, top_k=10)
 model = AutoModelForImageClassification.from_pretrained(repo, **trust)
 pixel_values = AutoImageProcessor.from_pretrained(repo)(image, return_tensors="pt")["pixel_values"]
 with torch.no_grad():
