@@ -24,10 +24,10 @@ ROOT = Path(__file__).resolve().parent.parent
 EMBEDDED = sorted(config.parent for config in (ROOT / "models").glob("*/config.json"))
 UNFILLED = r"(?<!\[)\b(None|nan|undefined)\b|\{[{%]|\n\n\n"
 RUN = {
-    "command": "finetune_vit.py --model facebook/deit-tiny-patch16-224 --dataset=/home/me/my pictures --output_dir runs/vit",
+    "command": "finetune_vit.py --model facebook/deit-tiny-patch16-224 --dataset=/elsewhere/my pictures --output_dir runs/vit",
     "settings": {
         "model": "facebook/deit-tiny-patch16-224@main",
-        "dataset": "/home/me/my pictures",
+        "dataset": "/elsewhere/my pictures",
         "seed": 7,
         "learning_rate": 0.0005,
         "bf16": False,
@@ -127,7 +127,7 @@ def test_metadata_is_what_the_hub_reads_and_survives_a_round_trip(folder):
 
 def test_folders_are_named_by_their_last_name_and_not_in_the_metadata(folder, monkeypatch):
     written = card.render(folder)
-    assert written.data.datasets is None and "/home/me" not in str(written) and "my pictures" in written.text
+    assert written.data.datasets is None and "/elsewhere" not in str(written) and "my pictures" in written.text
     (folder / "runs/pictures").mkdir(parents=True)
     monkeypatch.chdir(folder)
     write(folder, "evaluation.json", evaluation_of(LABELS, "runs/pictures"))
