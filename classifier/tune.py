@@ -277,6 +277,8 @@ class Tuner(Trainer):
         self.bicubic = preprocess.is_bicubic(processor)
         self.flops = {size: backbone.forward_flops(model, size) for _, size in sizes}
         self.batches_drawn = 0
+        if args.device.type == "cpu":
+            backbone.attend_by_products(model)
         super().__init__(
             model,
             args,
