@@ -177,10 +177,12 @@ def push(
     export.complete(folder)
     difference = export.prove_parity(folder, images)
     print(f"{folder}: pipeline in a fresh process differs by {difference:.1e} at most on {len(images)} validation images")
-    return send(folder, repo, private=private, revision=revision)
+    return send(folder, repo, private=private, revision=revision, dataset=dataset)
 
 
-def send(folder: Path, repo: str | None = None, *, private: bool = False, revision: str | None = None) -> str:
+def send(
+    folder: Path, repo: str | None = None, *, private: bool = False, revision: str | None = None, dataset: str | None = None
+) -> str:
     """Sends a complete folder with its card, in one commit that says what it is and how good. Gives the commit's address.
 
     Args:
@@ -188,6 +190,7 @@ def send(folder: Path, repo: str | None = None, *, private: bool = False, revisi
         repo: `user/name`; the token's user and the folder's name if None. It is created where there is none.
         private: whether a repository that is created is private. One that exists stays as it is.
         revision: the branch, created where there is none; the main one if None.
+        dataset: as in `push`, for the command that the error gives.
 
     Raises:
         HubError: the Hub did not take it. What has arrived is not sent again the next time.
@@ -196,6 +199,7 @@ def send(folder: Path, repo: str | None = None, *, private: bool = False, revisi
 
     again = ["python", "-m", "classifier.hub", "push", str(folder), *([repo] if repo else [])]
     again += ["--private"] * private + (["--revision", revision] if revision else [])
+    again += ["--dataset", dataset] if dataset else []
     try:
         api = HfApi()
         repo = repo or f"{check_login()}/{folder.resolve().name}"

@@ -298,11 +298,12 @@ def refused(environment: dict[str, str], *words: str | Path) -> str:
 
 
 def test_a_push_that_failed_is_repeated_without_sending_twice(pushed, hub, api, environment):
-    command = ["-m", "classifier.hub", "push", pushed, "user/again"]
+    dataset = json.loads((pushed / "run.json").read_text())["settings"]["dataset"]
+    command = ["-m", "classifier.hub", "push", pushed, "user/again", "--dataset", dataset]
     fault = hub.fail("/api/models/user/again/commit/", status=403, times=99)
     first = len(hub.requests)
     line = refused(environment, *command)
-    assert f"{pushed} is complete" in line and f"python -m classifier.hub push {pushed} user/again" in line
+    assert f"{pushed} is complete" in line and f"python -m classifier.hub push {pushed} user/again --dataset {dataset}" in line
     fault.times = 0
     again = re.search("python (-m classifier.hub push .*)", line)[1].split()
     assert run(environment, *again).strip().endswith(api.model_info("user/again").sha)
