@@ -464,7 +464,8 @@ def test_workers_end_with_their_parent(end, tmp_path):
     # A script without a __main__ guard, started elsewhere: a worker must not run it again.
     script = tmp_path / "caller.py"
     script.write_text(
-        f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
+        f"import signal, sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it otherwise
         "from classifier import pixels\n"
         "print(pixels.decode('a.png').size, pixels._shared._idle.queue[-1].process.pid, flush=True)\n"
         "time.sleep(60)\n"
