@@ -78,7 +78,7 @@ class Training(TrainingArguments):
 
     output_dir: str = flag("runs/vit", "folder for weights, figures and records")
     seed: int = flag(0, "of order and augmentation; not of the validation cut")
-    num_train_epochs: float = flag(6.0, "passes over train")
+    num_train_epochs: float = flag(10.0, "passes over train")
     per_device_train_batch_size: int = flag(64, "images a forward pass")
     per_device_eval_batch_size: int = flag(128, "images a forward pass")
     learning_rate: float = flag(5e-4, "AdamW's highest, for the head")
