@@ -1,4 +1,4 @@
-"""Writes the README's results from the files that hold them: seeds_*.json here, run.json and evaluation.json in models/.
+"""Writes the README's results from the files that hold them: *.json here, run.json and evaluation.json in models/.
 
 python benchmarks/results.py            # rewrites the part of README.md between the two marks
 """
@@ -27,7 +27,7 @@ def render() -> str:
         low, high = measured["accuracy_ci95"]
         one_view = measured.get("accuracy_one_view", measured["accuracy"])
         lines.append(
-            f"| `models/{folder.name}`, recipe {run['settings']['recipe']} "
+            f"| `models/{folder.name}`, {origin(run)} "
             f"| {measured['accuracy']:.2%} ({low:.2%} to {high:.2%}) "
             f"| {measured['f1']:.4f} | {one_view:.2%} | {measured['n_parameters'] / 1e6:.1f} M "
             f"| {run['train_seconds'] / 60:.0f} min, {run['train_flops'] / 1e15:.2f} PFLOP "
@@ -65,6 +65,32 @@ def render() -> str:
         f"`python app.py` gives its first answer after {first['median']:.1f} s ({first['min']:.1f} to {first['max']:.1f}, "
         f"{startup['runs']} starts, `benchmarks/startup.py`) and then holds {memory['median'] / 1024:.1f} GB with its workers.",
     ]
+    return "\n".join(lines)
+
+
+def origin(run: dict) -> str:
+    """What weights started from, in words."""
+    while run["parent"]:
+        run = run["parent"]
+    return f"recipe {run['settings']['recipe']}" if "recipe" in run["settings"] else f"from {run['model']['name']}"
+
+
+def render_backbones() -> str:
+    """The table of fine-tuned backbones as Markdown, and the comparison with the plain recipe."""
+    found = json.loads((Path(__file__).parent / "backbones.json").read_text())
+    lines = [
+        "| backbone | trained | pixels | minutes | images/s | validation | test (95% interval) | macro F1 | MB | one image |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in sorted(found["rows"], key=lambda row: -row["test_accuracy"]):
+        low, high = row["test_accuracy_ci95"]
+        stages = f", {row['stages']} stages" if row["stages"] > 1 else ""
+        lines.append(
+            f"| {row['backbone']} | {row['trained']}{stages} | {row['image_size']} | {row['train_seconds'] / 60:.0f} "
+            f"| {row['images_seen'] / row['train_seconds']:.0f} | {row['validation_accuracy']:.2%} "
+            f"| {row['test_accuracy']:.2%} ({low:.2%} to {high:.2%}) | {row['f1']:.4f} "
+            f"| {row['megabytes']:.1f} | {row['latency_ms']['median']:.1f} ms |"
+        )
     return "\n".join(lines)
 
 

@@ -1,0 +1,87 @@
+"""Compares fine-tuned backbones: what each cost, what it reaches, and how fast it answers.
+
+    python benchmarks/backbones.py runs/vit runs/vit-probe runs/mobilenet runs/mobilenet-probe
+
+Takes folders that finetune_vit.py wrote and evaluate.py measured, times each on one image at a time, and writes
+benchmarks/backbones.json, from which benchmarks/results.py makes the README's table.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see the library
+
+import numpy as np  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from classifier import load_predictor, record  # noqa: E402
+from classifier.files import write_json  # noqa: E402
+
+WARM_UP, TIMED = 10, 100  # calls
+RUN_FILES = ("run.json", "evaluation.json", "config.json", "model.safetensors")
+
+
+def main() -> None:
+    """A row a folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path, help="finished and evaluated runs of finetune_vit.py")
+    args = parser.parse_args()
+    for folder in args.folders:
+        if missing := [name for name in RUN_FILES if not (folder / name).exists()]:
+            parser.error(f"no {missing[0]} in {folder}: finish it with finetune_vit.py, then evaluate.py")
+    rows = [row(folder) for folder in args.folders]
+    write_json(Path(__file__).parent / "backbones.json", {"rows": rows, "machine": record.machine()})
+    for found in rows:
+        print(f"{found['backbone']} ({found['trained']}): {found['test_accuracy']:.2%}, {found['latency_ms']['median']} ms")
+
+
+def row(folder: Path) -> dict:
+    """What the folder's records say, and the latency that is measured now."""
+    run, evaluation = (json.loads((folder / name).read_text()) for name in ("run.json", "evaluation.json"))
+    [measured] = evaluation["models"]
+    stages = chain(run)
+    return {
+        "backbone": stages[0]["model"]["name"],
+        "trained": "head" if run["settings"]["freeze"] == "backbone" else "all",
+        "image_size": run["recipe"]["image_size"],
+        "stages": len(stages),
+        "train_seconds": round(sum(stage["train_seconds"] for stage in stages), 1),
+        "images_seen": sum(stage["images_seen"] for stage in stages),
+        "validation_accuracy": run["validation"]["accuracy"],
+        "validation_images": sum(run["data"]["counts"]["validation"]),
+        "test_accuracy": measured["accuracy"],
+        "test_accuracy_ci95": measured["accuracy_ci95"],
+        "f1": measured["f1"],
+        "n_parameters": measured["n_parameters"],
+        "megabytes": round((folder / "model.safetensors").stat().st_size / 1e6, 1),
+        "latency_ms": latency(folder),
+        "seed": run["settings"]["seed"],
+        "machine": run["machine"],
+    }
+
+
+def chain(run: dict) -> list[dict]:
+    """The run's stages that finetune_vit.py trained, the first one first."""
+    return [*(chain(run["parent"]) if run["parent"] else []), run]
+
+
+def latency(folder: Path) -> dict[str, float]:
+    """Milliseconds from a decoded 32-pixel image to its logits, one image at a time: median and 95th percentile."""
+    predictor = load_predictor(folder)
+    images = np.random.default_rng(0).integers(0, 256, (WARM_UP + TIMED, 32, 32, 3), dtype=np.uint8)
+    seconds = []
+    for image in images:
+        began = time.perf_counter()
+        predictor.logits([Image.fromarray(image)])
+        seconds.append(time.perf_counter() - began)
+    timed = sorted(1000 * second for second in seconds[WARM_UP:])
+    return {"median": round(statistics.median(timed), 1), "p95": round(timed[int(0.95 * TIMED)], 1)}
+
+
+if __name__ == "__main__":
+    main()
