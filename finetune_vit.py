@@ -81,7 +81,7 @@ class Training(TrainingArguments):
     num_train_epochs: float = flag(10.0, "passes over train")
     per_device_train_batch_size: int = flag(64, "images a forward pass")
     per_device_eval_batch_size: int = flag(128, "images a forward pass")
-    learning_rate: float = flag(5e-4, "AdamW's highest, for the head")
+    learning_rate: float = flag(1e-3, "AdamW's highest, for the head")
     weight_decay: float = flag(0.05, "AdamW's; norms, biases, tokens and positions have none")
     lr_scheduler_type: str = flag("cosine", "how the learning rate falls")
     warmup_steps: float = flag(0.1, "steps in which the learning rate rises, or their share of the run if below 1")
