@@ -211,7 +211,11 @@ def finished(folder, tmp_path_factory):
     return output_dir
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "how",
+    [signal.SIGTERM, *(pytest.param(s, marks=pytest.mark.slow) for s in (signal.SIGKILL, signal.SIGINT))],
+    ids=lambda s: s.name,
+)
 def test_resume_equals_not_stopping(folder, finished, tmp_path, how):
     with subprocess.Popen(train(folder, tmp_path), stderr=subprocess.PIPE, text=True) as process:
         wait_for_epochs(process, tmp_path, 2)
@@ -236,6 +240,7 @@ def test_another_seed_gives_other_weights(folder, finished, tmp_path):
     assert not same(weights(tmp_path), weights(finished))
 
 
+@pytest.mark.slow
 def test_checkpoint_errors_name_the_next_step(folder, tmp_path):
     def message(*flags: str) -> str:
         result = subprocess.run(train(folder, tmp_path, *flags), capture_output=True, text=True)
