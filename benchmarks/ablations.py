@@ -1,0 +1,75 @@
+"""Tries fine-tuning's settings one at a time, on a cut of 10,000 training and 5,000 validation images.
+
+    python benchmarks/ablations.py --dataset uoft-cs/cifar10 --seeds 0 1
+
+Six epochs at 96 pixels are long enough for the head to know its training images, which is where regularisation has to show
+what it is worth. Adds what it finds to benchmarks/ablations.json, where a variant that has all of its seeds is not run again.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see the library
+
+from classifier import record  # noqa: E402
+from classifier.files import write_json  # noqa: E402
+
+BASE = "--image_size 96 --train_sizes 1:1 --num_train_epochs 6 --max_train_samples 10000 --max_eval_samples 5000"
+VARIANTS = {
+    "as it is": "",
+    "learning rate 5e-4": "--learning_rate 5e-4",
+    "learning rate 2e-3": "--learning_rate 2e-3",
+    "layer decay 0.65": "--layer_decay 0.65",
+    "layer decay 0.85": "--layer_decay 0.85",
+    "crops of 35% of the area or more": "--crop_scale 0.35",
+    "crops of 80% or more": "--crop_scale 0.8",
+    "no label smoothing": "--label_smoothing_factor 0",
+    "weight decay 0.2": "--weight_decay 0.2",
+    "mixup 0.2": "--mixup 0.2",
+    "CutMix 1.0": "--cutmix 1.0",
+    "batches of 128 at 1.4e-3": "--per_device_train_batch_size 128 --learning_rate 1.4e-3",
+}
+RESULTS = Path(__file__).parent / "ablations.json"
+
+
+def main() -> None:
+    """Each variant with each seed, a line a variant."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="facebook/deit-tiny-patch16-224", help="(%(default)s)")
+    parser.add_argument("--dataset", default="uoft-cs/cifar10", help="as for finetune_vit.py (%(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="(%(default)s)")
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="(all)")
+    args = parser.parse_args()
+    for name in args.variants:
+        found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"base": BASE, "variants": {}}
+        accuracies = found["variants"].get(name, {}).get("validation_accuracy", {})
+        for seed in args.seeds:
+            if str(seed) not in accuracies:
+                accuracies[str(seed)] = run(args.model, args.dataset, VARIANTS[name], seed)
+        found["variants"][name] = {"flags": VARIANTS[name], "validation_accuracy": accuracies}
+        write_json(RESULTS, found | {"model": args.model, "machine": record.machine()})
+        values = list(accuracies.values())
+        spread = f" ± {statistics.stdev(values):.2%}" if len(values) > 1 else ""
+        print(f"{name}: {statistics.mean(values):.2%}{spread}", flush=True)
+
+
+def run(model: str, dataset: str, flags: str, seed: int) -> float:
+    """The validation accuracy that finetune_vit.py reaches with these flags."""
+    with tempfile.TemporaryDirectory() as parent:
+        output_dir = Path(parent) / "run"
+        words = ["--model", model, "--dataset", dataset, "--seed", seed, "--output_dir", output_dir]
+        command = [sys.executable, ROOT / "finetune_vit.py", *map(str, words), *BASE.split(), *flags.split()]
+        result = subprocess.run(command, stdout=subprocess.DEVNULL)
+        if result.returncode:
+            raise SystemExit(result.returncode)
+        return json.loads((output_dir / "run.json").read_text())["validation"]["accuracy"]
+
+
+if __name__ == "__main__":
+    main()
