@@ -49,9 +49,9 @@ class Recipe:
     model: str = flag("facebook/deit-tiny-patch16-224", "Hub id, id@revision, or folder, such as an earlier stage's")
     freeze: str = flag("none", "backbone: train the head alone, on cached features", choices=("none", "backbone"))
     dataset: str = flag("uoft-cs/cifar10", "Hub id, id@revision, or folder of parquet or images")
-    image_size: int | None = flag(None, "pixels a side that the model gets (its own; for small images at most 5 times theirs)")
+    image_size: int | None = flag(None, "pixels a side that the model gets (its own)")
     crop_pct: float | None = flag(None, "side that the centre crop keeps (the model's; for small images 1: no crop)")
-    train_sizes: str = flag("0.6:0.5 0.8:0.3 1:0.2", "fractions of image_size to train at : shares of the run's steps")
+    train_sizes: str = flag("0.7:0.6 1:0.4", "fractions of image_size to train at : shares of the run's steps")
     crop_scale: float = flag(0.6, "smallest fraction of the area that a random training crop keeps, in (0, 1]")
     mirror: bool = flag(True, "mirror half of the training images")
     mixup: float = flag(0.0, "alpha of mixup; 0: none")
@@ -59,7 +59,7 @@ class Recipe:
     layer_decay: float | None = flag(None, "learning rate of a block, as a fraction of the next's (transformers 0.75, CNNs 1)")
     drop_path: float = flag(0.0, "highest rate of stochastic depth, where the architecture has it")
     class_weights: str = flag("none", "balanced: each class weighs the same in the loss", choices=("none", "balanced"))
-    patience: int | None = flag(None, "stop after so many epochs without a better validation accuracy (never)")
+    patience: int | None = flag(None, "stop after so many epochs without a better validation accuracy, keep the best (never)")
     validation_fraction: float = flag(0.1, "cut off train if the dataset has no such split")
     image_column: str | None = flag(None, "(the column whose type is Image)")
     label_column: str | None = flag(None, "(the column whose type is ClassLabel)")
@@ -78,7 +78,7 @@ class Training(TrainingArguments):
 
     output_dir: str = flag("runs/vit", "folder for weights, figures and records")
     seed: int = flag(0, "of order and augmentation; not of the validation cut")
-    num_train_epochs: float = flag(10.0, "passes over train")
+    num_train_epochs: float = flag(6.0, "passes over train")
     per_device_train_batch_size: int = flag(64, "images a forward pass")
     per_device_eval_batch_size: int = flag(128, "images a forward pass")
     learning_rate: float = flag(1e-3, "AdamW's highest, for the head")
@@ -92,7 +92,7 @@ class Training(TrainingArguments):
     eval_strategy: str = flag("epoch", "when to validate")
     save_strategy: str = flag("epoch", "when to save a checkpoint")
     save_total_limit: int | None = flag(1, "checkpoints to keep, beside the best one")
-    load_best_model_at_end: bool = flag(True, "keep the weights of the best validation accuracy")
+    load_best_model_at_end: bool = flag(False, "keep the best epoch's weights, not the last's; --patience does so too")
     metric_for_best_model: str | None = flag("accuracy", "on validation")
     logging_steps: float = flag(100, "optimiser steps between two lines of the log")
     logging_nan_inf_filter: bool = flag(False, "hide losses that are not finite")
@@ -123,6 +123,7 @@ def parse_args() -> tuple[Recipe, Training]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if args.eval_strategy == "no":
         raise ModelError("--eval_strategy no leaves nothing to choose weights by: pass epoch, or steps")
+    args.load_best_model_at_end |= recipe.patience is not None
     if args.push_to_hub:
         hub.check_login()
     return recipe, args
@@ -189,7 +190,7 @@ def main() -> None:
             "counts": {name: count.tolist() for name, count in counts.items()},
             "skipped": len(splits.skipped),
         },
-        "recipe": asdict(plan) | outcome.chosen,
+        "recipe": {"image_size": plan.image_size, "crop_pct": plan.crop_pct} | outcome.recipe,
         "train_seconds": round(outcome.train_seconds, 1),
         "images_seen": outcome.images_seen,
         "train_flops": outcome.train_flops,
@@ -230,11 +231,11 @@ class Outcome:
     """What a fit gave, beside the model's weights."""
 
     history: list[dict]
-    best_epoch: int
+    best_epoch: int | None  # whose weights were kept; None: the last one's
     train_seconds: float
     images_seen: int
     train_flops: int
-    chosen: dict  # settings that were chosen on validation
+    recipe: dict  # the settings in force, for the record
 
 
 def make_plan(recipe: Recipe, found: backbone.Backbone, side: int | None) -> Plan:
@@ -242,7 +243,7 @@ def make_plan(recipe: Recipe, found: backbone.Backbone, side: int | None) -> Pla
     own, patch = preprocess.size_of(found.processor), getattr(found.model.config, "patch_size", 32)
     patch = patch if isinstance(patch, int) and patch >= 8 else 32  # Swin's patches of 4 are merged three times
     is_small = side is not None and side < own
-    size = recipe.image_size or (min(own, max(1, 5 * side // patch) * patch) if is_small else own)
+    size = recipe.image_size or own
     return Plan(
         image_size=size,
         crop_pct=recipe.crop_pct or (1.0 if is_small else preprocess.crop_pct_of(found.processor)),
@@ -295,8 +296,22 @@ def fit_all(model, processor, splits, tensors, recipe, args, plan, weights, resu
             f"stopped after step {step} of {total} and saved in {args.output_dir}; "
             f"go on with: python {command_to_resume(sys.argv)}"
         )
-    images_seen, flops = progress.images_seen * args.world_size, int(trainer.state.total_flos)
-    return Outcome(progress.history, progress.best_epoch, progress.train_seconds, images_seen, flops, {})
+    return Outcome(
+        progress.history,
+        progress.best_epoch if args.load_best_model_at_end else None,
+        progress.train_seconds,
+        progress.images_seen * args.world_size,
+        int(trainer.state.total_flos),
+        {
+            "sizes": [(share * args.num_train_epochs, size) for share, size in plan.sizes],
+            "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            "learning_rate": args.learning_rate,
+            "layer_decay": plan.layer_decay,
+            "weight_decay": args.weight_decay,
+            "label_smoothing": args.label_smoothing_factor,
+            **{name: getattr(recipe, name) for name in ("crop_scale", "mirror", "mixup", "cutmix", "drop_path")},
+        },
+    )
 
 
 def fit_head(model, processor, splits, tensors, recipe, args, plan, weights, resume) -> Outcome:
@@ -317,11 +332,12 @@ def fit_head(model, processor, splits, tensors, recipe, args, plan, weights, res
             bf16=args.bf16,
         )
     train, validation = found.values()
+    epochs = max(1, round(10 * args.num_train_epochs))
     heads = features.fit_heads(
         train,
         validation,
         len(splits.labels),
-        epochs=max(1, round(10 * args.num_train_epochs)),
+        epochs=epochs,
         label_smoothing=args.label_smoothing_factor,
         class_weights=weights,
         seed=args.seed,
@@ -329,7 +345,8 @@ def fit_head(model, processor, splits, tensors, recipe, args, plan, weights, res
     backbone.head(model).load_state_dict({"weight": heads.weight, "bias": heads.bias})
     write_text(Path(args.output_dir) / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in heads.history))
     n = len(train.labels)
-    chosen = {"learning_rate": heads.learning_rate, "weight_decay": heads.weight_decay, "cached": train.was_cached}
+    chosen = {"learning_rate": heads.learning_rate, "weight_decay": heads.weight_decay, "epochs": epochs}
+    chosen |= {"label_smoothing": args.label_smoothing_factor, "cached_features": train.was_cached}
     flops = backbone.forward_flops(model, plan.image_size) * n  # once an image; the heads' own are few
     return Outcome(heads.history, heads.best_epoch, time.perf_counter() - began, n, flops, chosen)
 

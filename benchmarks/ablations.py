@@ -47,16 +47,21 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="(all)")
     args = parser.parse_args()
     for name in args.variants:
-        found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"base": BASE, "variants": {}}
-        accuracies = found["variants"].get(name, {}).get("validation_accuracy", {})
         for seed in args.seeds:
-            if str(seed) not in accuracies:
-                accuracies[str(seed)] = run(args.model, args.dataset, VARIANTS[name], seed)
-        found["variants"][name] = {"flags": VARIANTS[name], "validation_accuracy": accuracies}
-        write_json(RESULTS, found | {"model": args.model, "machine": record.machine()})
-        values = list(accuracies.values())
+            if str(seed) not in results()["variants"].get(name, {}).get("validation_accuracy", {}):
+                accuracy = run(args.model, args.dataset, VARIANTS[name], seed)
+                found = results()  # as it is now: another variant may have been run meanwhile
+                variant = found["variants"].setdefault(name, {"flags": VARIANTS[name], "validation_accuracy": {}})
+                variant["validation_accuracy"][str(seed)] = accuracy
+                write_json(RESULTS, found | {"model": args.model, "machine": record.machine()})
+        values = list(results()["variants"][name]["validation_accuracy"].values())
         spread = f" ± {statistics.stdev(values):.2%}" if len(values) > 1 else ""
         print(f"{name}: {statistics.mean(values):.2%}{spread}", flush=True)
+
+
+def results() -> dict:
+    """What ablations.json holds."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"base": BASE, "variants": {}}
 
 
 def run(model: str, dataset: str, flags: str, seed: int) -> float:

@@ -46,7 +46,7 @@ def row(folder: Path) -> dict:
     [measured] = evaluation["models"]
     stages = chain(run)
     return {
-        "backbone": stages[0]["model"]["name"],
+        "backbone": stages[0]["settings"]["model"],
         "trained": "head" if run["settings"]["freeze"] == "backbone" else "all",
         "image_size": run["recipe"]["image_size"],
         "stages": len(stages),

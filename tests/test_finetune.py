@@ -317,11 +317,11 @@ def test_a_run_leaves_a_folder_that_everyone_loads_alike(tuned, pictures):
     }
     run, lines = read(tuned), [json.loads(line) for line in (tuned / "metrics.jsonl").read_text().splitlines()]
     assert run["settings"]["learning_rate"] == 0.003 and run["parent"] is None
-    assert [line["epoch"] for line in lines] == [1, 2] and lines[run["best_epoch"] - 1]["validation_accuracy"] > 0.25
+    assert [line["epoch"] for line in lines] == [1, 2] and run["best_epoch"] is None and run["recipe"]["batch_size"] == 8
     assert lines[-1]["size"] == 32 and run["images_seen"] == 2 * 48
     sizes = run["recipe"]["sizes"]
     flops = {size: backbone.forward_flops(tiny_vit(num_labels=4), size) for _, size in sizes}
-    assert run["train_flops"] == pytest.approx(sum(3 * 96 * share * flops[size] for share, size in sizes), rel=0.15)
+    assert run["train_flops"] == pytest.approx(sum(3 * 48 * epochs * flops[size] for epochs, size in sizes), rel=0.15)
     assert load_file(tuned / "model.safetensors")["classifier.weight"].dtype == torch.float16
     assert_all_agree(tuned, pictures)
 
