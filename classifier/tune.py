@@ -170,6 +170,14 @@ class Progress(TrainerCallback, ExportableState):
         if self.stop.caught and state.epoch % 1 > 1e-9 and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = True
 
+    def on_save(self, args, state, control, **kwargs) -> None:
+        """After a signal: forgets the best checkpoint, in whose favour `Trainer` may end by removing the newest one.
+
+        The one just saved remembers it.
+        """
+        if self.stop.caught and state.global_step < state.max_steps:
+            state.best_model_checkpoint = None
+
     def on_epoch_end(self, args, state, control, **kwargs) -> None:
         """An epoch that was broken off is neither validated nor saved again."""
         self.clock()

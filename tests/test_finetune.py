@@ -342,6 +342,7 @@ def test_a_resumed_run_equals_one_that_was_not_stopped(tuned, vit, pictures, tmp
     monkeypatch.undo()
     assert stopped.value.code == 130
     assert "after step 8 of 12" in (said := capsys.readouterr().err) and "--resume_from_checkpoint last" in said
+    assert tune.last_checkpoint(tmp_path / "run").name == "checkpoint-8"
     assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 1  # a broken epoch has no line
 
     with pytest.raises(SystemExit):  # nor is a run overwritten
