@@ -1,0 +1,180 @@
+"""Scores of strangers against scikit-learn and cases by hand, the sets of strangers, and models/cnn on these."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_curve
+from sklearn.neighbors import NearestNeighbors
+
+from classifier import backbone, data, measure, preprocess, strangers
+from classifier.errors import DataError
+from classifier.predictor import load_predictor
+
+ROOT = Path(__file__).resolve().parent.parent
+HUB_MIRROR = os.environ.get("HUB_MIRROR")
+FAR = ("gaussian_noise", "uniform_noise", "blobs", "digits", "photographs")
+NEAR = ("phase_scrambled", "patches_shuffled", "blended")
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Smooth colourful images, uint8 (40, 3, 24, 32)."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(256, size=(40, 6, 8, 3), dtype=np.uint8)
+    return strangers.enlarge(coarse, (24, 32))
+
+
+@pytest.fixture(scope="module")
+def made(images):
+    return strangers.sets(images)
+
+
+def test_logit_scores_by_hand():
+    logits = np.log([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]) + np.array([[0], [3]])
+    assert strangers.max_probability(logits) == pytest.approx([0.5, 0.8])
+    assert strangers.energy(logits) == pytest.approx([0, 3])  # log Σ exp, where the probability forgets the 3
+    assert np.isfinite(strangers.energy(np.float32([[1e4, -1e4]]))).all()
+
+
+def test_a_threshold_on_the_top_probability_is_that_of_the_models():
+    logits = np.random.default_rng(0).normal(0, 2, (1001, 10))
+    own = strangers.threshold(strangers.max_probability(logits), keep=0.9)
+    assert own == pytest.approx(measure.known_threshold(logits, keep=0.9), abs=1e-12)
+
+
+def test_neighbours_rank_as_scikit_learn_does():
+    rng = np.random.default_rng(0)
+    train, other = rng.normal(1, 1, (300, 16)), rng.normal(0, 1, (50, 16))
+    scores = strangers.fit_neighbours(train, most=300, k=7).scores(other)
+    unit, other_unit = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, other))
+    distances = NearestNeighbors(n_neighbors=7).fit(unit).kneighbors(other_unit)[0][:, -1]
+    assert scores == pytest.approx(1 - distances**2 / 2, abs=1e-3)  # float16 is kept
+    assert (np.abs(scores) <= 1 + 1e-3).all()
+
+
+def test_neighbours_see_angles_only():
+    features = np.random.default_rng(0).normal(size=(100, 8)).astype(np.float32)
+    fitted = strangers.fit_neighbours(features, k=1)
+    assert fitted.scores(5 * features) == pytest.approx(fitted.scores(features), abs=1e-6)
+    assert fitted.scores(features) == pytest.approx(1, abs=1e-3)  # each is its own neighbour
+    assert fitted.scores(np.zeros((1, 8), np.float32)) == 0
+
+
+def test_neighbours_are_few_and_the_same_on_every_run():
+    features = np.random.default_rng(0).normal(size=(5000, 32)).astype(np.float32)
+    fitted, again = strangers.fit_neighbours(features), strangers.fit_neighbours(features)
+    assert fitted.features.tobytes() == again.features.tobytes()
+    assert fitted.features.shape == (1000, 32) and fitted.features.nbytes == 64_000
+    with pytest.raises(DataError, match="4 training images have no 5 nearest neighbours"):
+        strangers.fit_neighbours(features[:4])
+
+
+def test_auroc_and_fpr_by_hand():
+    known, strange = np.array([1.0, 2, 3, 4]), np.array([0.0, 2, 2.5])
+    # of the 12 pairs the known one is above in 4, 3, 2 - and once they tie
+    assert strangers.auroc(known, strange) == pytest.approx((4 + 2 + 0.5 + 2) / 12)
+    assert strangers.threshold(known, keep=0.75) == 2 and strangers.fpr_at(known, strange, keep=0.75) == 2 / 3
+    assert strangers.threshold(known, keep=0.95) == 1  # the least that keeps so many
+    assert strangers.auroc(known, known - 9) == 1 and strangers.fpr_at(known, known - 9) == 0
+    assert strangers.auroc(known, known) == 0.5 and strangers.auroc(known - 9, known) == 0
+
+
+def test_fpr_is_on_scikit_learns_curve():
+    rng = np.random.default_rng(0)
+    known, strange = rng.normal(1, 1, 997), rng.normal(0, 1, 300)
+    is_known = np.arange(1297) < 997
+    false, true, _ = roc_curve(is_known, np.concatenate([known, strange]), drop_intermediate=False)
+    for keep in (0.5, 0.9, 0.95, 1.0):
+        assert strangers.fpr_at(known, strange, keep) == false[np.argmax(true >= keep)]
+        assert (known >= strangers.threshold(known, keep)).mean() >= keep
+
+
+def test_scores_may_be_stretched():
+    """Both measures depend on the order of the scores alone, and not on that of the images."""
+    rng = np.random.default_rng(0)
+    known, strange = rng.normal(1, 1, 200), rng.normal(0, 1, 300)
+    for measured in (strangers.auroc, strangers.fpr_at):
+        assert measured(np.exp(known), np.exp(strange)) == measured(known, strange)
+        assert measured(rng.permutation(known), rng.permutation(strange)) == measured(known, strange)
+
+
+def test_sets_are_images(images, made):
+    assert tuple(made) == (*FAR, *NEAR)
+    for name, strange in made.items():
+        assert strange.shape == images.shape and strange.dtype == np.uint8, name
+        assert strange.std() > 20, name  # not blank
+        assert len(np.unique(strange.reshape(len(strange), -1), axis=0)) > 0.8 * len(strange), name
+
+
+def test_sets_are_the_same_on_every_run(images, made):
+    again, other = strangers.sets(images), strangers.sets(images, seed=1)
+    for name, strange in made.items():
+        assert strange.tobytes() == again[name].tobytes(), name
+        assert strange.tobytes() != other[name].tobytes(), name
+
+
+def test_noise_has_the_statistics_that_it_should(images, made):
+    uniform = made["uniform_noise"]
+    assert uniform.min() == 0 and uniform.max() == 255 and uniform.mean() == pytest.approx(127.5, abs=1)
+    normal = made["gaussian_noise"].mean(axis=(0, 2, 3))
+    assert normal == pytest.approx(images.mean(axis=(0, 2, 3)), abs=2)
+
+
+def test_shuffled_patches_keep_every_pixel(images, made):
+    ours, theirs = (
+        x.reshape(40, 3, 4, 6, 4, 8).transpose(0, 2, 4, 1, 3, 5).reshape(40, 16, -1) for x in (images, made[NEAR[1]])
+    )
+    for mine, other in zip(ours, theirs, strict=True):
+        assert sorted(map(bytes, mine)) == sorted(map(bytes, other))
+    odd = strangers.patches_shuffled(images[:, :, :23, :31], np.random.default_rng(0))
+    assert (odd[:, :, 20:] == images[:, :, 20:23, :31]).all() and (odd[:, :, :, 28:] == images[:, :, :23, 28:31]).all()
+
+
+@pytest.mark.parametrize("size", [(24, 32), (23, 31), (23, 32)])
+def test_scrambled_phases_keep_the_spectrum(size):
+    """Grey enough that nothing is clipped: amplitudes stay, to rounding, and so does the mean."""
+    smooth = np.random.default_rng(0).integers(118, 138, size=(5, 3, *size), dtype=np.uint8)
+    scrambled = strangers.phase_scrambled(smooth, np.random.default_rng(0))
+    before, after = (np.abs(np.fft.fft2(x.astype(float))) for x in (smooth, scrambled))
+    assert np.abs(before - after).max() < 5 * 0.3 * (size[0] * size[1]) ** 0.5  # 0.3: the deviation of rounding
+    assert scrambled.mean(axis=(2, 3)) == pytest.approx(smooth.mean(axis=(2, 3)), abs=0.1)
+    assert np.abs(smooth.astype(float) - scrambled).mean() > 3
+
+
+def test_blended_are_means_of_two(images, made):
+    pairs = (images[:, None].astype(np.float32) + images[None]) / 2  # (40, 40, 3, 24, 32)
+    for blended in made["blended"]:
+        i, j = np.unravel_index(np.abs(pairs - blended).max(axis=(2, 3, 4)).argmin(), (40, 40))
+        assert i != j and np.abs(pairs[i, j] - blended).max() <= 0.5
+
+
+@pytest.mark.skipif(not HUB_MIRROR, reason="HUB_MIRROR is not set: no true data")
+def test_scratch_cnn_tells_strangers():
+    """Held-out images of CIFAR-10 against the sets; 50 each, so bounds are far below what 500 gave."""
+    predictor = load_predictor(ROOT / "models/cnn")
+    splits = data.load(f"{HUB_MIRROR}/datasets/uoft-cs/cifar10", validation=0.02)  # as models/cnn was trained
+
+    def seen(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        views = []
+        hook = backbone.head(predictor.model).register_forward_pre_hook(lambda module, args: views.append(args[0]))
+        with torch.inference_mode():
+            logits = predictor.model(preprocess.batch(predictor.processor, torch.tensor(images))).logits
+        hook.remove()
+        return torch.stack(views).mean(dim=0).numpy(), logits.numpy()
+
+    def pixels(split: str) -> np.ndarray:
+        rows = splits[split].select(range(50))
+        return np.stack([np.asarray(image) for image in rows["img"]]).transpose(0, 3, 1, 2)
+
+    known = pixels("validation")
+    features, logits = seen(known)
+    neighbours = strangers.fit_neighbours(seen(pixels("train"))[0], k=1)
+    for name, images in strangers.sets(known).items():
+        strange_features, strange_logits = seen(images)
+        least = 0.9 if name in ("gaussian_noise", "uniform_noise", "blobs") else 0.6
+        assert strangers.auroc(strangers.energy(logits), strangers.energy(strange_logits)) > least, name
+        assert strangers.auroc(strangers.max_probability(logits), strangers.max_probability(strange_logits)) > least, name
+        assert strangers.auroc(neighbours.scores(features), neighbours.scores(strange_features)) > least, name
