@@ -235,6 +235,7 @@ def test_resume_equals_not_stopping(folder, finished, tmp_path, how):
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 6
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_weights(folder, finished, tmp_path):
     subprocess.run(train(folder, tmp_path, "--seed", "1"), check=True, capture_output=True)
     assert not same(weights(tmp_path), weights(finished))
@@ -274,6 +275,7 @@ def test_finished_folder_has_what_a_reader_needs(finished):
     assert (finished / "model.safetensors").stat().st_mode & 0o044 == 0o044  # others may read it
 
 
+@pytest.mark.slow
 def test_a_second_run_does_not_inherit_from_the_first(folder, finished, tmp_path):
     """--overwrite_output_dir leaves nothing behind that would speak of other weights; without it, nothing is touched."""
     copy = tmp_path / "run"

@@ -297,6 +297,7 @@ def refused(environment: dict[str, str], *words: str | Path) -> str:
     return done.stderr.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_push_that_failed_is_repeated_without_sending_twice(pushed, hub, api, environment):
     dataset = json.loads((pushed / "run.json").read_text())["settings"]["dataset"]
     command = ["-m", "classifier.hub", "push", pushed, "user/again", "--dataset", dataset]
@@ -369,6 +370,7 @@ def test_an_expired_token_is_told_before_training(hub, environment, pictures, tm
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_nothing_is_sent_of_a_folder_that_loads_differently_elsewhere(pushed, api, environment, tmp_path):
     folder = save_tiny_vit(tmp_path / "half", dtype=torch.float16)  # and config.json has others compute in it
     shutil.copy(pushed / "run.json", folder)
