@@ -58,7 +58,8 @@ def render() -> str:
         f"Times are of {machine['threads']} threads of an {machine['processor']} ({machine['instructions']}, bfloat16): "
         "beside other work in the first table, with nothing else running in the second.",
     ]
-    lines += ["", *render_backbones()]
+    if (Path(__file__).parent / "backbones.json").exists():
+        lines += ["", *render_backbones()]
     startup = json.loads((Path(__file__).parent / "startup.json").read_text())
     first, memory = startup["first_answer_s"], startup["resident_mb"]
     lines += [
