@@ -296,6 +296,7 @@ def fit_all(model, processor, splits, tensors, recipe, args, plan, weights, resu
             f"stopped after step {step} of {total} and saved in {args.output_dir}; "
             f"go on with: python {command_to_resume(sys.argv)}"
         )
+    epochs = trainer.state.epoch * total / step  # --max_steps may have set them
     return Outcome(
         progress.history,
         progress.best_epoch if args.load_best_model_at_end else None,
@@ -303,7 +304,7 @@ def fit_all(model, processor, splits, tensors, recipe, args, plan, weights, resu
         progress.images_seen * args.world_size,
         int(trainer.state.total_flos),
         {
-            "sizes": [(share * args.num_train_epochs, size) for share, size in plan.sizes],
+            "sizes": [(share * epochs, size) for share, size in plan.sizes],
             "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
             "learning_rate": args.learning_rate,
             "layer_decay": plan.layer_decay,

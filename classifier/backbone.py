@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, BaseImageProcessor, PreTrainedModel
 
 from classifier import hub, record
+from classifier.cnn import CifarCnnConfig
 from classifier.errors import ModelError
 from classifier.predictor import first_sentence, load_processor, load_weights, locate, read_json
 
@@ -54,6 +55,8 @@ def load(path_or_id: str, labels: list[str], *, drop_path: float = 0.0, allow_pi
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"can't read {folder}/config.json ({first_sentence(error)}): name an image classifier") from error
+    if config.model_type == CifarCnnConfig.model_type:  # its head gets several views, and has no bias
+        raise ModelError(f"{path_or_id} is a CNN of train.py: go on from it with train.py --init_from {path_or_id}")
     same_labels = list(config.id2label.values()) == labels
     names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
     if config.model_type == "timm_wrapper":  # which keeps the number by itself

@@ -504,6 +504,7 @@ def test_a_few_steps_of_real_backbones(name, pictures, tmp_path):
     flags = ["--image_size", "64", "--max_steps", "3", "--per_device_train_batch_size", "16", "--warmup_steps", "1"]
     command("--model", model, "--dataset", pictures, "--output_dir", tmp_path / "run", *flags)
     assert read(tmp_path / "run")["model"]["initialized"]
+    assert sum(epochs for epochs, _ in read(tmp_path / "run")["recipe"]["sizes"]) == pytest.approx(1)  # not the default 6
     assert_all_agree(tmp_path / "run", pictures)
 
 
@@ -530,6 +531,7 @@ def with_few_weights(folder: Path) -> None:
         (lambda folder: without(folder, "config.json"), (), "no config.json"),
         (lambda folder: without(folder, "preprocessor_config.json"), (), "preprocessor_config.json"),
         (lambda folder: (folder / "config.json").write_text('{"model_type": "gpt2"}'), (), "image classifier"),
+        (lambda folder: shutil.copy(ROOT / "models/cnn/config.json", folder), (), "train.py --init_from"),
         (as_pickle, (), "no model.safetensors"),
         (with_few_weights, (), "don't fit"),
         (None, ("--image_size", "36"), "--image_size 32"),
