@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see th
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from classifier import load_predictor, record  # noqa: E402
+from classifier import card, load_predictor, record  # noqa: E402
 from classifier.files import write_json  # noqa: E402
 
 WARM_UP, TIMED = 10, 100  # calls
@@ -44,7 +44,7 @@ def row(folder: Path) -> dict:
     """What the folder's records say, and the latency that is measured now."""
     run, evaluation = (json.loads((folder / name).read_text()) for name in ("run.json", "evaluation.json"))
     [measured] = evaluation["models"]
-    stages = chain(run)
+    stages = card.stages_of(run)
     return {
         "backbone": stages[0]["settings"]["model"],
         "trained": "head" if run["settings"]["freeze"] == "backbone" else "all",
@@ -63,11 +63,6 @@ def row(folder: Path) -> dict:
         "seed": run["settings"]["seed"],
         "machine": run["machine"],
     }
-
-
-def chain(run: dict) -> list[dict]:
-    """The run's stages that finetune_vit.py trained, the first one first."""
-    return [*(chain(run["parent"]) if run["parent"] else []), run]
 
 
 def latency(folder: Path) -> dict[str, float]:

@@ -10,6 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see the library
 
+from classifier import card  # noqa: E402
 from classifier.files import write_text  # noqa: E402
 
 BEGIN, END = "<!-- results: written by benchmarks/results.py -->", "<!-- end of results -->"
@@ -72,9 +73,8 @@ def render() -> str:
 
 def origin(run: dict) -> str:
     """What weights started from, in words."""
-    while run["parent"]:
-        run = run["parent"]
-    return f"recipe {run['settings']['recipe']}" if "recipe" in run["settings"] else f"from {run['settings']['model']}"
+    settings = card.stages_of(run)[0]["settings"]
+    return f"recipe {settings['recipe']}" if "recipe" in settings else f"from {settings['model']}"
 
 
 def render_backbones() -> list[str]:

@@ -59,7 +59,7 @@ def render(folder: Path, repo_id: str | None = None, *, figures: str = "") -> Mo
     try:
         names = config.get("label_names") or config["id2label"]  # timm's a list, transformers' by index
         labels = names if isinstance(names, list) else [names[str(i)] for i in range(len(names))]
-        chain = _chain(run)
+        chain = stages_of(run)
         data = _metadata(repo_id, chain, evaluation)
         base = next((stage["settings"]["model"] for stage in chain if stage["settings"].get("model")), None)
         return ModelCard.from_template(
@@ -98,7 +98,7 @@ def _read(path: Path) -> dict:
         raise ModelError(f"{path} is not valid JSON ({error}): train or evaluate the model again") from error
 
 
-def _chain(run: dict) -> list[dict]:
+def stages_of(run: dict) -> list[dict]:
     """run.json of each stage, the first one first."""
     stages = []
     while run:
