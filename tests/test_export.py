@@ -20,18 +20,23 @@ from classifier.errors import ModelError
 IMAGES = [picture(i, (32, 32)) for i in range(4)] + [picture(4, (90, 61))]
 
 
-def save_tiny_cnn(folder: Path) -> Path:
+def save_tiny_cnn(folder: Path, image_size: int = 32) -> Path:
     """A scratch CNN of 10 labels with random weights, saved as train.py saves one."""
     torch.manual_seed(0)
     names = dict(enumerate(LABELS))
     config = cnn.CifarCnnConfig(
-        widths=(16, 16), depths=(2, 3), views=2, id2label=names, label2id={name: i for i, name in names.items()}
+        image_size=image_size,
+        widths=(16, 16),
+        depths=(2, 3),
+        views=2,
+        id2label=names,
+        label2id={name: i for i, name in names.items()},
     )
     model = cnn.CifarCnnForImageClassification(config).eval()
     with torch.no_grad():
         model.head.weight *= 20  # probabilities that differ
     folder.mkdir()
-    export.save(model, ViTImageProcessor(size={"height": 32, "width": 32}), folder)
+    export.save(model, ViTImageProcessor(size={"height": image_size, "width": image_size}), folder)
     return folder
 
 

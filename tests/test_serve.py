@@ -13,10 +13,10 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from test_export import save_tiny_cnn
 from test_predictor import picture
-from transformers import ViTImageProcessor
 
-from classifier import cnn, export, load_predictor
+from classifier import export, load_predictor
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = Path(os.environ.get("SERVE_PYTHON", ROOT / ".venv-serve/bin/python"))
@@ -27,18 +27,8 @@ pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="needs requirements-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A random CNN of 3 labels and 20 pixels a side, saved as train.py saves one, with its ONNX file."""
-    folder = tmp_path_factory.mktemp("models") / "tiny.cnn"
-    torch.manual_seed(0)
-    names = {0: "a", 1: "b", 2: "c"}
-    config = cnn.CifarCnnConfig(
-        widths=(8, 8), depths=(1, 1), image_size=20, id2label=names, label2id={name: i for i, name in names.items()}
-    )
-    model = cnn.CifarCnnForImageClassification(config).eval()
-    with torch.no_grad():
-        model.head.weight *= 20  # probabilities that differ
-    folder.mkdir()
-    export.save(model, ViTImageProcessor(size={"height": 20, "width": 20}), folder)
+    """A random CNN for 20 pixels a side, with its ONNX file."""
+    folder = save_tiny_cnn(tmp_path_factory.mktemp("models") / "tiny.cnn", image_size=20)
     export.to_onnx(folder)
     return folder
 
@@ -84,8 +74,8 @@ def test_gives_the_predictors_probabilities_and_stops_on_sigterm(folder, tmp_pat
         assert httpx.get(url.partition("/v2/")[0] + "/v2/health/ready").status_code == 200
         for n in (3, 1):  # any batch size
             [output] = infer(url, pixel_values[:n]).raise_for_status().json()["outputs"]
-            assert (output["name"], output["shape"], output["datatype"]) == ("logits", [n, 3], "FP32")
-            probabilities = torch.tensor(output["data"]).reshape(n, 3).softmax(dim=1).numpy()
+            assert (output["name"], output["shape"], output["datatype"]) == ("logits", [n, 10], "FP32")
+            probabilities = torch.tensor(output["data"]).reshape(n, 10).softmax(dim=1).numpy()
             np.testing.assert_allclose(probabilities, predictor.probabilities(images[:n]), atol=1e-4, rtol=0)
         refused = infer(url, pixel_values[:, :, :16, :16])
         assert refused.status_code == 400 and "[-1,3,20,20]" in refused.json()["error"]
