@@ -35,7 +35,7 @@ OURS = ("--image_size", "160", "--train_sizes", "1:1", "--num_train_epochs", "1.
 
 def plain(model: str, splits: data.Splits, epochs: float) -> tuple[float, float]:
     """The plain recipe's validation accuracy, and its seconds."""
-    folder, _, _ = locate(model)
+    folder, *_ = locate(model)
     processor = load_processor(folder)
     size, normalize = preprocess.size_of(processor), transforms.Normalize(*preprocess.mean_std(processor))
     to_tensor = [transforms.ToTensor(), normalize]
