@@ -190,7 +190,7 @@ def _input(config: dict, processor: dict) -> str:
         _, height, width = cfg["input_size"]
         return f"a picture as {width}×{height} pixels"
     size, crop = processor.get("size") or {}, processor.get("crop_size") or {}
-    if processor.get("do_center_crop") and crop:
+    if processor.get("do_center_crop") and crop and crop != size:
         return f"the middle {crop['width']}×{crop['height']} pixels of a resized picture"
     if "height" in size:
         return f"a picture squashed to {size['width']}×{size['height']} pixels"
@@ -224,7 +224,7 @@ def _pixel_steps(config: dict, processor: dict) -> str | None:
         lines.append(f"image = image.resize(size, Image.Resampling.{resample})")
     elif size:
         lines.append(f"image = image.resize(({size['width']}, {size['height']}), Image.Resampling.{resample})")
-    if crop:
+    if crop and crop != size:
         width, height = crop["width"], crop["height"]
         left, top = middle.format(f"image.width - {width}"), middle.format(f"image.height - {height}")
         lines.append(f"left, top = {left}, {top}")

@@ -55,7 +55,7 @@ def test_weights_are_half_precision_and_small(folder):
 
 def test_records_are_complete(folder):
     run = json.loads((folder / "run.json").read_text())
-    assert run["command"].startswith("train.py --") and run["machine"]["processor"] and run["commit"]
+    assert run["command"].split(" --")[0] in {"train.py", "finetune_vit.py"} and run["machine"]["processor"] and run["commit"]
     evaluation = json.loads((folder / "evaluation.json").read_text())
     [measured] = evaluation["models"]
     assert evaluation["n"] == np.sum(measured["confusion_matrix"])
