@@ -18,8 +18,9 @@ from tqdm import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from classifier import backbone, data, fit, preprocess
+from classifier.depthwise import channels_last
 from classifier.files import replacing
-from classifier.tune import InMemory, Streamed, channels_last, collate
+from classifier.tune import InMemory, Streamed, collate
 
 LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # Adam's, on features of standard deviation 1
 WEIGHT_DECAYS = (0.0, 0.01, 0.1, 1.0)  # AdamW's, times the learning rate

@@ -27,7 +27,8 @@ from transformers import (
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import sort_checkpoints
 
-from classifier import augment, backbone, data, fit, preprocess
+from classifier import augment, backbone, data, depthwise, fit, preprocess
+from classifier.depthwise import channels_last
 from classifier.errors import ModelError
 from classifier.files import write_text
 
@@ -287,6 +288,7 @@ class Tuner(Trainer):
         self.batches_drawn = 0
         if args.device.type == "cpu":
             backbone.attend_by_products(model)
+            depthwise.speed_up(model)
         super().__init__(
             model,
             args,
@@ -413,11 +415,6 @@ class Tuner(Trainer):
                 f"can't save {folder} ({str(error).splitlines()[0]}): free some space, then go on with "
                 + (f"--resume_from_checkpoint last, from step {kept.name.partition('-')[2]}" if kept else "a new run")
             ) from error
-
-
-def channels_last(pixels: torch.Tensor) -> torch.Tensor:
-    """(N, C, H, W) in the memory layout in which a CPU's convolutions are fastest."""
-    return pixels.contiguous(memory_format=torch.channels_last)
 
 
 def accuracy_and_nll(predictions: EvalPrediction) -> dict[str, float]:
