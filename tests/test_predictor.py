@@ -7,9 +7,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor, ViTModel, pipeline
+from transformers import (
+    AutoModelForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+    ViTModel,
+    pipeline,
+)
 
-from classifier import load_predictor, pixels, predictor
+from classifier import backbone, load_predictor, pixels, predictor
 from classifier.errors import HubError, ImageError, ModelError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -221,3 +228,19 @@ def test_batches_are_taken_only_as_needed():
     batches = predictor.batches(numbers, 2)
     assert next(batches) == [0, 1] and taken == [0, 1]
     assert list(batches) == [[2, 3], [4]]
+
+
+def test_made_fast_for_inference_a_model_gives_the_same(tmp_path):
+    """Its operations are counted as before, and gradients, which heat maps need, still flow."""
+    folder = save_tiny_vit(tmp_path / "tiny")
+    made, plain = load_predictor(folder).model, AutoModelForImageClassification.from_pretrained(folder).eval()
+    pixel_values = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = plain(pixel_values).logits
+        torch.testing.assert_close(made(pixel_values).logits, expected, atol=1e-5, rtol=1e-5)
+    patches, layer = 16 * 192 * 32, 4 * 17 * 32 * 32 + 2 * 17 * 32 * 64 + 2 * 17 * 17 * 32  # multiplications, of 17 tokens
+    flops = 2 * (patches + 2 * layer + 32 * 10)
+    assert backbone.forward_flops(made, 32) == backbone.forward_flops(plain, 32) == flops
+    pixel_values.requires_grad_()
+    made(pixel_values).logits.sum().backward()
+    assert pixel_values.grad.abs().max() > 0

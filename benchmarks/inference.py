@@ -1,0 +1,73 @@
+"""Times a predictor against the same model as `transformers` loads it, in fp32, on decoded 32-pixel images.
+
+    python benchmarks/inference.py models/cnn models/vit
+
+Both prepare pixels by the saved processor. They take turns, so that whatever else the machine does meets both. Writes
+benchmarks/inference.json: images a second, the median of the turns, one image at a time and in batches of 64.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see the library
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+from transformers import AutoImageProcessor, AutoModelForImageClassification  # noqa: E402
+
+from classifier import fit, load_predictor, record  # noqa: E402
+from classifier.files import write_json  # noqa: E402
+
+BATCHES = {1: 40, 64: 5}  # images at a time: turns
+
+
+def main() -> None:
+    """A row a model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path, help="of models")
+    args = parser.parse_args()
+    fit.keep_freed_memory()
+    rows = [row(folder) for folder in args.folders]
+    write_json(Path(__file__).parent / "inference.json", {"rows": rows, "machine": record.machine()})
+
+
+def row(folder: Path) -> dict:
+    """Images a second of both, and by how much their logits differ at most."""
+    predictor, processor = load_predictor(folder), AutoImageProcessor.from_pretrained(folder)
+    plain = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
+
+    @torch.inference_mode()
+    def as_loaded(images: list[Image.Image]) -> np.ndarray:
+        return plain(**processor(images, return_tensors="pt")).logits.numpy()
+
+    pixels = np.random.default_rng(0).integers(256, size=(max(BATCHES), 32, 32, 3), dtype=np.uint8)
+    images = [Image.fromarray(image) for image in pixels]
+    speeds = {}
+    for size, turns in BATCHES.items():
+        ways = {"as_loaded": as_loaded, "predictor": lambda batch: predictor.logits(batch, batch_size=len(batch))}
+        seconds = {name: [] for name in ways}
+        for _ in range(1 + turns):
+            for name, way in ways.items():
+                seconds[name].append(timed(way, images[:size]))
+        speeds[str(size)] = {name: round(size / statistics.median(each[1:]), 1) for name, each in seconds.items()}
+        ours, theirs = speeds[str(size)]["predictor"], speeds[str(size)]["as_loaded"]
+        print(f"{folder}: batches of {size}, {theirs} -> {ours} images/s, {ours / theirs:.2f} times")
+    difference = float(np.abs(as_loaded(images) - predictor.logits(images)).max())
+    return {"model": folder.name, "images_per_second": speeds, "largest_difference_of_logits": difference}
+
+
+def timed(way: Callable, images: list[Image.Image]) -> float:
+    """Seconds that some images take."""
+    began = time.perf_counter()
+    way(images)
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
