@@ -1,0 +1,89 @@
+"""What a model gives for many images, its logits and the features that its head gets: computed once, then read from a cache.
+
+found = outputs.compute(predictor, lambda: data.batches("test", splits, 64), images=digest, folder=cache)
+measure.nll(found.logits, found.labels)
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from classifier import backbone
+from classifier.errors import DataError
+from classifier.files import replacing
+from classifier.predictor import Predictor
+
+Batches = Iterable[tuple[list[Image.Image], list[int]]]
+
+
+@dataclass
+class Outputs:
+    """Of N images."""
+
+    logits: np.ndarray  # float32 (N, C), as `Predictor.logits` gives them
+    features: np.ndarray  # float32 (N, D), what the last linear layer gets; the mean, where it sees several views
+    first_view: np.ndarray  # int64 (N,), the class that the first view alone would be given
+    labels: np.ndarray  # int64 (N,)
+
+
+def compute(
+    predictor: Predictor, batches: Callable[[], Batches], *, images: str, folder: Path, n: int | None = None, name: str = ""
+) -> Outputs:
+    """The outputs for some images, from `folder` if this very model saw them before.
+
+    Args:
+        predictor: the model; no other thread may use it meanwhile.
+        batches: gives the images, and their labels; not called if the outputs are there.
+        images: tells these images and labels from all others, such as `data.fingerprint`.
+        folder: of the cache; a file's name is the digest of all that its content depends on.
+        n: how many images there will be, for the bar.
+        name: of them, for the bar.
+
+    Raises:
+        DataError: there are none.
+        ModelError: the model gave NaN or infinity.
+    """
+    path = folder / f"{digest(predictor, images)}.npz"
+    if path.exists():
+        with np.load(path) as found:
+            return Outputs(**found)
+    seen: list[tuple[np.ndarray, np.ndarray]] = []  # (features, logits) a view of the batch at hand
+    head = backbone.head(predictor.model)
+    hook = head.register_forward_hook(lambda _, args, output: seen.append((args[0].cpu().numpy(), output.cpu().numpy())))
+    logits, features, first_view, labels = [], [], [], []
+    try:
+        with tqdm(total=n, unit=" images", desc=", ".join(filter(None, (predictor.name, name))), leave=False) as bar:
+            for batch, batch_labels in batches():
+                seen.clear()
+                logits.append(predictor.logits(batch, batch_size=len(batch)))
+                features.append(np.mean([view for view, _ in seen], axis=0, dtype=np.float32))
+                first_view.append(seen[0][1].argmax(axis=1))
+                labels.extend(batch_labels)
+                bar.update(len(batch))
+    finally:
+        hook.remove()
+    if not labels:
+        raise DataError(f"none of the images{f' of {name}' if name else ''} is readable: check the files")
+    parts = (np.concatenate(each) for each in (logits, features, first_view))
+    found = Outputs(*parts, np.array(labels))
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **vars(found))
+    return found
+
+
+def digest(predictor: Predictor, images: str) -> str:
+    """32 hex digits of SHA-256 over the weights, all settings of model and processor, and the images."""
+    hashed = hashlib.sha256(images.encode())
+    for name, tensor in predictor.model.state_dict().items():
+        hashed.update(name.encode())
+        hashed.update(tensor.contiguous().cpu().numpy().tobytes())
+    processor = {key: value for key, value in predictor.processor.to_dict().items() if key != "image_processor_type"}
+    settings = [predictor.model.config.to_dict(), processor, predictor.reduce_to]
+    hashed.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    return hashed.hexdigest()[:32]
