@@ -53,7 +53,7 @@ def render(folder: Path, repo_id: str | None = None, *, figures: str = "") -> Mo
     if not (folder / "config.json").is_file():
         raise ModelError(f"no config.json in {folder}: is it a model folder? Train one, or name another")
     run, evaluation, config, processor = (
-        _read(folder / name) for name in ("run.json", "evaluation.json", "config.json", "preprocessor_config.json")
+        read(folder / name) for name in ("run.json", "evaluation.json", "config.json", "preprocessor_config.json")
     )
     repo_id = repo_id or f"user/{re.sub(r'[^A-Za-z0-9._-]+', '-', folder.resolve().name)}"
     try:
@@ -65,7 +65,7 @@ def render(folder: Path, repo_id: str | None = None, *, figures: str = "") -> Mo
         return ModelCard.from_template(
             data,
             template_path=str(TEMPLATE),
-            name=_escape(repo_id.split("/")[1]),
+            name=escape(repo_id.split("/")[1]),
             repo_id=repo_id,
             n_labels=f"{len(labels):,}",
             labels=_listed(labels),
@@ -90,7 +90,7 @@ def render(folder: Path, repo_id: str | None = None, *, figures: str = "") -> Mo
         raise ModelError(f"a JSON file in {folder} has no {error}: train or evaluate the model again") from error
 
 
-def _read(path: Path) -> dict:
+def read(path: Path) -> dict:
     """A JSON file's object; {} where there is none."""
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -152,7 +152,7 @@ def _hub_id(name: str) -> str | None:
 def _named(name: str) -> str:
     """A dataset or model in Markdown: a link to the Hub's, a folder by its name without what leads to it."""
     repo = _hub_id(name)
-    return f"[{_escape(name)}](https://huggingface.co/{repo})" if repo else _escape(Path(name).name)
+    return f"[{escape(name)}](https://huggingface.co/{repo})" if repo else escape(Path(name).name)
 
 
 def _dataset(name: str) -> str:
@@ -247,10 +247,10 @@ def _stage(stage: dict) -> str:
     text += f", seed {settings['seed']}."
     commit = f", commit {stage['commit']}" if stage.get("commit") else ""
     versions = ", ".join(f"{name} {version}" for name, version in stage["versions"].items())
-    return f"{text}\n   `{_command(stage['command'])}`{commit}; Python {stage['machine']['python']}, {versions}."
+    return f"{text}\n   `{portable(stage['command'])}`{commit}; Python {stage['machine']['python']}, {versions}."
 
 
-def _command(command: str) -> str:
+def portable(command: str) -> str:
     """The command, with folders outside of the project by their own name only."""
     words = [re.sub(r"(?<![^=])/.*?([^/]+)/?$", r"\1", word) for word in shlex.split(command)]
     return shlex.join(["python", *words]).replace("`", "'")
@@ -282,8 +282,8 @@ def _recipe(run: dict) -> str:
     for name, value in recipe.items():
         if name in NOT_THE_RECIPE or name.startswith("hub_") or value is None or value is False:
             continue
-        rows.append((f"`{name}`", _escape(", ".join(map(str, value)) if isinstance(value, list) else f"{value}")))
-    return _table(("setting", "value"), rows)
+        rows.append((f"`{name}`", escape(", ".join(map(str, value)) if isinstance(value, list) else f"{value}")))
+    return table(("setting", "value"), rows)
 
 
 def _results(folder: Path, labels: list[str], evaluation: dict) -> dict:
@@ -302,10 +302,10 @@ def _results(folder: Path, labels: list[str], evaluation: dict) -> dict:
     classes, heading = measured["per_class"].items(), "label"
     if len(labels) > MAX_ROWS:
         classes, heading = sorted(classes, key=lambda item: item[1]["f1"])[:MAX_ROWS], f"label (the {MAX_ROWS} of lowest F1)"
-    per_class = _table(
+    per_class = table(
         (heading, "precision", "recall", "F1", "images"),
         [
-            (_escape(label), *(f"{found[name]:.4f}" for name in ("precision", "recall", "f1")), f"{found['n']:,}")
+            (escape(label), *(f"{found[name]:.4f}" for name in ("precision", "recall", "f1")), f"{found['n']:,}")
             for label, found in classes
         ],
     )
@@ -314,7 +314,7 @@ def _results(folder: Path, labels: list[str], evaluation: dict) -> dict:
         "n": f"{evaluation['n']:,}",
         "accuracy": f"{measured['accuracy']:.2%}",
         "interval": interval,
-        "measures": _table(("measure", "value"), rows),
+        "measures": table(("measure", "value"), rows),
         "per_class": per_class,
         "mistakes": _mistakes(np.array(measured["confusion_matrix"]), labels),
         "confusion": (folder / "confusion_matrix.png").is_file(),
@@ -325,7 +325,7 @@ def _mistakes(matrix: np.ndarray, labels: list[str]) -> str:
     """The largest off-diagonal counts of a confusion matrix (C, C), in words."""
     wrong = matrix - np.diag(np.diag(matrix))
     order = [np.unravel_index(i, wrong.shape) for i in np.argsort(-wrong, axis=None, kind="stable")[:MAX_MISTAKES]]
-    return ", ".join(f"{_escape(labels[t])} taken for {_escape(labels[p])} ({wrong[t, p]:,})" for t, p in order if wrong[t, p])
+    return ", ".join(f"{escape(labels[t])} taken for {escape(labels[p])} ({wrong[t, p]:,})" for t, p in order if wrong[t, p])
 
 
 def _cost(run: dict) -> str:
@@ -335,22 +335,23 @@ def _cost(run: dict) -> str:
         machine = run["machine"]
         place = machine["accelerator"] or f"{machine['threads']} threads of {machine['processor']} ({machine['instructions']})"
         precision = ", bfloat16" if run["settings"].get("bf16") else ", float32"
-        text = f"Training: {_duration(run['train_seconds'])} on {_escape(place)}{precision}, beside whatever else ran there"
+        text = f"Training: {duration(run['train_seconds'])} on {escape(place)}{precision}, beside whatever else ran there"
         if run.get("images_seen"):
             text += f"; {run['images_seen']:,} images seen, {run['images_seen'] / run['train_seconds']:,.0f} a second"
         if run.get("train_flops"):
-            text += f"; {_si(run['train_flops'])}FLOP"
+            text += f"; {si(run['train_flops'])}FLOP"
         lines.append(text)
     if run.get("inference_flops"):
-        lines.append(f"An answer: {_si(run['inference_flops'])}FLOP an image")
+        lines.append(f"An answer: {si(run['inference_flops'])}FLOP an image")
     return "\n".join(f"- {line}." for line in lines)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, whichever reads best."""
     return f"{seconds / 3600:.1f} h" if seconds >= 7200 else f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
-def _si(value: float) -> str:
+def si(value: float) -> str:
     """A count with three digits and its unit's prefix."""
     for prefix, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
         if value >= size:
@@ -359,16 +360,17 @@ def _si(value: float) -> str:
 
 
 def _listed(labels: Sequence[str]) -> str:
-    names = ", ".join(map(_escape, labels[:MAX_LABELS]))
+    names = ", ".join(map(escape, labels[:MAX_LABELS]))
     return f"{names} and {len(labels) - MAX_LABELS:,} more" if len(labels) > MAX_LABELS else names
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table of escaped cells."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Text in which Markdown, HTML and tables find nothing of theirs, on one line."""
     return re.sub(r"([\\`*_{}\[\]<>|~#&$!])", r"\\\1", " ".join(text.split()))
 

@@ -1,25 +1,49 @@
-"""Figures of a dataset and of a run. Colours are Okabe and Ito's, which the colour-blind can tell apart."""
+"""Figures of a dataset, a run and an evaluation. Colours are Okabe and Ito's, which the colour-blind can tell apart.
 
-from collections.abc import Sequence
+A path that ends in .png is written as that alone; any other name as PNG and as SVG, with these endings added. Both have the
+same bytes on every run.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import matplotlib
+import matplotlib.patches
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
+from classifier.architecture import Layer
 from classifier.files import replacing
 
 BLUE, ORANGE = "#0072B2", "#D55E00"
 COLOURS = {"train": BLUE, "validation": "#E69F00", "test": "#009E73"}
+# A model's colour, marker, line and hatch: in grey print the last three tell models apart. More models begin again.
+STYLES = (
+    (BLUE, "o", "-", ""),
+    (ORANGE, "s", "--", "///"),
+    ("#009E73", "^", "-.", "..."),
+    ("#E69F00", "D", ":", "xxx"),
+    ("#CC79A7", "v", (0, (5, 1)), "\\\\\\"),
+    ("#56B4E9", "P", (0, (3, 1, 1, 1)), "+++"),
+)
+WIDTH = 6.7  # inches of a figure that is as wide as a page's text, so that its letters have their size there
 MAX_SAMPLE_ROWS = 20
 MAX_CLASS_ROWS = 60
+MAX_BAR_ROWS = 30
+MAX_MATRIX_NAMES = 40
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
-    """Writes `figure` as PNG at `dpi` dots an inch, whole or not at all."""
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=dpi)
+    """Writes `figure` as PNG at `dpi` dots an inch, and as SVG unless `path` ends in .png; each whole or not at all."""
+    paths = [path] if path.suffix == ".png" else [path.with_name(f"{path.name}.{kind}") for kind in ("png", "svg")]
+    with matplotlib.rc_context({"svg.hashsalt": "classifier"}):  # or ids in the SVG would differ from run to run
+        for each in paths:
+            with replacing(each) as temporary:
+                figure.savefig(temporary, dpi=dpi, metadata={"Date": None} if each.suffix == ".svg" else None)
 
 
 def save_samples(
@@ -115,7 +139,6 @@ def shorten(name: str) -> str:
 
 def save_curves(path: Path, history: list[dict]) -> None:
     """Loss (nats) and validation accuracy by epoch, from the lines of metrics.jsonl."""
-    epochs = [line["epoch"] for line in history]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
     for axes, name, colour, style in (
@@ -124,7 +147,8 @@ def save_curves(path: Path, history: list[dict]) -> None:
         (accuracy, "train_accuracy", BLUE, "o-"),
         (accuracy, "validation_accuracy", ORANGE, "s--"),
     ):
-        axes.plot(epochs, [line[name] for line in history], style, color=colour, markersize=4, label=name.split("_")[0])
+        if values := {line["epoch"]: line[name] for line in history if name in line}:
+            axes.plot(list(values), list(values.values()), style, color=colour, markersize=4, label=name.split("_")[0])
     loss.set(xlabel="epoch", ylabel="cross-entropy (nats)", title="Loss")
     accuracy.set(xlabel="epoch", ylabel="fraction right", title="Accuracy")
     for axes in (loss, accuracy):
@@ -135,19 +159,180 @@ def save_curves(path: Path, history: list[dict]) -> None:
 
 
 def save_confusion(path: Path, matrix: np.ndarray, labels: list[str]) -> None:
-    """A confusion matrix, counts (C, C): a row is the true label, a column the predicted one."""
+    """A confusion matrix, counts (C, C): a row is the true label, a column the predicted one; without names if C > 40."""
     n = len(labels)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    side = min(1.8 + 0.55 * n, 30)
+    named = n <= MAX_MATRIX_NAMES  # beyond that a cell is too small to write in
+    side = 1.8 + 0.48 * n if named else WIDTH
     figure = Figure(figsize=(side, side * 0.92), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(n), labels, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(n), labels)
     axes.set(xlabel="predicted", ylabel="true")
-    if n <= 40:  # beyond that a cell is too small to write in
+    if named:
+        axes.set_xticks(range(n), map(shorten, labels), rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(n), map(shorten, labels))
         for (row, column), count in np.ndenumerate(matrix):
             colour = "white" if share[row, column] > 0.5 else "black"
             axes.text(column, row, f"{count:d}", ha="center", va="center", color=colour, fontsize=8)
+    else:
+        axes.set(xlabel="predicted, number of the class from 0", ylabel="true, number of the class from 0")
     figure.colorbar(image, ax=axes, shrink=0.8, label="fraction of the true label's images")
     save_figure(figure, path)
+
+
+def save_reliability(path: Path, models: Mapping[str, tuple[dict, dict | None]]) -> None:
+    """Reliability diagrams: accuracy by confidence, and how many images have which, a column a model.
+
+    Args:
+        path: to write.
+        models: {name: (bins as calibrated, bins before, or None)}; bins are `measure.Reliability`'s as lists.
+    """
+    columns = min(len(models), 3)
+    rows = -(-len(models) // columns)
+    figure = Figure(figsize=(WIDTH, 3.3 * rows), layout="constrained")
+    grid = figure.subplots(2 * rows, columns, squeeze=False, sharex=True, height_ratios=[3, 1] * rows)
+    for i, (name, (after, before)) in enumerate(models.items()):
+        top, below = grid[2 * (i // columns), i % columns], grid[2 * (i // columns) + 1, i % columns]
+        top.plot([0, 1], [0, 1], color="0.5", linewidth=1, label="perfect")
+        for bins, style, colour, label in ((before, "s--", ORANGE, "before"), (after, "o-", BLUE, "as shipped")):
+            if bins:
+                filled = np.array(bins["count"]) > 0
+                x, y = np.array(bins["confidence"])[filled], np.array(bins["accuracy"])[filled]
+                top.plot(x, y, style, color=colour, markersize=3.5, linewidth=1.2, label=label)
+        bins = len(after["count"])
+        share = np.array(after["count"]) / max(sum(after["count"]), 1)
+        below.bar((np.arange(bins) + 0.5) / bins, share, 0.9 / bins, color=BLUE)
+        top.set_title(shorten(name), fontsize=9)
+        top.set(xlim=(0, 1), ylim=(0, 1))
+        below.set_xlabel("confidence (top probability)", fontsize=8)
+        if i % columns == 0:
+            top.set_ylabel("accuracy", fontsize=8)
+            below.set_ylabel("images,\nfraction", fontsize=8)
+        for axes in (top, below):
+            plain(axes)
+    longest = max((axes.lines for axes in grid[0]), key=len)
+    figure.legend(handles=longest, loc="outside upper left", ncols=3, frameon=False, fontsize=8)
+    for i in range(len(models), rows * columns):
+        for axes in grid[2 * (i // columns) : 2 * (i // columns) + 2, i % columns]:
+            axes.set_visible(False)
+    save_figure(figure, path)
+
+
+def save_class_scores(path: Path, models: Mapping[str, Mapping[str, float]], metric: str) -> None:
+    """A score of each class as bars, a model a colour and hatch; the 30 classes of lowest mean, if there are more.
+
+    Args:
+        path: to write.
+        models: {name: {class: score in [0, 1]}}, the same classes in each.
+        metric: the score's name.
+    """
+    names = list(next(iter(models.values())))
+    if len(names) > MAX_BAR_ROWS:
+        names = sorted(names, key=lambda name: np.mean([scores[name] for scores in models.values()]))[:MAX_BAR_ROWS]
+    bar = 0.8 / len(models)
+    figure = Figure(figsize=(WIDTH, 0.9 + len(names) * (0.12 + 0.11 * len(models))), layout="constrained")
+    axes = figure.subplots()
+    y = np.arange(len(names))
+    for i, (model, scores) in enumerate(models.items()):
+        colour, _, _, hatch = STYLES[i % len(STYLES)]
+        place = y + (i - (len(models) - 1) / 2) * bar
+        bars = axes.barh(
+            place, [scores[name] for name in names], bar, color=colour, hatch=hatch, edgecolor="white", label=model
+        )
+        axes.bar_label(bars, fmt="{:.3f}", padding=2, fontsize=6.5)
+    axes.set_yticks(y, map(shorten, names))
+    axes.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, 1.08), xlabel=f"{metric} (0 to 1)")
+    plain(axes, grid="x")
+    figure.legend(loc="outside upper left", ncols=min(len(models), 4), frameon=False, fontsize=8)
+    save_figure(figure, path)
+
+
+def save_robustness(path: Path, models: Mapping[str, dict]) -> None:
+    """Accuracy by strength of each corruption, a panel a kind and a line a model.
+
+    Args:
+        path: to write.
+        models: {name: {"clean": accuracy, "accuracy": {kind: [accuracy at strength 1, 2, …]}}}, the same kinds in each.
+    """
+    kinds = list(next(iter(models.values()))["accuracy"])
+    columns = min(len(kinds), 4)
+    rows = -(-len(kinds) // columns)
+    figure = Figure(figsize=(WIDTH, 0.5 + 1.75 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes, kind in zip(panels.flat, kinds, strict=False):
+        for i, found in enumerate(models.values()):
+            colour, marker, line, _ = STYLES[i % len(STYLES)]
+            values = [found["clean"], *found["accuracy"][kind]]
+            axes.plot(range(len(values)), values, color=colour, marker=marker, linestyle=line, markersize=3.5, linewidth=1.2)
+        axes.set_title(kind.replace("_", " "), fontsize=8.5)
+        axes.set_ylim(0, 1.02)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        plain(axes)
+    for axes in panels.flat[len(kinds) :]:
+        axes.set_visible(False)
+    figure.supxlabel("strength (0: clean)", fontsize=8.5)
+    figure.supylabel("accuracy", fontsize=8.5)
+    figure.legend(
+        panels.flat[0].lines, list(models), loc="outside upper left", ncols=min(len(models), 4), frameon=False, fontsize=8
+    )
+    save_figure(figure, path)
+
+
+def save_mistakes(path: Path, pictures: Sequence[tuple[Image.Image, Image.Image | None, str, str, float]]) -> None:
+    """Images that a model got wrong, up to 6 a row, and below each where it looked, if that is given.
+
+    Args:
+        path: to write.
+        pictures: (image, heat map over it or None, true label, predicted label, its probability) each.
+    """
+    columns = min(len(pictures), 6)
+    deep = 2 if any(heat for _, heat, *_ in pictures) else 1
+    rows = -(-len(pictures) // columns)
+    figure = Figure(figsize=(WIDTH, (0.5 + 1.08 * deep) * rows), layout="constrained")
+    panels = figure.subplots(deep * rows, 6, squeeze=False)
+    for axes in panels.flat:
+        axes.set_axis_off()
+    for i, (image, heat, label, predicted, probability) in enumerate(pictures):
+        row, column = deep * (i // columns), i % columns
+        panels[row, column].imshow(np.asarray(image), interpolation="nearest")
+        panels[row, column].set_title(f"{shorten(label)}\n→ {shorten(predicted)} {probability:.0%}", fontsize=7)
+        if heat:
+            panels[row + 1, column].imshow(np.asarray(heat), interpolation="nearest")
+    save_figure(figure, path, dpi=200)
+
+
+def save_architecture(path: Path, layers: Sequence[Layer], name: str, input_shape: Sequence[int]) -> None:
+    """A model's layers as boxes from the top down, with the shapes of their outputs and their share of the parameters."""
+    total = sum(layer.n_parameters for layer in layers)
+    height, step = 0.4, 0.56  # inches of a box, and from one to the next
+    figure = Figure(figsize=(4.4, 0.55 + step * (len(layers) + 1)))
+    axes = figure.add_axes((0, 0, 1, 1))
+    top = figure.get_figheight()
+    axes.set(xlim=(0, 4.4), ylim=(0, top))
+    axes.set_axis_off()
+    axes.text(0.1, top - 0.17, f"{name}: {total:,} parameters", fontsize=9, fontweight="bold", va="center")
+    y, gap = top - 0.5, 0.1
+    axes.text(1.65, y, "image " + " × ".join(map(str, input_shape)), ha="center", va="center", fontsize=8)
+    for layer in layers:
+        middle = y - step
+        axes.annotate("", (1.65, middle + height / 2), (1.65, y - gap), arrowprops={"arrowstyle": "->"})
+        box = matplotlib.patches.Rectangle((0.1, middle - height / 2), 3.1, height, facecolor="#EAF3FA", edgecolor=BLUE)
+        axes.add_patch(box)
+        times = f" × {layer.repeats}" if layer.repeats > 1 else ""
+        axes.text(0.18, middle + 0.09, f"{layer.kind}{times}", fontsize=7.5, fontweight="bold", va="center")
+        parts = layer.parts if len(layer.parts) <= 62 else layer.parts[:61] + "…"
+        axes.text(0.18, middle - 0.09, parts, fontsize=6, va="center")
+        axes.text(3.28, middle + 0.09, " × ".join(map(str, layer.shape)), fontsize=7, va="center")
+        share = layer.n_parameters / total
+        axes.add_patch(matplotlib.patches.Rectangle((3.28, middle - 0.17), 0.55 * share, 0.1, facecolor=ORANGE, linewidth=0))
+        axes.text(3.31 + 0.55 * share, middle - 0.12, f"{share:.1%}", fontsize=6, va="center")
+        y, gap = middle, height / 2
+    save_figure(figure, path)
+
+
+def plain(axes: Axes, grid: str = "both") -> None:
+    """Small ticks, faint grid lines behind what is drawn, no frame above and on the right."""
+    axes.tick_params(labelsize=7.5)
+    axes.grid(axis=grid, alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)

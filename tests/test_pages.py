@@ -1,0 +1,229 @@
+"""The report: its numbers are the files', its three forms open, and what a file lacks is left out."""
+
+import io
+import json
+import re
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pypdfium2
+import pytest
+from PIL import Image
+from pptx import Presentation
+from pptx.util import Pt
+from test_card import RUN
+from test_export import save_tiny_cnn
+from test_predictor import LABELS
+
+from classifier import architecture, load_predictor, pages
+from classifier.data import Splits
+from classifier.errors import ModelError
+
+MANY = [f"class {i}, with a name of some length" for i in range(100)]
+HISTORY = [
+    {"epoch": i, "train_loss": 1 / i, "validation_loss": 2 / i, "train_accuracy": 0.5123 + i / 9, "validation_accuracy": 0.4711}
+    for i in (1, 2, 3)
+]
+
+
+def measured(name: str, labels: list[str], seed: int, accuracy: float) -> dict:
+    """A model's part of evaluation.json, in which hardly two numbers are alike."""
+    rng = np.random.default_rng(seed)
+    scores = rng.uniform(0.3, 0.99, (len(labels), 3))
+    matrix = rng.integers(0, 30, (len(labels), len(labels)))
+    bins = {"count": [0, 3, 97], "confidence": [0.0, 0.5, 0.9], "accuracy": [0.0, 0.4, float(rng.uniform())]}
+    calibration = {"nll": float(rng.uniform()), "brier": float(rng.uniform()), "ece": float(rng.uniform()), "reliability": bins}
+    found = {"model": name, "revision": "local", "n_parameters": 4321, "accuracy": accuracy}
+    found |= {"accuracy_ci95": [accuracy - 0.0123, accuracy + 0.0117], "precision": 0.8642, "recall": 0.8531, "f1": 0.8587}
+    found["per_class"] = {
+        label: {"precision": p, "recall": r, "f1": f, "n": 7 + i}
+        for i, (label, (p, r, f)) in enumerate(zip(labels, scores.tolist(), strict=True))
+    }
+    found |= {"weighted": {"precision": 0.8111, "recall": 0.8222, "f1": 0.8333}, "confusion_matrix": matrix.tolist()}
+    found |= {"top_k_accuracy": {"2": 0.9321}, "temperature": 1.234, "before_temperature": dict(calibration)} | calibration
+    found["mistakes"] = [{"image": 1, "label": labels[0], "predicted": labels[1], "probability": 0.987}]
+    found["confused"] = [{"label": labels[0], "predicted": labels[1], "n": 29}]
+    found["strangers"] = {"energy": {"blobs": {"auroc": 0.912, "fpr95": 0.34}}}
+    found["corrupted"] = {"n": 50, "clean": 0.8517, "accuracy": {"shift": [0.81, 0.7, 0.6123], "fog": [0.8, 0.79, 0.7777]}}
+    return found
+
+
+def compared(a: str, b: str, difference: float, low: float, high: float) -> dict:
+    found = {"models": [a, b], "difference": difference, "difference_ci95": [low, high], "p_value": 0.0123, "agreement": 0.7654}
+    return found | {"only_a_right": 17, "only_b_right": 5}
+
+
+def timed(name: str, milliseconds: float) -> dict:
+    latency = {"p50": milliseconds, "p95": 2 * milliseconds}
+    return {"model": name, "flops": 12345678, "latency_ms": latency, "images_per_second": {"1": 33.1}, "peak_megabytes": None}
+
+
+def lay_out(folder: Path, names: list[str], labels: list[str] = LABELS, *, comparisons=(), times=(), **changes) -> dict:
+    """An output_dir and model folders with all records; `changes` go into each model's evaluation."""
+    predictors = {}
+    for name in names:
+        model = save_tiny_cnn(folder / name)
+        (model / "run.json").write_text(json.dumps(RUN))
+        (model / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in HISTORY))
+        predictors[str(model)] = load_predictor(model)
+    models = [measured(name, labels, i, 0.8765 - 0.01 * i) | changes for i, name in enumerate(names)]
+    head = {"dataset": "things", "dataset_revision": None, "split": "test", "n": 4711, "models": models}
+    together = {"comparisons": list(comparisons), "average": None}
+    (folder / "out").mkdir()
+    (folder / "out" / "evaluation.json").write_text(json.dumps(head | together))
+    if times:
+        each = [timed(name, ms) for name, ms in zip(names, times, strict=True)]
+        (folder / "out" / "timing.json").write_text(json.dumps({"machine": RUN["machine"], "models": each}))
+    return predictors
+
+
+def numbers(value: object) -> set[float]:
+    """All numbers in a JSON value, and what its differences look like from the other side."""
+    if isinstance(value, dict | list):
+        return set().union(*map(numbers, value.values() if isinstance(value, dict) else value))
+    return {value, -value} if isinstance(value, int | float) else set()
+
+
+def splits_of(labels: list[str]) -> Splits:
+    rng = np.random.default_rng(0)
+    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=labels)})
+    pictures = [Image.fromarray(rng.integers(256, size=(20, 24, 3), dtype=np.uint8)) for _ in range(2 * len(labels))]
+    rows = datasets.Dataset.from_dict({"img": pictures, "label": list(range(len(labels))) * 2}, features=features)
+    return Splits(rows, None, rows, "img", "label", labels, "things", None)
+
+
+def check_slides(path: Path) -> Presentation:
+    """Opens the slides; no shape leaves its slide, no letters are smaller than 10 points."""
+    deck = Presentation(str(path))
+    for slide in deck.slides:
+        for shape in slide.shapes:
+            assert shape.left >= 0 and shape.top >= 0
+            assert shape.left + shape.width <= deck.slide_width and shape.top + shape.height <= deck.slide_height
+            if shape.has_text_frame:
+                sizes = [paragraph.font.size for paragraph in shape.text_frame.paragraphs]
+                assert all(size is None or size >= Pt(10) for size in sizes)
+    return deck
+
+
+def test_every_accuracy_is_a_files(tmp_path):
+    told = [compared("one", "two", 0.01, 0.0051, 0.0162)]
+    predictors = lay_out(tmp_path, ["one", "two"], comparisons=told, times=(3.5, 1.5))
+    pages.write(tmp_path / "out", predictors, formats=["md"])
+    text = (tmp_path / "out" / "report.md").read_text()
+    known = numbers([json.loads((tmp_path / "out" / "evaluation.json").read_text()), RUN, HISTORY])
+    found = re.findall(r"[\d.]+%", text.replace("95% ", "").replace("95%.", "").replace("95% of", ""))
+    assert len(found) > 10 and set(found) <= {f"{value:.2%}" for value in known}
+    assert set(re.findall(r"[+-]\d+\.\d\d\b", text)) <= {f"{100 * value:+.2f}" for value in known}
+    for picture in re.findall(r"\]\((.*?)\)", text):
+        assert (tmp_path / "out" / picture).stat().st_size and (tmp_path / "out" / picture).with_suffix(".svg").exists()
+    assert not re.search(r"\b(None|nan)\b", text)
+
+
+@pytest.mark.parametrize(
+    ("interval", "times", "sentence"),
+    [
+        ((0.0051, 0.0162), (3.5, 1.5), "one is the best: no other comes near enough"),
+        (
+            (-0.0051, 0.0162),
+            (3.5, 1.5),
+            "two is the one to use: it can't be told from one in accuracy",
+        ),
+        ((-0.0051, 0.0162), (1.5, 3.5), "one is the one to use: it also has the lowest latency"),
+        ((-0.0051, 0.0162), (), "one is the one to use: it also has the fewest parameters"),
+    ],
+)
+def test_the_choice_follows_from_interval_and_cost(tmp_path, interval, times, sentence):
+    low, high = interval
+    predictors = lay_out(tmp_path, ["one", "two"])
+    timing = {"models": [timed(name, ms) for name, ms in zip(("one", "two"), times, strict=bool(times))]}
+    models = pages.read_models(json.loads((tmp_path / "out" / "evaluation.json").read_text()), timing, predictors)
+    best, reasons = pages.choose(models, [compared("two", "one", -0.01, -high, -low)])  # the other way round
+    assert reasons[-1].startswith(sentence) and best.name == sentence[:3]
+    assert any("includes 0." in reason for reason in reasons) == (low < 0)
+
+
+def test_same_files_give_same_bytes_that_open(tmp_path):
+    told = [compared("one", "two", 0.01, -0.0051, 0.0162)]
+    predictors = lay_out(tmp_path, ["one", "two"], comparisons=told, times=(3.5, 1.5))
+    out = tmp_path / "out"
+
+    def written() -> dict[str, bytes]:
+        pages.write(
+            out, predictors, splits_of(LABELS), look=lambda _, image: image.rotate(90), command="evaluate.py --model one"
+        )
+        return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    first = written()
+    second = written()
+    assert [name for name in first if first[name] != second[name]] == []
+    assert {"report.md", "report.pdf", "slides.pptx", "figures/samples.svg", "figures/mistakes_one.png"} <= first.keys()
+
+    pdf = pypdfium2.PdfDocument(io.BytesIO(first["report.pdf"]))
+    assert len(pdf) >= 3 and all("".join(page.get_textpage().get_text_range().split()) for page in pdf)
+    fonts = {(obj.get_font().get_base_name(), obj.get_font().is_embedded) for page in pdf for obj in page.get_objects([1])}
+    assert fonts and all(embedded for _, embedded in fonts)
+
+    deck = check_slides(out / "slides.pptx")
+    assert 8 <= len(deck.slides) <= 14
+
+
+def test_many_classes_and_hostile_names(tmp_path):
+    labels = ['a "b" #x $y$ \\ | *c*', *MANY[1:]]
+    predictors = lay_out(tmp_path, ["one"], labels)
+    counts = {"train": list(range(50, 150)), "validation": [9] * 100}
+    run = RUN | {"data": {"images": 9950, "counts": counts, "labels": labels}}
+    (tmp_path / "one" / "run.json").write_text(json.dumps(run))
+    pages.write(tmp_path / "out", predictors)
+    pdf = pypdfium2.PdfDocument(tmp_path / "out" / "report.pdf")
+    boxes = [each.get_bounds() for page in pdf for each in page.get_objects([1, 3])]  # text and images
+    assert min(bottom for _, bottom, *_ in boxes) > 20 and max(top for *_, top in boxes) < 842 - 20  # points, of A4
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "30 of 100" in text and "Which model" not in text
+    check_slides(tmp_path / "out" / "slides.pptx")
+    with Image.open(tmp_path / "out" / "figures" / "confusion_one.png") as image:
+        assert max(image.size) < 2000
+
+
+def test_without_optional_parts(tmp_path):
+    predictors = lay_out(tmp_path, ["one"], corrupted=None, strangers=None, temperature=None, before_temperature=None)
+    [folder] = predictors
+    for name in ("run.json", "metrics.jsonl"):
+        (Path(folder) / name).unlink()
+    evaluation = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    for key in ("weighted", "top_k_accuracy", "nll", "brier", "ece", "reliability", "mistakes", "confused"):
+        del evaluation["models"][0][key]
+    del evaluation["comparisons"], evaluation["average"]
+    (tmp_path / "out" / "evaluation.json").write_text(json.dumps(evaluation))
+    pages.write(tmp_path / "out", predictors)
+    text = (tmp_path / "out" / "report.md").read_text()
+    titles = re.findall("^## (.*)", text, re.MULTILINE)
+    assert titles == ["Summary", "Data", "Preprocessing", "Architecture", "Results", "Confusion", "Classes", "Cost"]
+    check_slides(tmp_path / "out" / "slides.pptx")
+
+
+def test_transfer_is_compared_with_scratch(tmp_path):
+    told = [compared("one", "two", 0.01, 0.0051, 0.0162)]
+    predictors = lay_out(tmp_path, ["one", "two"], comparisons=told)
+    run = json.loads((tmp_path / "two" / "run.json").read_text())
+    del run["settings"]["model"]
+    (tmp_path / "two" / "run.json").write_text(json.dumps(run | {"train_seconds": 2 * RUN["train_seconds"]}))
+    pages.write(tmp_path / "out", predictors, formats=["md"])
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "Fine-tuning one took 13 min, 0.5 times the 25 min of training two from scratch" in text
+    assert "/elsewhere" not in text
+
+
+def test_layers_sum_up_to_the_model(tmp_path):
+    predictor = load_predictor(save_tiny_cnn(tmp_path / "one"))
+    layers = architecture.trace(predictor)
+    assert sum(layer.n_parameters for layer in layers) == predictor.n_parameters
+    assert [layer.kind for layer in layers][0 :: len(layers) - 1] == ["Conv2d", "Linear"]
+    assert layers[-1].shape == (len(predictor.labels),)
+
+
+def test_errors_say_what_to_do(tmp_path):
+    with pytest.raises(ModelError, match="run evaluate"):
+        pages.write(tmp_path, {})
+    with pytest.raises(ModelError, match="no format html: choose from md, pdf, pptx"):
+        pages.write(tmp_path, {}, formats=["html"])
