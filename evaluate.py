@@ -1,28 +1,55 @@
 """Measures models on a dataset's test split. It is the one script that reads that split.
 
-    python evaluate.py --model runs/cnn --dataset uoft-cs/cifar10 --output_dir report
-    python evaluate.py --model models/cnn user/cifar10-vit@main --dataset path/to/images
+    python evaluate.py --model models/cnn models/vit --dataset uoft-cs/cifar10 --output_dir report
+    python evaluate.py --model user/cifar10-vit@main --dataset path/to/images --corrupted_samples 0
 
-Writes evaluation.json and a confusion matrix a model to --output_dir, and each model's own beside its weights, with its card;
-model_card.md, the card of the best embedded model, follows.
-The file is the same on every run: intervals are seeded, and timings are not in it.
+Writes evaluation.json, timing.json and a report to --output_dir (report.md, report.pdf, slides.pptx, figures/), and each
+model's own numbers beside its weights, with its card; model_card.md, the card of the best embedded model, follows.
+evaluation.json is the same on every run: what is drawn is drawn by seed, and timings are in timing.json. What the models gave
+is cached, so a run that was stopped goes on.
 """
 
 import argparse
 import json
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import combinations
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
-from tqdm import tqdm
+import torch
+from PIL import Image
 
-from classifier import card, data, hub, measure, metrics, report
+from classifier import (
+    card,
+    corrupt,
+    cost,
+    data,
+    explain,
+    fit,
+    hub,
+    measure,
+    metrics,
+    outputs,
+    pages,
+    preprocess,
+    record,
+    report,
+    strangers,
+)
 from classifier.errors import DataError, ModelError, run
 from classifier.files import write_json, write_text
 from classifier.flags import add_hub_flags, positive_int
+from classifier.outputs import Outputs
 from classifier.predictor import Predictor, load_predictor
 
 ROOT = Path(__file__).resolve().parent
 EMBEDDED, MODEL_CARD = ROOT / "models", ROOT / "model_card.md"
+CACHE = Path(huggingface_hub.constants.HF_HOME) / "outputs"
+MISTAKES = 12  # that are told
+PICTURES = 64  # a batch
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,9 +58,18 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add("--model", nargs="+", default=["models/cnn"], help="folders, Hub ids or id@revision (%(default)s)")
     add("--dataset", default="uoft-cs/cifar10", help="Hub id, id@revision, or folder of parquet or images (%(default)s)")
-    add("--output_dir", type=Path, default="report", help="folder for evaluation.json and figures (%(default)s)")
-    add("--per_device_eval_batch_size", type=positive_int, default=64, help="images a forward pass (%(default)s)")
+    add("--output_dir", type=Path, default="report", help="folder for evaluation.json and the report (%(default)s)")
+    add("--format", nargs="*", choices=pages.FORMATS, default=pages.FORMATS, help="of the report (all)")
     add("--max_eval_samples", type=positive_int, metavar="N", help="measure so many images only, drawn by class (all)")
+    add("--corrupted_samples", type=int, default=1000, metavar="N", help="images to corrupt, by class; 0: none (%(default)s)")
+    add(
+        "--ood_samples",
+        type=int,
+        default=250,
+        metavar="N",
+        help="images of no label, of each set of them; 0: none (%(default)s)",
+    )
+    add("--ood_dataset", nargs="*", default=[], help="data sets of none of the labels, beside the sets that are made")
     add("--image_column", help="(the column whose type is Image)")
     add("--label_column", help="(the column whose type is ClassLabel)")
     add("--skip_unreadable", action="store_true", help="leave out files that can't be read, and count them")
@@ -42,52 +78,263 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Test images once into memory, then each model over them, then the measures."""
+    """Each model's outputs for test, strange and corrupted images; the measures of these; figures and cards."""
     args = parse_args()
     check_push(args)
-    predictors = [load_predictor(model) for model in args.model]
-    splits = data.load(
-        args.dataset,
-        splits=("test",),
-        image_column=args.image_column,
-        label_column=args.label_column,
-        max_eval_samples=args.max_eval_samples,
-        skip_unreadable=args.skip_unreadable,
-    )
-    for model, predictor in zip(args.model, predictors, strict=True):
-        if predictor.labels != splits.labels:
-            raise DataError(f"{model} knows {', '.join(predictor.labels)}; {splits.name} has {', '.join(splits.labels)}")
-    if len({predictor.name for predictor in predictors}) < len(predictors):
+    fit.keep_freed_memory()
+    predictors = {model: load_predictor(model) for model in args.model}
+    if len({predictor.name for predictor in predictors.values()}) < len(args.model):
         raise ModelError(f"two of {', '.join(args.model)} have the same name: rename a folder")
+    how = {"image_column": args.image_column, "label_column": args.label_column, "skip_unreadable": args.skip_unreadable}
+    splits = data.load(
+        args.dataset, splits=("train", "test"), max_train_samples=1000, max_eval_samples=args.max_eval_samples, **how
+    )
+    others = {
+        name: data.load(name, splits=("test",), max_eval_samples=args.ood_samples)
+        for name in args.ood_dataset
+        if args.ood_samples
+    }
+    for model, predictor in predictors.items():
+        check_labels(model, predictor, splits)
 
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    header = {"dataset": splits.name, "dataset_revision": splits.revision, "split": "test"}
-    evaluations = []
-    for model, predictor in zip(args.model, predictors, strict=True):
-        logits, labels = predict(predictor, splits, args.per_device_eval_batch_size)
+    tests: dict[str, Outputs] = {}
+    evaluations, timings = [], []
+    for model, predictor in predictors.items():
+        test = tests[predictor.name] = outputs_of(predictor, "test", splits)
         evaluation = {"model": predictor.name, "revision": predictor.revision, "n_parameters": predictor.n_parameters}
-        evaluation |= summarize(logits, labels, splits.labels)
-        if getattr(predictor.model.config, "views", 1) > 1:
-            evaluation["views"], predictor.model.config.views = predictor.model.config.views, 1
-            logits, _ = predict(predictor, splits, args.per_device_eval_batch_size)
-            evaluation["accuracy_one_view"] = float((logits.argmax(axis=1) == labels).mean())
+        evaluation |= summarize(test, splits.labels, temperature_of(model))
+        if (views := getattr(predictor.model.config, "views", 1)) > 1:
+            evaluation |= {"views": views, "accuracy_one_view": float((test.first_view == test.labels).mean())}
+        evaluation["strangers"] = tell_strangers(predictor, test, splits, args.ood_samples, others)
+        evaluation["corrupted"] = under_corruption(predictor, splits, args.corrupted_samples)
         evaluations.append(evaluation)
-
-        matrix = np.array(evaluation["confusion_matrix"])
-        report.save_confusion(args.output_dir / f"confusion_{predictor.name.replace('/', '_')}.png", matrix, splits.labels)
-        if Path(model).is_dir() and args.max_eval_samples is None:  # a part of the split is not the model's result
-            write_json(Path(model) / "evaluation.json", header | {"n": len(labels), "models": [evaluation]})
-            report.save_confusion(Path(model) / "confusion_matrix.png", matrix, splits.labels)
-            card.write(Path(model))
+        timings.append({"model": predictor.name, **cost.measure(predictor)})
         low, high = evaluation["accuracy_ci95"]
         print(f"{model}: accuracy {evaluation['accuracy']:.4f} ({low:.4f} to {high:.4f}), macro F1 {evaluation['f1']:.4f}")
-    write_json(args.output_dir / "evaluation.json", header | {"n": len(labels), "models": evaluations, "comparisons": []})
+
+    if absent := [label for label, found in evaluations[0]["per_class"].items() if not found["n"]]:
+        print(f"no test image is of {', '.join(absent[:5])}: precision, recall and F1 of such a class count as 0 in the means")
+    head = {"dataset": splits.name, "dataset_revision": splits.revision, "split": "test", "n": len(test.labels)}
+    together = {"comparisons": compared(tests), "average": averaged(tests)}
+    write_json(args.output_dir / "evaluation.json", head | {"models": evaluations} | together)
+    write_json(args.output_dir / "timing.json", {"machine": record.machine(), "models": timings})
+    for model, evaluation, timing in zip(predictors, evaluations, timings, strict=True):
+        if Path(model).is_dir() and args.max_eval_samples is None:  # a part of the split is not the model's result
+            write_json(Path(model) / "evaluation.json", head | {"models": [evaluation]})
+            write_json(Path(model) / "timing.json", {"machine": record.machine(), "models": [timing]})
+            matrix = np.array(evaluation["confusion_matrix"])
+            report.save_confusion(Path(model) / "confusion_matrix.png", matrix, splits.labels)
+            card.write(Path(model))
     write_model_card()
-    skipped = f", without {len(splits.skipped)} unreadable files" if splits.skipped else ""
-    print(f"{len(labels):,} images{skipped}; written to {args.output_dir}")
+    if args.format:
+        command = record.command()
+        pages.write(args.output_dir, predictors, splits, look=looked_at, command=command, formats=args.format)
+    skipped = len(splits.test) - len(test.labels)
+    without = f", without {pages.plural(skipped, 'unreadable file')}" if skipped else ""
+    print(f"{len(test.labels):,} images{without}; written to {args.output_dir}")
     if args.push_to_hub:
         for model in args.model:
             print(hub.push(Path(model), args.hub_model_id, private=args.hub_private_repo, revision=args.hub_revision))
+
+
+def check_labels(model: str, predictor: Predictor, splits: data.Splits) -> None:
+    """DataError unless the model knows the dataset's labels, in whatever order."""
+    if set(predictor.labels) == set(splits.labels):
+        return
+    apart = [
+        f"{who} {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
+        for who, names in (
+            ("only the model has", sorted(set(predictor.labels) - set(splits.labels))),
+            ("only the data has", sorted(set(splits.labels) - set(predictor.labels))),
+        )
+        if names
+    ]
+    raise DataError(f"{model} and {splits.name} have other labels ({'; '.join(apart)}): fine-tune it on this data, or rename")
+
+
+def outputs_of(predictor: Predictor, split: str, splits: data.Splits) -> Outputs:
+    """A split's outputs, the logits in the order of the dataset's labels if the model knows these."""
+    found = outputs.compute(
+        predictor,
+        lambda: data.batches(split, splits, PICTURES),
+        images=data.fingerprint(split, splits),
+        folder=CACHE,
+        n=len(splits[split]),
+        name=f"{splits.name} {split}",
+    )
+    return in_order(found, predictor.labels, splits.labels)
+
+
+def in_order(found: Outputs, own: list[str], wanted: list[str]) -> Outputs:
+    """Outputs whose logits are in another order of the same labels; unchanged if the labels are others."""
+    if own == wanted or set(own) != set(wanted):
+        return found
+    order = [own.index(label) for label in wanted]
+    return replace(found, logits=found.logits[:, order], first_view=np.argsort(order)[found.first_view])
+
+
+def summarize(test: Outputs, names: list[str], temperature: float | None) -> dict:
+    """What evaluation.json says of one model on test: fractions, and means over classes."""
+    logits, labels = test.logits, test.labels
+    predicted = logits.argmax(axis=1)
+    found = metrics.load("classification").compute(predictions=predicted, references=labels, labels=list(range(len(names))))
+    counts = np.bincount(labels, minlength=len(names))
+    columns = found.pop("per_class")
+    per_class = {
+        name: {metric: values[i] for metric, values in columns.items()} | {"n": int(counts[i])} for i, name in enumerate(names)
+    }
+    intervals = measure.bootstrap(labels, predicted, num_labels=len(names))
+    weighted = {
+        metric: float(np.average([per_class[name][metric] for name in names], weights=counts))
+        for metric in ("precision", "recall", "f1")
+    }
+    summary = {}
+    for metric in ("accuracy", "precision", "recall", "f1"):
+        summary |= {metric: found.pop(metric), f"{metric}_ci95": list(intervals[metric])}
+    summary |= {"weighted": weighted, "per_class": per_class} | found
+    summary["top_k_accuracy"] = {str(k): measure.top_k_accuracy(logits, labels, k) for k in (2, 3, 5) if k < len(names)}
+    summary |= calibration(logits, labels)
+    summary["temperature"] = temperature
+    summary["before_temperature"] = calibration(logits * temperature, labels) if temperature else None
+    wrong = measure.most_confident_mistakes(logits, labels, MISTAKES)
+    top = np.exp(-measure.nll_each(logits[wrong], predicted[wrong]))
+    summary["mistakes"] = [
+        {"image": int(i), "label": names[labels[i]], "predicted": names[predicted[i]], "probability": float(p)}
+        for i, p in zip(wrong, top, strict=True)
+    ]
+    confused = measure.most_confused(np.array(summary["confusion_matrix"]), 5)
+    summary["confused"] = [{"label": names[a], "predicted": names[b], "n": n} for a, b, n in confused]
+    return summary
+
+
+def calibration(logits: np.ndarray, labels: np.ndarray) -> dict:
+    """How far probabilities can be believed."""
+    bins = measure.reliability(logits, labels)
+    return {
+        "nll": measure.nll(logits, labels),
+        "brier": measure.brier(logits, labels),
+        "ece": measure.ece(logits, labels),
+        "reliability": {name: values.tolist() for name, values in bins._asdict().items()},
+    }
+
+
+def temperature_of(model: str) -> float | None:
+    """The temperature that was folded into a folder's weights, as its run.json tells; None elsewhere."""
+    path = Path(model) / "run.json"
+    return json.loads(path.read_text())["validation"].get("temperature") if path.exists() else None
+
+
+def tell_strangers(
+    predictor: Predictor, test: Outputs, splits: data.Splits, n: int, others: dict[str, data.Splits]
+) -> dict | None:
+    """How well images of none of the labels are told from those of test, by each score and for each set of `n` strangers.
+
+    AUROC, and FPR95: the fraction of strangers that pass where 95% of test do. None for no strangers.
+    """
+    if not n:
+        return None
+    side = preprocess.size_of(predictor.processor)
+    key = data.fingerprint("test", splits)
+    made = strangers.sets(first_images(splits, n, side))  # {name: uint8 (N, 3, side, side)}
+
+    def batches(images: np.ndarray) -> Iterator[tuple[list[Image.Image], list[int]]]:
+        for i in range(0, len(images), PICTURES):
+            pictures = [Image.fromarray(image) for image in images[i : i + PICTURES].transpose(0, 2, 3, 1)]
+            yield pictures, [0] * len(pictures)
+
+    found = {
+        name: outputs.compute(
+            predictor,
+            partial(batches, images),
+            images=f"{key} {name} {len(images)} of {side}",
+            folder=CACHE,
+            n=len(images),
+            name=name,
+        )
+        for name, images in made.items()
+    }
+    found |= {name: outputs_of(predictor, "test", other) for name, other in others.items()}
+    neighbours = strangers.fit_neighbours(outputs_of(predictor, "train", splits).features)
+    scores = {
+        "max_probability": lambda each: strangers.max_probability(each.logits),
+        "energy": lambda each: strangers.energy(each.logits),
+        "neighbours": lambda each: neighbours.scores(each.features),
+    }
+    told: dict[str, dict] = {}
+    for score, of in scores.items():
+        own = of(test)
+        told[score] = {
+            name: {"auroc": strangers.auroc(own, of(each)), "fpr95": strangers.fpr_at(own, of(each))}
+            for name, each in found.items()
+        }
+    return told
+
+
+def first_images(splits: data.Splits, n: int, side: int) -> np.ndarray:
+    """The first readable test images, squashed: uint8 (at most n, 3, side, side)."""
+    found: list[np.ndarray] = []
+    for images, _ in data.batches("test", splits, n):
+        found += [np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)).transpose(2, 0, 1) for image in images]
+        if len(found) >= n:
+            break
+    return np.stack(found[:n])
+
+
+def under_corruption(predictor: Predictor, splits: data.Splits, n: int) -> dict | None:
+    """Accuracy on `n` test images, clean and at each strength of each corruption; None for no images."""
+    if not n:
+        return None
+    labels = np.array(splits.test[splits.label_column])
+    rows = data.stratified(labels, n, seed=0) if n < len(labels) else np.arange(len(labels))
+    part = replace(splits, test=splits.test.select(rows))
+    key = data.fingerprint("test", part)
+
+    def batches(kind: str, strength: int) -> Iterator[tuple[list[Image.Image], list[int]]]:
+        for images, batch_labels in data.batches("test", part, PICTURES):
+            pixels = [torch.from_numpy(np.array(image).transpose(2, 0, 1)[None]) for image in images]
+            pixels = [corrupt.corrupt(each, kind, strength)[0].permute(1, 2, 0).numpy() for each in pixels]
+            yield [Image.fromarray(image) for image in pixels], batch_labels
+
+    def accuracy(found: Outputs) -> float:
+        return float((found.logits.argmax(axis=1) == found.labels).mean())
+
+    def corrupted(kind: str, strength: int) -> float:
+        images, name = f"{key} {kind} {strength}", f"{kind} {strength}"
+        make = partial(batches, kind, strength)
+        found = outputs.compute(predictor, make, images=images, folder=CACHE, n=len(rows), name=name)
+        return accuracy(in_order(found, predictor.labels, splits.labels))
+
+    clean = outputs_of(predictor, "test", part)
+    told = {"n": len(clean.labels), "clean": accuracy(clean)}
+    told["accuracy"] = {kind: [corrupted(kind, strength) for strength in range(1, 6)] for kind in corrupt.KINDS}
+    return told
+
+
+def compared(tests: dict[str, Outputs]) -> list[dict]:
+    """Each two models on the same images."""
+    return [
+        {"models": [a, b], **measure.compare(tests[a].logits, tests[b].logits, tests[a].labels)}
+        for a, b in combinations(tests, 2)
+    ]
+
+
+def averaged(tests: dict[str, Outputs]) -> dict | None:
+    """What the mean of all models' probabilities reaches; None for a single model."""
+    if len(tests) < 2:
+        return None
+    labels = next(iter(tests.values())).labels
+    right = measure.average([found.logits for found in tests.values()]).argmax(axis=1) == labels
+    return {
+        "models": list(tests),
+        "accuracy": float(right.mean()),
+        "accuracy_ci95": list(measure.bootstrap_interval(right.astype(float))),
+    }
+
+
+def looked_at(predictor: Predictor, image: Image.Image) -> Image.Image:
+    """What the model saw of an image, and over it where it looked."""
+    return explain.overlay(explain.seen(predictor, image), explain.heatmap(predictor, image))
 
 
 def write_model_card() -> None:
@@ -112,33 +359,6 @@ def check_push(args: argparse.Namespace) -> None:
     if args.max_eval_samples:
         raise ModelError("--max_eval_samples measures a part of the split: leave it out to push the model's result")
     hub.check_login()
-
-
-def predict(predictor: Predictor, splits: data.Splits, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (N, C) and labels (N,) of the test split."""
-    logits, labels = [], []
-    with tqdm(total=len(splits.test), unit="img", desc=predictor.name) as bar:
-        for images, batch_labels in data.batches("test", splits, batch_size):
-            logits.append(predictor.logits(images))
-            labels.extend(batch_labels)
-            bar.update(len(images))
-    if not labels:
-        raise DataError(f"none of the {len(splits.test)} test images of {splits.name} is readable: check the files")
-    return np.concatenate(logits), np.array(labels)
-
-
-def summarize(logits: np.ndarray, labels: np.ndarray, names: list[str]) -> dict:
-    """What evaluation.json says of one model: fractions, and macro means over classes."""
-    predicted = logits.argmax(axis=1)
-    low, high = measure.bootstrap_interval((predicted == labels).astype(float))
-    found = metrics.load("classification").compute(predictions=predicted, references=labels, labels=list(range(len(names))))
-    counts = np.bincount(labels, minlength=len(names))
-    per_class = {
-        name: {metric: values[i] for metric, values in found["per_class"].items()} | {"n": int(counts[i])}
-        for i, name in enumerate(names)
-    }
-    interval = {"accuracy": found["accuracy"], "accuracy_ci95": [low, high]}
-    return interval | found | {"per_class": per_class, "nll": measure.nll(logits, labels)}
 
 
 if __name__ == "__main__":

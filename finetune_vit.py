@@ -26,7 +26,22 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.utils import logging
 
-from classifier import backbone, card, data, errors, export, features, fit, hub, measure, preprocess, record, report, tune
+from classifier import (
+    backbone,
+    card,
+    data,
+    errors,
+    export,
+    features,
+    fit,
+    hub,
+    measure,
+    preprocess,
+    record,
+    report,
+    strangers,
+    tune,
+)
 from classifier.errors import ModelError, Stopped
 from classifier.files import write_json, write_text
 from classifier.predictor import HUB_ID, Predictor, default_device, locate
@@ -177,7 +192,7 @@ def main() -> None:
     inputs, logits, labels = validate(Predictor(model, processor, name=output_dir.name), splits)
     temperature = measure.fit_temperature(logits, labels)
     logits = fold(backbone.head(model), temperature, inputs)
-    model.config.known_threshold = measure.known_threshold(logits)
+    model.config.known_threshold = strangers.threshold(strangers.max_probability(logits))
     model.config.reduce_to = plan.reduce_to
     export.save(model, processor, output_dir)
 

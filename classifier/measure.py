@@ -105,14 +105,6 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(np.exp(found.x))
 
 
-def known_threshold(logits: np.ndarray, keep: float = 0.95) -> float:
-    """The top probability that a fraction `keep` of these (N, C) logits reach: below it an input looks like no class.
-
-    Maximum softmax probability (Hendrycks and Gimpel, arXiv:1610.02136), with the threshold set on validation data.
-    """
-    return float(np.quantile(softmax(logits, axis=1).max(axis=1), 1 - keep))
-
-
 def bootstrap_interval(values: np.ndarray, draws: int = 1000, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean of `values` (N,), over images.
 

@@ -43,6 +43,11 @@ def commit() -> str | None:
     return head + ("+" if changed else "")
 
 
+def command() -> str:
+    """The command that runs, as it was given."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
 def describe(settings: dict, parent: dict | None = None) -> dict:
     """The part of run.json that every script writes, as things are when it starts; the caller adds its results.
 
@@ -51,7 +56,7 @@ def describe(settings: dict, parent: dict | None = None) -> dict:
         parent: run.json of the weights that this run started from, if any: the chain of stages.
     """
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command(),
         "settings": {name: os.fspath(v) if isinstance(v, Path) else v for name, v in settings.items()},
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
-from classifier import load_predictor, pixels
+from classifier import load_predictor, metrics, pixels
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = sorted(config.parent for config in (ROOT / "models").glob("*/config.json"))
@@ -64,16 +64,17 @@ def test_records_are_complete(folder):
     assert low < measured["accuracy"] < high
 
 
-def test_evaluation_agrees_with_the_pipeline(folder, tmp_path):
-    """evaluate.py on some true test images counts what `transformers.pipeline` gets right on the same ones."""
+def test_evaluation_agrees_with_the_pipeline_and_the_library(folder, tmp_path):
+    """evaluate.py on some true test images counts what `transformers.pipeline` and the library `evaluate` count on them."""
     if "HUB_MIRROR" not in os.environ:
         pytest.skip("needs the true CIFAR-10: set HUB_MIRROR")
     dataset = Path(os.environ["HUB_MIRROR"]) / "datasets/uoft-cs/cifar10"
     flags = ["--dataset", str(dataset), "--output_dir", str(tmp_path), "--max_eval_samples", "200"]
+    flags += ["--corrupted_samples", "0", "--ood_samples", "0", "--format"]
     copy = tmp_path / "model"
     copy.mkdir()
-    for file in ("config.json", "preprocessor_config.json", "model.safetensors"):
-        (copy / file).symlink_to(folder / file)
+    for path in (*folder.glob("*config.json"), folder / "model.safetensors"):
+        (copy / path.name).symlink_to(path)
     command = [sys.executable, str(ROOT / "evaluate.py"), "--model", str(copy), *flags]
     subprocess.run(command, check=True, capture_output=True)
     measured = json.loads((tmp_path / "evaluation.json").read_text())
@@ -86,6 +87,17 @@ def test_evaluation_agrees_with_the_pipeline(folder, tmp_path):
     right = np.mean([answer[0]["label"] == splits.labels[label] for answer, label in zip(answers, labels, strict=True)])
     assert measured["n"] == 200 and measured["models"][0]["accuracy"] == pytest.approx(right)
     assert isinstance(images[0], Image.Image)
+
+    answers = metrics.library().evaluator("image-classification")
+    model = AutoModelForImageClassification.from_pretrained(folder)
+    found = answers.compute(
+        model_or_pipeline=model,
+        feature_extractor=AutoImageProcessor.from_pretrained(folder),
+        data=splits.test.rename_column(splits.image_column, "image"),
+        metric=metrics.load("classification"),
+        label_mapping=model.config.label2id,
+    )
+    assert found["accuracy"] == pytest.approx(right)
 
 
 def test_shrinking_photographs_first_changes_next_to_nothing(folder):

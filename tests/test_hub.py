@@ -100,7 +100,7 @@ def test_a_push_is_one_commit_that_says_how_good(pushed, api):
     files = {f.rfilename for f in api.model_info("user/tiny").siblings} - {".gitattributes"}
     assert files == {
         *("config.json", "model.safetensors", "preprocessor_config.json", "README.md", "cnn.py", "onnx/model.onnx"),
-        *("run.json", "metrics.jsonl", "evaluation.json"),
+        *("run.json", "metrics.jsonl", "evaluation.json", "timing.json"),
         *("samples.png", "classes.png", "curves.png", "confusion_matrix.png"),
     }
 

@@ -68,13 +68,6 @@ def test_temperature_undoes_overconfidence():
     assert measure.fit_temperature(3 * logits, labels) == pytest.approx(3, abs=0.1)
 
 
-def test_known_threshold_keeps_what_it_should():
-    logits = np.random.default_rng(0).normal(0, 2, (1000, 10))
-    threshold = measure.known_threshold(logits, keep=0.9)
-    top = np.exp(log_softmax(logits, axis=1)).max(axis=1)
-    assert (top >= threshold).mean() == pytest.approx(0.9, abs=0.002)
-
-
 def test_bootstrap_interval_is_the_binomial_one():
     """For 10,000 images at 90% the standard error is 0.3 points; the interval is 1.96 of these to each side."""
     right = (np.arange(10_000) % 10 != 0).astype(float)

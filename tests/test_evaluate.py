@@ -1,0 +1,139 @@
+"""evaluate.py on models whose answers are known: orders of labels and images, runs that go on, what it says of bad input."""
+
+import importlib.util
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from test_predictor import LABELS, save_tiny_vit
+
+from classifier import data, load_predictor
+from classifier.errors import DataError, ModelError
+
+ROOT = Path(__file__).resolve().parent.parent
+spec = importlib.util.spec_from_file_location("evaluate_script", ROOT / "evaluate.py")  # `evaluate` is a library's name
+script = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(script)
+
+
+def run(monkeypatch, *words) -> None:
+    """The command with these words, in this process."""
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, words)])
+    script.main()
+
+
+def measured(folder: Path) -> dict:
+    return json.loads((folder / "evaluation.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """An image folder of noise: 6 test images and 3 training images a class."""
+    folder, rng = tmp_path_factory.mktemp("data") / "pictures", np.random.default_rng(0)
+    for split, n in (("train", 3), ("test", 6)):
+        for label in LABELS:
+            (folder / split / label).mkdir(parents=True)
+            for i in range(n):
+                image = Image.fromarray(rng.integers(256, size=(32, 32, 3), dtype=np.uint8))
+                image.save(folder / split / label / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path) -> Path:
+    """A cache of its own, so that nothing is found there by chance."""
+    monkeypatch.setattr(script, "CACHE", tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def reordered(source: Path, folder: Path, order: list[int]) -> Path:
+    """The same model with its labels in another order."""
+    shutil.copytree(source, folder)
+    weights = load_file(folder / "model.safetensors")
+    for name in ("classifier.weight", "classifier.bias"):
+        weights[name] = weights[name][order].contiguous()
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = {str(i): LABELS[c] for i, c in enumerate(order)}
+    config["label2id"] = {LABELS[c]: i for i, c in enumerate(order)}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_labels_in_another_order_are_mapped_by_name_and_a_second_run_finds_all(pictures, tmp_path, cache, monkeypatch):
+    one = save_tiny_vit(tmp_path / "one")
+    two = reordered(one, tmp_path / "two", [3, 1, 4, 0, 5, 9, 2, 6, 8, 7])
+    flags = ["--model", one, two, "--dataset", pictures, "--corrupted_samples", 20, "--format", "md"]
+    run(monkeypatch, *flags, "--output_dir", tmp_path / "report")
+    found = measured(tmp_path / "report")
+    first, second = found["models"]
+    assert first.pop("model") == "one" and second.pop("model") == "two"
+    assert second["nll"] == pytest.approx(first["nll"], rel=1e-6)
+    assert second["confusion_matrix"] == first["confusion_matrix"] and np.sum(first["confusion_matrix"]) == found["n"] == 60
+    assert second["per_class"] == first["per_class"] and second["corrupted"] == first["corrupted"]
+    [both] = found["comparisons"]
+    assert both["difference"] == 0 and both["agreement"] == 1 and both["p_value"] == 1
+    assert found["average"]["accuracy"] == first["accuracy"]
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {"evaluation.json", "timing.json", "report.md", "figures"}
+    assert (one / "README.md").exists() and measured(one)["models"][0]["accuracy"] == first["accuracy"]
+
+    cached = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
+    run(monkeypatch, *flags, "--output_dir", tmp_path / "again")
+    assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == cached  # nothing went through a model again
+    assert (tmp_path / "again/evaluation.json").read_bytes() == (tmp_path / "report/evaluation.json").read_bytes()
+    shutil.rmtree(cache)
+    run(monkeypatch, *flags, "--output_dir", tmp_path / "again")
+    assert (tmp_path / "again/evaluation.json").read_bytes() == (tmp_path / "report/evaluation.json").read_bytes()
+
+
+def test_the_order_of_images_changes_nothing(pictures, tmp_path):
+    splits = data.load(str(pictures), splits=("test",))
+    found = script.outputs_of(load_predictor(save_tiny_vit(tmp_path / "tiny")), "test", splits)
+    order = np.random.default_rng(0).permutation(len(found.labels))
+    shuffled = replace(found, **{name: values[order] for name, values in vars(found).items()})
+    told, other = (script.summarize(each, splits.labels, 1.5) for each in (found, shuffled))
+    places = [mistake.pop("image") for mistake in told["mistakes"]]
+    assert [order[mistake.pop("image")] for mistake in other["mistakes"]] == places
+    for name, value in told.items():
+        if isinstance(value, float):
+            assert other[name] == pytest.approx(value, rel=1e-12), name
+    exact = ("accuracy", "accuracy_ci95", "f1_ci95", "per_class", "confusion_matrix", "top_k_accuracy", "mistakes", "confused")
+    assert {name: other[name] for name in exact} == {name: told[name] for name in exact}
+
+
+def test_labels_that_differ_are_told_apart(pictures, tmp_path, monkeypatch):
+    model = save_tiny_vit(tmp_path / "tiny")
+    config = (model / "config.json").read_text()
+    (model / "config.json").write_text(config.replace('"cat"', '"lynx"'))
+    with pytest.raises(DataError, match="only the model has lynx; only the data has cat"):
+        run(monkeypatch, "--model", model, "--dataset", pictures, "--output_dir", tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+def test_an_unreadable_image_is_named_or_counted(pictures, tmp_path, capsys, monkeypatch):
+    broken = shutil.copytree(pictures, tmp_path / "broken")
+    for path in (broken / "test/cat/0.png", *(broken / "test/dog").iterdir()):
+        path.write_bytes(b"no picture")
+    model = save_tiny_vit(tmp_path / "tiny")
+    flags = ["--model", model, "--dataset", broken, "--output_dir", tmp_path / "report", "--corrupted_samples", 0, "--format"]
+    with pytest.raises(DataError, match=r"cat/0\.png"):
+        run(monkeypatch, *flags)
+    run(monkeypatch, *flags, "--skip_unreadable")
+    said = capsys.readouterr().out
+    assert "53 images, without 7 unreadable files" in said and "no test image is of dog" in said
+    assert measured(tmp_path / "report")["models"][0]["per_class"]["dog"] == {"precision": 0, "recall": 0, "f1": 0, "n": 0}
+
+
+def test_logits_that_are_no_numbers_are_an_error(pictures, tmp_path, monkeypatch):
+    model = save_tiny_vit(tmp_path / "tiny")
+    weights = load_file(model / "model.safetensors")
+    weights["classifier.bias"][2] = float("nan")
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match="NaN"):
+        run(monkeypatch, "--model", model, "--dataset", pictures, "--output_dir", tmp_path / "report")
