@@ -27,12 +27,16 @@ def render() -> str:
         [measured] = evaluation["models"]
         low, high = measured["accuracy_ci95"]
         one_view = measured.get("accuracy_one_view", measured["accuracy"])
+        stages = card.stages_of(run)
+        seconds, flops = (sum(stage[name] for stage in stages) for name in ("train_seconds", "train_flops"))
+        threads = " and ".join(str(stage["machine"]["threads"]) for stage in stages)
+        told = f" in {len(stages)} stages ({threads} threads)" if len(stages) > 1 else ""
         views = f" ({measured['views']} views)" if "views" in measured else ""
         lines.append(
             f"| `models/{folder.name}`, {origin(run)} "
             f"| {measured['accuracy']:.2%} ({low:.2%} to {high:.2%}) "
             f"| {measured['f1']:.4f} | {one_view:.2%} | {measured['n_parameters'] / 1e6:.1f} M "
-            f"| {run['train_seconds'] / 60:.0f} min, {run['train_flops'] / 1e15:.2f} PFLOP "
+            f"| {seconds / 60:.0f} min{told}, {flops / 1e15:.2f} PFLOP "
             f"| {run['inference_flops'] / 1e9:.2f}{views} |"
         )
     lines += [

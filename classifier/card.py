@@ -83,7 +83,7 @@ def render(folder: Path, repo_id: str | None = None, *, figures: str = "") -> Mo
             curves=(folder / "curves.png").is_file(),
             figures=figures,
             evaluation=_results(folder, labels, evaluation) if evaluation else None,
-            cost=_cost(run),
+            cost=_cost(chain),
             base=_named(base) if base else None,
         )
     except KeyError as error:
@@ -237,13 +237,13 @@ def _pixel_steps(config: dict, processor: dict) -> str | None:
 def _stage(stage: dict) -> str:
     """One run in a few sentences."""
     settings, data = stage["settings"], stage["data"]
-    start = settings.get("model") or ("" if not stage.get("parent") else "the stage before")
+    start = "the stage before" if stage.get("parent") else settings.get("model")
     text = f"{_dataset(settings['dataset'])}: {data['images']:,} images of its train split"
     if counts := data.get("counts", {}).get("validation"):
         text += f", and {sum(counts):,} held out, class by class, for validation"
     if data.get("skipped"):
         text += f"; {data['skipped']:,} unreadable files left out"
-    text += f". Started from {'random weights' if not start else _named(start) if settings.get('model') else start}"
+    text += f". Started from {'random weights' if not start else start if stage.get('parent') else _named(start)}"
     text += f", seed {settings['seed']}."
     commit = f", commit {stage['commit']}" if stage.get("commit") else ""
     versions = ", ".join(f"{name} {version}" for name, version in stage["versions"].items())
@@ -328,21 +328,25 @@ def _mistakes(matrix: np.ndarray, labels: list[str]) -> str:
     return ", ".join(f"{escape(labels[t])} taken for {escape(labels[p])} ({wrong[t, p]:,})" for t, p in order if wrong[t, p])
 
 
-def _cost(run: dict) -> str:
-    """Time and arithmetic of training and of an answer."""
+def _cost(chain: list[dict]) -> str:
+    """Time and arithmetic of training, stage by stage, and of an answer."""
     lines = []
-    if run.get("train_seconds"):
+    for i, run in enumerate(chain):
+        if not run.get("train_seconds"):
+            continue
         machine = run["machine"]
-        place = machine["accelerator"] or f"{machine['threads']} threads of {machine['processor']} ({machine['instructions']})"
+        threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
+        place = machine["accelerator"] or f"{threads} of {machine['processor']} ({machine['instructions']})"
         precision = ", bfloat16" if run["settings"].get("bf16") else ", float32"
-        text = f"Training: {duration(run['train_seconds'])} on {escape(place)}{precision}, beside whatever else ran there"
+        text = f"Training{f', stage {i + 1}' if len(chain) > 1 else ''}: {duration(run['train_seconds'])} on {escape(place)}"
+        text += f"{precision}, beside whatever else ran there"
         if run.get("images_seen"):
             text += f"; {run['images_seen']:,} images seen, {run['images_seen'] / run['train_seconds']:,.0f} a second"
         if run.get("train_flops"):
             text += f"; {si(run['train_flops'])}FLOP"
         lines.append(text)
-    if run.get("inference_flops"):
-        lines.append(f"An answer: {si(run['inference_flops'])}FLOP an image")
+    if chain and chain[-1].get("inference_flops"):
+        lines.append(f"An answer: {si(chain[-1]['inference_flops'])}FLOP an image")
     return "\n".join(f"- {line}." for line in lines)
 
 
