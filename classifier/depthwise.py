@@ -1,8 +1,8 @@
 """Depthwise convolutions whose backward pass is fast on a CPU.
 
 oneDNN has no kernels of its own for two gradients of a depthwise convolution: by the input where the stride is 2, and by a
-weight wider than 3×3. What it does instead takes 10 to 40 times as long as the forward pass, and most of the training time of
-a MobileNet or an EfficientNet. Both are put here as convolutions that it is fast at; the values are the same.
+weight wider than 3×3. What it does instead takes many times as long as the forward pass, and most of the training time of an
+EfficientNet. Both are put here as convolutions that it is fast at; the values are the same.
 """
 
 import torch

@@ -70,7 +70,7 @@ def load_predictor(
 
 
 class Linear(torch.nn.Linear):
-    """A linear layer by oneDNN where no gradient is asked for: on AMD 2 to 4 times as fast in fp32 as PyTorch's, by MKL."""
+    """A linear layer by oneDNN where no gradient is asked for: PyTorch's own goes to MKL in fp32, which is slow on AMD."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(…, in_features) -> (…, out_features)."""
