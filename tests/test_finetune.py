@@ -1,5 +1,6 @@
 """Fine-tuning on a handful of generated images: tiny randomly initialised models, and the real backbones where they are."""
 
+import copy
 import json
 import os
 import shutil
@@ -199,6 +200,30 @@ def test_a_processor_at_another_size_does_the_same_to_a_batch_and_to_an_image(pr
 
 
 # --- Models ----------------------------------------------------------------------------------------------------------
+
+
+def test_attention_by_products_is_the_fused_one():
+    fused = tiny_vit()
+    pixels = torch.randn(2, 3, 32, 32)
+    fused(pixel_values=pixels).logits.square().sum().backward()
+    ours = copy.deepcopy(fused)
+    ours.zero_grad()
+    backbone.attend_by_products(ours)
+    logits = ours(pixel_values=pixels).logits
+    torch.testing.assert_close(logits, fused(pixel_values=pixels).logits)
+    logits.square().sum().backward()
+    for own, other in zip(ours.parameters(), fused.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, other.grad)
+    assert "attn" not in ours.config.to_json_string()  # a saved model attends as its reader likes
+
+
+def test_attention_under_autocast_stays_in_bfloat16():
+    query, key, value = torch.randn(3, 1, 2, 5, 8, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        out, weights = backbone.products(torch.nn.Identity().eval(), query, key, value, None, dropout=0.5)
+    assert out.dtype == weights.dtype == torch.bfloat16
+    exact = torch.nn.functional.scaled_dot_product_attention(query.float(), key.float(), value.float())
+    torch.testing.assert_close(out.float(), exact.transpose(1, 2), atol=0.02, rtol=0.02)
 
 
 def test_depths_by_hand():
