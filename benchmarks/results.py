@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see th
 from classifier import card  # noqa: E402
 from classifier.files import write_text  # noqa: E402
 
+RECORDS = ("evaluation", "timing", "run")
 BEGIN, END = "<!-- results: written by benchmarks/results.py -->", "<!-- end of results -->"
 
 
@@ -22,22 +23,23 @@ def render() -> str:
         "| model | test accuracy (95% interval) | macro F1 | in one view | parameters | training | GFLOP an image |",
         "|---|---|---|---|---|---|---|",
     ]
+    trained_on = set()
     for folder in sorted(path.parent for path in (ROOT / "models").glob("*/evaluation.json")):
-        evaluation, run = (json.loads((folder / name).read_text()) for name in ("evaluation.json", "run.json"))
-        [measured] = evaluation["models"]
+        evaluation, timing, run = (json.loads((folder / f"{name}.json").read_text()) for name in RECORDS)
+        [measured], [timed] = evaluation["models"], timing["models"]
         low, high = measured["accuracy_ci95"]
         one_view = measured.get("accuracy_one_view", measured["accuracy"])
         stages = card.stages_of(run)
         seconds, flops = (sum(stage[name] for stage in stages) for name in ("train_seconds", "train_flops"))
-        threads = " and ".join(str(stage["machine"]["threads"]) for stage in stages)
-        told = f" in {len(stages)} stages ({threads} threads)" if len(stages) > 1 else ""
+        trained_on |= {tell_machine(stage["machine"]) for stage in stages}
+        told = f" in {len(stages)} stages" if len(stages) > 1 else ""
         views = f" ({measured['views']} views)" if "views" in measured else ""
         lines.append(
             f"| `models/{folder.name}`, {origin(run)} "
             f"| {measured['accuracy']:.2%} ({low:.2%} to {high:.2%}) "
             f"| {measured['f1']:.4f} | {one_view:.2%} | {measured['n_parameters'] / 1e6:.1f} M "
             f"| {seconds / 60:.0f} min{told}, {flops / 1e15:.2f} PFLOP "
-            f"| {run['inference_flops'] / 1e9:.2f}{views} |"
+            f"| {timed['flops'] / 1e9:.2f}{views} |"
         )
     lines += [
         "",
@@ -57,12 +59,12 @@ def render() -> str:
             f"| {spread('train_seconds', '.0f')} s, {found['runs'][0]['train_flops'] / 1e15:.2f} PFLOP "
             f"| {spread('images_per_second', ',.0f')} |"
         )
-        machines |= {json.dumps(run["machine"]) for run in found["runs"]}
-    [machine] = map(json.loads, machines)  # one table, one machine
+        machines |= {tell_machine(run["machine"]) for run in found["runs"]}
+    [machine] = machines  # one table, one machine
     lines += [
         "",
-        f"Times are of {machine['threads']} threads of an {machine['processor']} ({machine['instructions']}, bfloat16): "
-        "beside other work in the first table, with nothing else running in the second.",
+        f"Times of the first table are of {' or '.join(sorted(trained_on))}, mostly beside other work; those of the second "
+        f"of {machine}, with nothing else running. All in bfloat16.",
     ]
     if (Path(__file__).parent / "backbones.json").exists():
         lines += ["", *render_backbones()]
@@ -74,6 +76,12 @@ def render() -> str:
         f"{startup['runs']} starts, `benchmarks/startup.py`) and then holds {memory['median'] / 1024:.1f} GB with its workers.",
     ]
     return "\n".join(lines)
+
+
+def tell_machine(machine: dict) -> str:
+    """A machine of run.json, in words."""
+    threads = "one thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
+    return f"{threads} of an {machine['processor']} ({machine['instructions']})"
 
 
 def origin(run: dict) -> str:
