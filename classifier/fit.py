@@ -476,4 +476,4 @@ def keep_freed_memory() -> None:
     if hasattr(libc, "mallopt"):
         m_trim_threshold, m_mmap_threshold = -1, -3
         libc.mallopt(m_mmap_threshold, 1 << 30)
-        libc.mallopt(m_trim_threshold, (1 << 31) - 1)
+        libc.mallopt(m_trim_threshold, -1)  # never; activations are more than the 2 GB that an int can say
