@@ -35,8 +35,11 @@ VARIANTS = {
     "weight decay 0.2": "--weight_decay 0.2",
     "mixup 0.2": "--mixup 0.2",
     "CutMix 1.0": "--cutmix 1.0",
+    "RandAugment": "",
+    "weights averaged over 100 steps": "",
     "batches of 128 at 1.4e-3": "--per_device_train_batch_size 128 --learning_rate 1.4e-3",
 }
+TUNERS = {"RandAugment": "RandAugment", "weights averaged over 100 steps": "Averaged"}  # of benchmarks/tuners.py
 RESULTS = Path(__file__).parent / "ablations.json"
 
 
@@ -51,7 +54,7 @@ def main() -> None:
     for name in args.variants:
         for seed in args.seeds:
             if str(seed) not in results()["variants"].get(name, {}).get("validation_accuracy", {}):
-                accuracy = run(args.model, args.dataset, VARIANTS[name], seed)
+                accuracy = run(args.model, args.dataset, name, seed)
                 found = results()  # as it is now: another variant may have been run meanwhile
                 variant = found["variants"].setdefault(name, {"flags": VARIANTS[name], "validation_accuracy": {}})
                 variant["validation_accuracy"][str(seed)] = accuracy
@@ -66,12 +69,13 @@ def results() -> dict:
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"base": BASE, "variants": {}}
 
 
-def run(model: str, dataset: str, flags: str, seed: int) -> float:
-    """The validation accuracy that finetune_vit.py reaches with these flags."""
+def run(model: str, dataset: str, name: str, seed: int) -> float:
+    """The validation accuracy that the variant reaches."""
+    script = [ROOT / "benchmarks/tuners.py", TUNERS[name]] if name in TUNERS else [ROOT / "finetune_vit.py"]
     with tempfile.TemporaryDirectory() as parent:
         output_dir = Path(parent) / "run"
         words = ["--model", model, "--dataset", dataset, "--seed", seed, "--output_dir", output_dir]
-        command = [sys.executable, ROOT / "finetune_vit.py", *map(str, words), *BASE.split(), *flags.split()]
+        command = [sys.executable, *script, *map(str, words), *BASE.split(), *VARIANTS[name].split()]
         result = subprocess.run(command, stdout=subprocess.DEVNULL)
         if result.returncode:
             raise SystemExit(result.returncode)

@@ -1,0 +1,64 @@
+"""finetune_vit.py with something that it does not have, to see whether it should.
+
+    python benchmarks/tuners.py RandAugment --dataset uoft-cs/cifar10 --output_dir runs/randaugment
+    python benchmarks/tuners.py Averaged …
+
+The flags are finetune_vit.py's. benchmarks/ablations.py compares these with what finetune_vit.py has.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see the library
+
+import torch  # noqa: E402
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn  # noqa: E402
+from torchvision.transforms import v2  # noqa: E402
+from transformers import TrainerCallback  # noqa: E402
+
+import finetune_vit  # noqa: E402
+from classifier import errors, fit, tune  # noqa: E402
+
+
+class RandAugment(tune.Tuner):
+    """Two random operations at magnitude 9 of 31 an image, before its crop (arXiv:1909.13719)."""
+
+    randaugment = v2.RandAugment(num_ops=2, magnitude=9)
+
+    def augmented(self, pixels: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `Tuner`'s, of pixels that were changed first."""
+        with torch.random.fork_rng():
+            torch.manual_seed(fit.generator(self.args.seed, "randaugment", self.state.global_step).initial_seed())
+            pixels = torch.stack([self.randaugment(image) for image in pixels])
+        return super().augmented(pixels, labels)
+
+
+class Averaged(tune.Tuner):
+    """Keeps an exponential moving average of the weights, over about a hundred steps, instead of the last ones."""
+
+    def train(self, *args, **kwargs):
+        """Trains, then puts the average into the model."""
+        averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(0.99), use_buffers=True)
+        self.add_callback(Average(averaged))
+        outcome = super().train(*args, **kwargs)
+        self.model.load_state_dict(averaged.module.state_dict())
+        return outcome
+
+
+class Average(TrainerCallback):
+    """Adds the weights to an average after each step."""
+
+    def __init__(self, averaged: AveragedModel):
+        self.averaged = averaged
+
+    def on_step_end(self, args, state, control, model=None, **kwargs) -> None:
+        """One more step."""
+        self.averaged.update_parameters(model)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1] not in ("RandAugment", "Averaged"):
+        sys.exit(__doc__)
+    tune.Tuner = globals()[sys.argv.pop(1)]
+    errors.run(finetune_vit.main)
