@@ -13,7 +13,10 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from subprocess import DEVNULL
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see the library
@@ -26,27 +29,25 @@ from classifier import record  # noqa: E402
 from classifier.files import write_json  # noqa: E402
 
 
-def measure(picture: Path) -> dict[str, float]:
-    """One start: seconds to the first answer, seconds to stop after SIGTERM, resident MB of the app and its workers."""
+@contextmanager
+def running_app() -> Iterator[tuple[str, psutil.Process, float]]:
+    """`python app.py` with the embedded models: its address, its process, and when it was started; healthy by then."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
     environment = {name: value for name, value in os.environ.items() if name not in ("PORT", "SPACE_ID", "MODELS")}
     environment |= {"GRADIO_SERVER_PORT": url.rpartition(":")[2], "HF_HUB_OFFLINE": "1"}
     began = time.perf_counter()
-    app = subprocess.Popen([sys.executable, ROOT / "app.py"], env=environment, stdout=subprocess.DEVNULL)
-    while not healthy(url):
-        if app.poll() is not None:
-            raise SystemExit(f"app.py ended with code {app.returncode} before it was healthy")
-        time.sleep(0.05)
-    Client(url, verbose=False).predict(handle_file(picture), api_name="/classify")
-    answered = time.perf_counter() - began
-    process = psutil.Process(app.pid)
-    memory = sum(p.memory_info().rss for p in [process, *process.children(recursive=True)])
-    app.send_signal(signal.SIGTERM)
-    began = time.perf_counter()
-    app.wait()
-    return {"first_answer_s": answered, "stop_s": time.perf_counter() - began, "resident_mb": memory / 2**20}
+    app = subprocess.Popen([sys.executable, ROOT / "app.py"], env=environment, stdout=DEVNULL, stderr=DEVNULL)
+    try:
+        while not healthy(url):
+            if app.poll() is not None:
+                raise SystemExit(f"app.py ended with code {app.returncode} before it was healthy: start it by itself")
+            time.sleep(0.05)
+        yield url, psutil.Process(app.pid), began
+    finally:
+        app.kill()
+        app.wait()
 
 
 def healthy(url: str) -> bool:
@@ -55,6 +56,23 @@ def healthy(url: str) -> bool:
         return httpx.get(f"{url}/health").status_code == 200
     except httpx.TransportError:
         return False
+
+
+def resident_mb(process: psutil.Process) -> float:
+    """Resident MB of the app and its decode workers."""
+    return sum(p.memory_info().rss for p in [process, *process.children(recursive=True)]) / 2**20
+
+
+def measure(picture: Path) -> dict[str, float]:
+    """One start: seconds to the first answer, seconds to stop after SIGTERM, resident MB."""
+    with running_app() as (url, process, began):
+        Client(url, verbose=False).predict(handle_file(picture), api_name="/classify")
+        answered = time.perf_counter() - began
+        memory = resident_mb(process)
+        process.send_signal(signal.SIGTERM)
+        began = time.perf_counter()
+        process.wait()
+        return {"first_answer_s": answered, "stop_s": time.perf_counter() - began, "resident_mb": memory}
 
 
 def main() -> None:

@@ -1,12 +1,17 @@
-"""Launching the page: where it listens, its bounds, `/health`, and a stop that leaves nothing behind."""
+"""Launching the page: where it listens, its bounds, `/health`, and a stop after which nothing accepted is unanswered."""
 
 import io
+import logging
 import os
 import signal
 import threading
+import time
+from pathlib import Path
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 from PIL import Image
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
@@ -15,13 +20,15 @@ from classifier import pixels
 from classifier.errors import ClassifierError
 from classifier.predictor import Predictor
 from space import style
+from space.guard import Guard, State, log
 
 MAX_WAITING = 256  # requests in the queue; one more is told that it is full
-CONCURRENCY = 2  # calls of an endpoint at a time: one waits for the decoder while the other has the cores
+CONCURRENCY = 2  # galleries at a time: more would only hold more images in memory
+STOP_WITHIN_S = 25.0  # for what was accepted; hosts kill after 30
 
 
 def serve(demo: gr.Blocks, predictors: dict[str, Predictor]) -> None:
-    """Serves `demo` until SIGTERM or Ctrl-C, then closes it.
+    """Serves `demo` until SIGTERM or Ctrl-C, then answers what was accepted, refuses what comes, and closes it.
 
     Listens at GRADIO_SERVER_NAME, by default 0.0.0.0 on a host that sets PORT or SPACE_ID and 127.0.0.1 elsewhere; at port
     PORT, GRADIO_SERVER_PORT or 7860. `GET /health` answers 503 until each model has classified an image, then 200.
@@ -37,6 +44,10 @@ def serve(demo: gr.Blocks, predictors: dict[str, Predictor]) -> None:
     if not text.isdigit():
         raise ClassifierError(f"PORT is {text!r}: it has to be a number, such as 7860")
     hosted = "PORT" in os.environ or "SPACE_ID" in os.environ
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    log.setLevel(logging.INFO)
+    state, uploads = State(), Path(get_upload_folder())
+    uploads.mkdir(parents=True, exist_ok=True)
     demo.queue(max_size=MAX_WAITING, default_concurrency_limit=CONCURRENCY).launch(
         server_name=os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0" if hosted else "127.0.0.1"),
         server_port=int(text),
@@ -47,12 +58,19 @@ def serve(demo: gr.Blocks, predictors: dict[str, Predictor]) -> None:
         css=style.CSS,
         run_history=False,
         footer_links=["api", "settings"],
-        app_kwargs={"routes": [Route("/health", health)]},
+        app_kwargs={
+            "routes": [Route("/health", health)],
+            "middleware": [Middleware(Guard, state=state, uploads=uploads)],
+        },
         prevent_thread_lock=True,
     )
     warm_up(predictors)
     ready.set()
     stop.wait()
+    state.stopping = True
+    deadline = time.monotonic() + STOP_WITHIN_S
+    while time.monotonic() < deadline and (state.open or any(list(demo._queue.pending_event_ids_session.values()))):
+        time.sleep(0.05)
     demo.close()
 
 

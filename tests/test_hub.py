@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -360,6 +361,23 @@ def test_a_push_fails_in_one_line_and_can_be_repeated(fault, call, hub, api, fin
     assert len(puts) == (fault in ("damaged on the way", "an expired token")), "only what has not arrived is sent"
     assert len(api.list_repo_commits(repo)) == 2  # the first made the repository
     weights = api.hf_hub_download(repo, "model.safetensors", cache_dir=finished.parent)
+    assert Path(weights).read_bytes() == (finished / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_push_that_is_killed_is_repeated(hub, api, environment, finished):
+    dataset = json.loads((finished / "run.json").read_text())["settings"]["dataset"]
+    command = ["-m", "classifier.hub", "push", finished, "user/killed", "--dataset", dataset]
+    fault = hub.fail("/lfs/", method="PUT", slow=5)
+    with subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, env=environment) as process:
+        while fault.times:  # the weights are on their way
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+    assert len(api.list_repo_commits("user/killed")) == 1  # which made the repository: nothing half is to be seen
+    run(environment, *command)
+    assert len(api.list_repo_commits("user/killed")) == 2
+    weights = api.hf_hub_download("user/killed", "model.safetensors", cache_dir=finished.parent)
     assert Path(weights).read_bytes() == (finished / "model.safetensors").read_bytes()
 
 

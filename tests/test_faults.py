@@ -1,0 +1,110 @@
+"""Power cuts and full disks, real ones: nothing that a user made is lost, and one line says what to do."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from test_app import running_app
+from test_fit import folder, train, wait_for_epochs, weights  # noqa: F401  (folder is a fixture)
+from test_predictor import encoded, picture, save_tiny_vit
+
+from classifier import fit
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def small_disk(tmp_path, request) -> Iterator[Path]:
+    """A file system of `request.param` MB of its own."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={request.param}m", "tmpfs", disk], capture_output=True)
+    if made.returncode:
+        pytest.skip("may not mount a file system: run as root to try a full disk")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def fill(disk: Path, leave: int) -> Path:
+    """Takes up a file system but for `leave` bytes."""
+    ballast = disk / "ballast"
+    free = os.statvfs(disk)
+    with ballast.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, max(1, free.f_bavail * free.f_frsize - leave))
+    return ballast
+
+
+def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path):
+    path = tmp_path / "run.json"
+    code = (
+        "import os, signal; from pathlib import Path; from classifier.files import replacing\n"
+        f"with replacing(Path({str(path)!r})) as new:\n"
+        "    new.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    path.write_text("whole")
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == -signal.SIGKILL
+    assert path.read_text() == "whole"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 2  # however often it happens, one leftover
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("small_disk", [200], indirect=True)
+def test_a_disk_that_fills_up_in_training_costs_no_epoch_that_was_saved(folder, small_disk, tmp_path):  # noqa: F811
+    subprocess.run(train(folder, tmp_path / "whole"), check=True, capture_output=True)
+    output_dir = small_disk / "run"
+    with subprocess.Popen(train(folder, output_dir), stderr=subprocess.PIPE, text=True) as process:
+        wait_for_epochs(process, output_dir, 2)
+        ballast = fill(small_disk, leave=4096)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2 and "Traceback" not in errors
+    assert "No space left" in errors.strip().splitlines()[-1] or "free" in errors.strip().splitlines()[-1]
+    assert (output_dir / fit.CHECKPOINT).exists()
+    ballast.unlink()
+    subprocess.run(train(folder, output_dir, "--resume_from_checkpoint", "last"), check=True, capture_output=True)
+    resumed, whole = weights(output_dir), weights(tmp_path / "whole")
+    assert all((resumed[name] == whole[name]).all() for name in whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("small_disk", [20], indirect=True)
+def test_a_disk_that_is_full_in_evaluation_leaves_the_earlier_one(folder, small_disk, tmp_path):  # noqa: F811
+    subprocess.run(train(folder, small_disk / "run", "--num_train_epochs", "1"), check=True, capture_output=True)
+    words = ["--dataset", folder, "--model", small_disk / "run", "--output_dir", tmp_path / "report", "--format", "md"]
+    words += ["--corrupted_samples", "0", "--ood_samples", "0"]
+    command = [sys.executable, ROOT / "evaluate.py", *map(str, words)]
+    environment = os.environ | {"HF_HOME": str(tmp_path / "cache")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    before = (small_disk / "run/evaluation.json").read_bytes()
+    ballast = fill(small_disk, leave=0)
+    full = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert full.returncode == 2 and "Traceback" not in full.stderr and "No space left" in full.stderr
+    assert (small_disk / "run/evaluation.json").read_bytes() == before
+    ballast.unlink()
+    assert subprocess.run(command, env=environment, capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("small_disk", [1100], indirect=True)
+def test_uploads_stop_before_the_disk_is_full_and_go_on_when_it_is_not(small_disk, tmp_path):
+    model = save_tiny_vit(tmp_path / "tiny")
+    uploads = {"GRADIO_TEMP_DIR": str(small_disk / "uploads")}
+    with running_app([model], tmp_path, uploads) as (url, _):
+
+        def upload() -> httpx.Response:
+            return httpx.post(f"{url}/gradio_api/upload", files={"files": ("a.png", encoded(picture(0)))})
+
+        [path] = upload().json()
+        ballast = fill(small_disk, leave=900_000_000)
+        refused = upload()
+        assert refused.status_code == 503 and refused.headers["retry-after"] and "no room" in refused.json()["error"]
+        call = f"{url}/gradio_api/call/classify"  # what is there already is still classified
+        event = httpx.post(call, json={"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}, None, 1]}).json()
+        assert "event: complete" in httpx.get(f"{call}/{event['event_id']}").text
+        ballast.unlink()
+        assert upload().status_code == 200

@@ -1,0 +1,79 @@
+"""Damaged files for the decoder, and calls that make no sense for the endpoints: only our own errors come out."""
+
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+from test_app import running_app
+from test_predictor import encoded, picture, save_tiny_vit
+
+from benchmarks import fuzz
+from classifier import pixels
+
+QUICK = {"deadline": None, "derandomize": True, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
+
+
+def test_samples_are_whole():
+    with pixels.Decoder() as decoder:
+        assert {kind: fuzz.outcome(decoder, data, None) for kind, data in fuzz.SAMPLES.items()} == dict.fromkeys(
+            fuzz.SAMPLES, "image"
+        )
+
+
+@settings(max_examples=1500, **QUICK)
+@given(damaged=fuzz.damaged(), reduce_to=st.sampled_from([None, 16]))
+def test_damaged_files_are_images_or_are_refused(damaged, reduce_to):
+    kind, data = damaged
+    found = fuzz.outcome(pixels._shared, data, reduce_to)
+    event(f"{kind}: {found}")
+    assert found in ("image", "refused")
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    """(address, log file, the path of an upload) of a running app."""
+    folder = tmp_path_factory.mktemp("app")
+    model = save_tiny_vit(folder / "tiny")
+    with running_app([model], folder) as (url, _):
+        [path] = httpx.post(f"{url}/gradio_api/upload", files={"files": ("a.png", encoded(picture(0)))}).json()
+        yield url, folder / "app.log", path
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20)
+PATHS = st.sampled_from(["/etc/passwd", "../../etc/passwd", "", "\0", "/proc/self/environ", "file:///etc/passwd", "a" * 5000])
+FILES = st.fixed_dictionaries(
+    {"path": PATHS | SCALARS},
+    optional={"meta": st.just({"_type": "gradio.FileData"}) | SCALARS, "orig_name": SCALARS, "url": PATHS | SCALARS},
+)
+VALUES = st.recursive(
+    SCALARS | FILES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+)
+CALLS = st.lists(VALUES, max_size=5) | VALUES
+
+
+@settings(max_examples=150, **QUICK)
+@given(endpoint=st.sampled_from(["classify", "classify_gallery", "models"]), data=CALLS)
+def test_calls_that_make_no_sense_end_in_an_error_of_their_own(app, endpoint, data):
+    url, log, _ = app
+    call = f"{url}/gradio_api/call/{endpoint}"
+    reply = httpx.post(call, json={"data": data}, timeout=60)
+    assert reply.status_code == 200 or 400 <= reply.status_code < 500, reply.text
+    if reply.status_code == 200:
+        text = httpx.get(f"{call}/{reply.json()['event_id']}", timeout=60).text
+        assert "event: error" in text or (endpoint == "models" and "event: complete" in text), text
+        for private in ("root:", "Traceback", str(Path(log).parent)):
+            assert private not in text
+
+
+def test_and_it_still_answers(app):
+    url, _, path = app
+    call = f"{url}/gradio_api/call/classify"
+    image = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    event_id = httpx.post(call, json={"data": [image, "tiny", 1]}).json()["event_id"]
+    text = httpx.get(f"{call}/{event_id}").text
+    assert "event: complete" in text
+    label, about = json.loads(text.rpartition("data: ")[2])
+    assert label["label"] and about["model"] == "tiny"

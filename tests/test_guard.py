@@ -1,0 +1,186 @@
+"""What the app refuses, and how it stops: a real server, gradio's own client, and plain HTTP."""
+
+import json
+import re
+import signal
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import ValidationError
+from test_app import running_app
+from test_predictor import encoded, picture, save_tiny_vit
+
+from space import guard, page, serving
+from space.classify import Result
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return save_tiny_vit(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def app(model, tmp_path_factory):
+    """(address, log file) of a running app."""
+    folder = tmp_path_factory.mktemp("app")
+    with running_app([model], folder) as (url, _):
+        yield url, folder / "app.log"
+
+
+@pytest.fixture
+def elsewhere():
+    """A web server with a picture; (its address, the paths that were asked for)."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(encoded(picture(0)))
+
+        do_HEAD = do_GET
+
+        def log_message(self, *args):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/picture.png", asked
+    server.shutdown()
+
+
+@pytest.mark.parametrize("endpoint", ["/classify", "/classify_gallery"])
+def test_a_url_is_refused_and_not_fetched(app, elsewhere, endpoint):
+    address, asked = elsewhere
+    image = {"path": address, "meta": {"_type": "gradio.FileData"}}
+    with pytest.raises(ValidationError, match="given by URL: download it, then send the file"):
+        Client(app[0], verbose=False).predict(image if endpoint == "/classify" else [image], api_name=endpoint)
+    for path in (address, address.replace("http", "HTTP", 1)):
+        for data in ([image | {"path": path}, None, 5], [[image | {"path": path}], None, 5], [{"deep": [[{"path": path}]]}]):
+            reply = httpx.post(f"{app[0]}/gradio_api/call{endpoint}", json={"data": data})
+            assert reply.status_code == 422 and "given by URL" in reply.json()["error"]
+    assert not asked
+
+
+def test_the_file_that_it_asks_for_instead_is_taken(app, tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded(picture(0)))
+    _, about = Client(app[0], verbose=False).predict(handle_file(tmp_path / "a.png"), api_name="/classify")
+    assert about["model"] == "tiny"
+
+
+def test_too_many_files_and_bytes_are_refused_at_once(app):
+    url = f"{app[0]}/gradio_api"
+    files = [{"path": f"/tmp/{i}.png", "meta": {"_type": "gradio.FileData"}} for i in range(guard.MAX_FILES + 1)]
+    many = httpx.post(f"{url}/call/classify_gallery", json={"data": [files, None, 5]})
+    assert (many.status_code, many.json()["error"]) == (422, "501 files: at most 500 a request")
+    long = httpx.post(f"{url}/call/classify", content=b" " * (guard.MAX_CALL_BYTES + 1))
+    assert long.status_code == 413 and "at most 1 MB" in long.json()["error"]
+    assert raw(app[0], f"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: {3_000_000_000}\r\n\r\n") == 413
+    assert raw(app[0], "POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n") == 411
+
+
+def test_others_files_are_not_to_be_read_by_guessing(app, tmp_path):
+    url, log = app
+    uploads = log.parent / "uploads"
+    [path] = httpx.post(f"{url}/gradio_api/upload", files={"files": ("a.png", encoded(picture(7)))}).json()
+    folder = Path(path).parent
+    assert httpx.get(f"{url}/gradio_api/file={path}").status_code == 200  # who has the content knows the address
+    assert re.fullmatch("[0-9a-f]{64}", folder.name) and folder.parent == uploads
+    _, csv_file = Client(url, verbose=False, download_files=False).predict([handle_file(path)], api_name="/classify_gallery")
+    assert re.fullmatch("[0-9a-f]{64}", Path(csv_file["path"]).parent.name)
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
+    for guess in (uploads, folder, secret, log, "/etc/passwd", f"{folder}/../../../app.log", ROOT / "app.py"):
+        reply = httpx.get(f"{url}/gradio_api/file={quote(str(guess))}")
+        assert reply.status_code in (403, 404), guess
+
+
+def test_names_are_shown_as_they_are():
+    name = "<img src=x onerror=alert(1)>.png"
+    shown = page.failures([Result(name, f"/tmp/{name}", error="<b>broken")])
+    assert "<img" not in shown and "<b>broken" not in shown and "&lt;img src=x onerror=alert(1)&gt;.png" in shown
+
+
+def raw(url: str, request: str) -> int:
+    """The status that a request's head is answered with, before any body is sent."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(request.encode())
+        return int(connection.recv(4096).split()[1])
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[" * 100_000, b'{"data": "x"}', b'{"data": [{"path": 7}, null, 5]}', b"\xff"])
+def test_what_is_no_call_is_an_error_of_the_sender(app, body):
+    reply = httpx.post(f"{app[0]}/gradio_api/call/classify", content=body, headers={"content-type": "application/json"})
+    if reply.status_code == 200:  # accepted as a call; it then has to fail as one
+        event = reply.json()["event_id"]
+        assert "event: error" in httpx.get(f"{app[0]}/gradio_api/call/classify/{event}").text
+    else:
+        assert 400 <= reply.status_code < 500
+
+
+@pytest.mark.slow
+def test_over_the_queue_is_busy_and_all_that_was_accepted_is_answered(app, tmp_path):
+    url = f"{app[0]}/gradio_api"
+    (tmp_path / "a.png").write_bytes(encoded(picture(0)))
+    [path] = httpx.post(f"{url}/upload", files={"files": ("a.png", encoded(picture(0)))}).json()
+    image = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    gallery = {"data": [[image] * 100, None, 5]}
+
+    def ask(_: int) -> httpx.Response:
+        return httpx.post(f"{url}/call/classify_gallery", json=gallery, timeout=60)
+
+    with ThreadPoolExecutor(32) as threads:
+        replies = list(threads.map(ask, range(serving.MAX_WAITING + 60)))
+    accepted = [reply.json()["event_id"] for reply in replies if reply.status_code == 200]
+    refused = [reply for reply in replies if reply.status_code != 200]
+    assert len(accepted) >= serving.MAX_WAITING and refused
+    assert {reply.status_code for reply in refused} == {503}
+    assert {reply.headers["retry-after"] for reply in refused} == {"10"}
+
+    def result(event: str) -> str:
+        return httpx.get(f"{url}/call/classify_gallery/{event}", timeout=300).text
+
+    with ThreadPoolExecutor(32) as threads:
+        assert all("event: complete" in text for text in threads.map(result, accepted))
+
+
+def test_a_line_a_request_without_names(app, tmp_path):
+    url, log = app
+    (tmp_path / "secret name.png").write_bytes(encoded(picture(0)))
+    Client(url, verbose=False).predict(handle_file(tmp_path / "secret name.png"), api_name="/classify")
+    time.sleep(0.2)
+    lines = log.read_text().splitlines()
+    assert any("INFO POST upload 200" in line for line in lines)
+    assert any("INFO POST queue/join 200" in line or "INFO GET queue/data 200" in line for line in lines)
+    assert not any("secret" in line or "127.0.0.1" in line for line in lines if " INFO " in line)
+
+
+def test_sigterm_answers_what_was_accepted_and_refuses_what_comes(model, tmp_path):
+    with running_app([model], tmp_path) as (url, process):
+        [path] = httpx.post(f"{url}/gradio_api/upload", files={"files": ("a.png", encoded(picture(0)))}).json()
+        image = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        call = f"{url}/gradio_api/call/classify_gallery"
+        event = httpx.post(call, json={"data": [[image] * 500, None, 5]}).json()["event_id"]
+        process.send_signal(signal.SIGTERM)
+        deadline, late = time.monotonic() + 20, None
+        while time.monotonic() < deadline and (late is None or late.status_code == 200):
+            late = httpx.post(call, json={"data": [[image], None, 5]})
+        assert late.status_code == 503 and "stops" in late.json()["error"]
+        text = httpx.get(f"{call}/{event}", timeout=60).text
+        assert "event: complete" in text
+        rows, _ = json.loads(text.rpartition("data: ")[2])
+        assert len(rows["data"]) == 500 and {row[2] for row in rows["data"]} == {"ok"}
+        assert process.wait(timeout=serving.STOP_WITHIN_S + 20) == 0
+        assert "Traceback" not in (tmp_path / "app.log").read_text()
