@@ -1,8 +1,9 @@
 """What page and API share: uploaded files in, a result a file, a table, a CSV file; and the endpoints made of these."""
 
 import csv
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import secrets
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,15 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 from gradio.utils import get_upload_folder
+from PIL import Image
 
 from classifier import pixels
+from classifier.batching import Batcher
 from classifier.errors import ClassifierError, ImageError
-from classifier.predictor import Predictor, batches
+from classifier.predictor import Predictor
 
 TOP_K = 5  # labels an image, when the caller does not say
-BATCH_SIZE = 16  # images a step: the model takes a batch while the decoder's workers fill the next
+PREVIEW = 320  # pixels of the shorter side, at most
 
 
 @dataclass(frozen=True)
@@ -27,36 +30,47 @@ class Result:
     path: str
     probabilities: np.ndarray | None = None
     error: str = ""
+    preview: str = ""  # path of a small JPEG, where one was asked for
 
 
 def uploads(files: dict | list[dict] | None) -> list[tuple[str, str]]:
-    """gradio's FileData (one, a list or nothing) -> (path, the name that its sender gave it) of each."""
+    """gradio's FileData (one, a list or nothing) -> (path, the name that its sender gave it) of each.
+
+    Raises gr.Error for anything else: what a script sends arrives unchecked.
+    """
     files = [files] if isinstance(files, dict) else files or []
-    return [(file["path"], file.get("orig_name") or Path(file["path"]).name) for file in files]
+    if not isinstance(files, list) or not all(isinstance(file, dict) and isinstance(file.get("path"), str) for file in files):
+        raise gr.Error("not a file, or a list of files: send what handle_file gives", print_exception=False)
+    return [(file["path"], str(file.get("orig_name") or Path(file["path"]).name)) for file in files]
 
 
-def classify_files(
-    predictor: Predictor, files: Sequence[tuple[str, str]], progress: Callable = lambda done, desc: None
-) -> list[Result]:
-    """A result a file, in order. A file that can't be read has an error instead of probabilities; the others go on.
+def classify_files(batcher: Batcher, files: Sequence[tuple[str, str]], *, previews: bool = False) -> Iterator[Result]:
+    """A result a file, in order, as each is ready. A file that can't be read has an error instead of probabilities.
 
     Args:
-        predictor: the model.
+        batcher: of the model.
         files: (path, name) of each.
-        progress: called as `progress((images done, images), desc)`, like `gr.Progress`.
+        previews: whether to keep a small JPEG of each, which any browser can show.
     """
-    results = []
-    pairs = zip(files, pixels.decode_many([path for path, _ in files], reduce_to=predictor.reduce_to), strict=True)
-    for batch in batches(pairs, BATCH_SIZE):
-        readable = [image for _, image in batch if not isinstance(image, ImageError)]
-        rows = iter(predictor.probabilities(readable))
-        for (path, name), image in batch:
-            if isinstance(image, ImageError):
-                results.append(Result(name, path, error=str(image).removeprefix(f"{Path(path).name}: ")))
-            else:
-                results.append(Result(name, path, next(rows)))
-        progress((len(results), len(files)), desc="images classified")
-    return results
+    for (path, name), found in zip(files, batcher.classify(path for path, _ in files), strict=True):
+        if isinstance(found, ImageError):
+            yield Result(name, path, error=str(found).removeprefix(f"{Path(path).name}: "))
+        else:
+            yield Result(name, path, found.probabilities, preview=write_preview(found.image) if previews else "")
+
+
+def new_file(name: str) -> Path:
+    """A path in gradio's cache, where files are served, and deleted with the uploads; not to be guessed by others."""
+    path = Path(get_upload_folder()) / secrets.token_hex(32) / name
+    path.parent.mkdir(parents=True)
+    return path
+
+
+def write_preview(image: Image.Image) -> str:
+    """Writes a decoded image as a small JPEG."""
+    path = new_file("preview.jpg")
+    pixels.to_rgb(image, reduce_to=PREVIEW).save(path, quality=85)
+    return str(path)
 
 
 def table(predictor: Predictor, results: Iterable[Result], top_k: int) -> dict[str, list]:
@@ -76,9 +90,7 @@ def table(predictor: Predictor, results: Iterable[Result], top_k: int) -> dict[s
 
 def write_csv(rows: dict[str, list]) -> str:
     """Writes a `table` as predictions.csv into gradio's cache, where it is served and deleted with the uploads."""
-    folder = Path(get_upload_folder())
-    folder.mkdir(parents=True, exist_ok=True)
-    path = Path(tempfile.mkdtemp(dir=folder)) / "predictions.csv"
+    path = new_file("predictions.csv")
     with path.open("w", newline="", encoding="utf-8-sig") as file:  # the signature tells spreadsheets that it is UTF-8
         csv.writer(file).writerows([rows["headers"], *rows["data"]])
     return str(path)
@@ -101,14 +113,16 @@ class Endpoints:
     """
 
     def __init__(self, predictors: dict[str, Predictor]):
+        turn = threading.Lock()  # models take turns: each uses all cores
         self.predictors = predictors
+        self.batchers = {name: Batcher(predictor, turn=turn) for name, predictor in predictors.items()}
         self.max_top_k = max(len(predictor.labels) for predictor in predictors.values())
 
     def predictor(self, model: str | None) -> Predictor:
         """The model of that name, the first one for None."""
         if model is None:
             return next(iter(self.predictors.values()))
-        if model not in self.predictors:
+        if not isinstance(model, str) or model not in self.predictors:
             raise gr.Error(f"no model {model!r}: choose one of {', '.join(self.predictors)}", print_exception=False)
         return self.predictors[model]
 
@@ -136,7 +150,7 @@ class Endpoints:
         if not image:
             raise gr.Error("no image: send one file", print_exception=False)
         with as_messages():
-            [result] = classify_files(predictor, uploads(image))
+            [result] = classify_files(self.batchers[predictor.name], uploads(image))
         if result.error:
             raise gr.Error(f"{result.name}: {result.error}", print_exception=False)
         label = {entry["label"]: entry["score"] for entry in predictor.top(result.probabilities, top_k)}
@@ -164,7 +178,11 @@ class Endpoints:
         if not files:
             raise gr.Error("no files: send at least one image", print_exception=False)
         with as_messages():
-            results = classify_files(predictor, uploads(files), progress)
+            uploaded = uploads(files)
+            results = []
+            for result in classify_files(self.batchers[predictor.name], uploaded):
+                results.append(result)
+                progress((len(results), len(uploaded)), desc="images classified")
         rows = table(predictor, results, top_k)
         return rows, write_csv(rows)
 

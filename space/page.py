@@ -6,7 +6,6 @@ from pathlib import Path
 
 import gradio as gr
 
-from classifier import pixels
 from classifier.predictor import Predictor
 from space.classify import TOP_K, Endpoints, Result, as_messages, classify_files, table, uploads, write_csv
 
@@ -16,7 +15,7 @@ EXAMPLES = sorted(
     if path.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"}
 )
 UPLOADS_KEPT_S = 3600
-NOT_FOR_BROWSERS = {".heic", ".heif", ".tif", ".tiff"}  # shown as a JPEG preview
+AT_ONCE = 32  # calls of /classify that are worked on: they decode, and share batches
 
 
 def build(predictors: dict[str, Predictor], notices: Sequence[str] = ()) -> gr.Blocks:
@@ -85,7 +84,7 @@ def build(predictors: dict[str, Predictor], notices: Sequence[str] = ()) -> gr.B
                 gr.HTML(failures(found), visible=len(readable) < len(found)),
                 gr.Row(visible=bool(readable)),
                 gr.Gallery(
-                    [(preview(found[i].path), caption(predictor, found[i])) for i in readable],
+                    [(found[i].preview, caption(predictor, found[i])) for i in readable],
                     selected_index=0 if len(readable) == 1 else None,
                 ),
                 probabilities(predictor, found[index], top_k) if readable else gr.Label(None),
@@ -95,10 +94,17 @@ def build(predictors: dict[str, Predictor], notices: Sequence[str] = ()) -> gr.B
                 write_csv(cells),
             ]
 
+        def classified(predictor: Predictor, files: list[tuple[str, str]], progress: gr.Progress) -> list[Result]:
+            results = []
+            for result in classify_files(api.batchers[predictor.name], files, previews=True):
+                results.append(result)
+                progress((len(results), len(files)), desc="images classified")
+            return results
+
         def add(new: list[tuple[str, str]], found: list[Result], model: str, top_k: int, progress: gr.Progress) -> list:
             predictor = api.predictor(model)
             with as_messages():
-                found = found + classify_files(predictor, new, progress)
+                found = found + classified(predictor, new, progress)
             first = next((i for i in range(len(found) - len(new), len(found)) if not found[i].error), 0)
             return show(predictor, found, first, top_k)
 
@@ -114,7 +120,7 @@ def build(predictors: dict[str, Predictor], notices: Sequence[str] = ()) -> gr.B
             if not found:
                 return [describe(predictor), *[gr.skip()] * len(shown)]
             with as_messages():
-                found = classify_files(predictor, [(result.path, result.name) for result in found], progress)
+                found = classified(predictor, [(result.path, result.name) for result in found], progress)
             return [describe(predictor), *show(predictor, found, index, top_k)]
 
         def change_top_k(found, index, model, top_k):
@@ -164,7 +170,15 @@ def build(predictors: dict[str, Predictor], notices: Sequence[str] = ()) -> gr.B
             image = gr.File(label="image")
             about = gr.JSON(label="about")
             csv_file = gr.File(label="CSV")
-        gr.on([], api.classify, [image, model, top_k], [label, about], api_name="classify", preprocess=False)
+        gr.on(
+            [],
+            api.classify,
+            [image, model, top_k],
+            [label, about],
+            api_name="classify",
+            preprocess=False,
+            concurrency_limit=AT_ONCE,
+        )
         gr.on(
             [],
             api.classify_gallery,
@@ -213,13 +227,3 @@ def failures(results: list[Result]) -> str:
     failed = [result for result in results if result.error]
     items = "".join(f"<li><b>{escape(result.name)}</b>: {escape(result.error)}</li>" for result in failed)
     return f"{len(failed)} of {len(results)} could not be read, the others are below:<ul>{items}</ul>"
-
-
-def preview(path: str) -> str:
-    """The uploaded file itself when browsers can show it, otherwise a JPEG of it, kept beside it."""
-    if Path(path).suffix.lower() not in NOT_FOR_BROWSERS:
-        return path
-    jpeg = Path(f"{path}.jpg")
-    if not jpeg.exists():
-        pixels.decode(path, reduce_to=512).save(jpeg, quality=85)
-    return str(jpeg)

@@ -19,6 +19,8 @@ from PIL import Image
 from test_predictor import LABELS, encoded, picture, save_tiny_vit
 
 from classifier import load_predictor, pixels
+from classifier.batching import Batcher
+from space.classify import classify_files
 
 ROOT = Path(__file__).resolve().parent.parent
 STARTED_WITHIN_S = 300  # far more than the 15 s of an idle machine, for tests run beside a training
@@ -274,12 +276,18 @@ def test_importing_app_launches_nothing_and_sorts_the_embedded_models(models, tm
     assert list(predictors) == ["c", "a", "b"] and notices == []
 
 
-def test_what_browsers_can_not_show_gets_a_preview(tmp_path):
-    from space.page import preview
-
-    (tmp_path / "a.png").touch()
-    assert preview(str(tmp_path / "a.png")) == str(tmp_path / "a.png")
-    picture(0, (1200, 900)).save(tmp_path / "b.tif")
-    with Image.open(preview(str(tmp_path / "b.tif"))) as image:
-        assert image.format == "JPEG" and min(image.size) == 512
-    assert preview(str(tmp_path / "b.tif")) == preview(str(tmp_path / "b.tif"))
+def test_previews_are_small_and_upright(models, files, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    picture(0, (1200, 900)).save(tmp_path / "large.tif")
+    with Batcher(load_predictor(models[0])) as batcher:
+        uploaded = [
+            (str(tmp_path / "large.tif"), "large.tif"),
+            (str(files["broken"]), "b.jpg"),
+            (str(files["rotated"]), "c.jpg"),
+        ]
+        large, broken, rotated = classify_files(batcher, uploaded, previews=True)
+    with Image.open(large.preview) as image:
+        assert image.format == "JPEG" and min(image.size) == 320
+    with Image.open(rotated.preview) as image, Image.open(files["rotated"]) as stored:
+        assert image.size == stored.size[::-1]
+    assert broken.preview == "" and broken.error
