@@ -1,9 +1,9 @@
-"""Times a predictor against the same model as `transformers` loads it, in fp32, on decoded 32-pixel images.
+"""Times a predictor, and a compiled one, against the same model as `transformers` loads it, in fp32, on decoded images.
 
     python benchmarks/inference.py models/cnn models/vit
 
-Both prepare pixels by the saved processor. They take turns, so that whatever else the machine does meets both. Writes
-benchmarks/inference.json: images a second, the median of the turns, one image at a time and in batches of 64.
+All prepare pixels (of 32 x 32) by the saved processor. They take turns, so that whatever else the machine does meets each.
+Writes benchmarks/inference.json: images a second, the median of the turns, one image at a time and in batches of 64.
 """
 
 import argparse
@@ -39,7 +39,11 @@ def main() -> None:
 
 def row(folder: Path) -> dict:
     """Images a second of both, and by how much their logits differ at most."""
-    predictor, processor = load_predictor(folder), AutoImageProcessor.from_pretrained(folder)
+    predictor, compiled = load_predictor(folder), load_predictor(folder)
+    began = time.perf_counter()
+    compiled.compile()
+    compile_s = time.perf_counter() - began
+    processor = AutoImageProcessor.from_pretrained(folder)
     plain = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
 
     @torch.inference_mode()
@@ -50,16 +54,25 @@ def row(folder: Path) -> dict:
     images = [Image.fromarray(image) for image in pixels]
     speeds = {}
     for size, turns in BATCHES.items():
-        ways = {"as_loaded": as_loaded, "predictor": lambda batch: predictor.logits(batch, batch_size=len(batch))}
+        ways = {
+            "as_loaded": as_loaded,
+            "predictor": lambda batch: predictor.logits(batch, batch_size=len(batch)),
+            "compiled": lambda batch: compiled.logits(batch, batch_size=len(batch)),
+        }
         seconds = {name: [] for name in ways}
         for _ in range(1 + turns):
             for name, way in ways.items():
                 seconds[name].append(timed(way, images[:size]))
         speeds[str(size)] = {name: round(size / statistics.median(each[1:]), 1) for name, each in seconds.items()}
-        ours, theirs = speeds[str(size)]["predictor"], speeds[str(size)]["as_loaded"]
-        print(f"{folder}: batches of {size}, {theirs} -> {ours} images/s, {ours / theirs:.2f} times")
-    difference = float(np.abs(as_loaded(images) - predictor.logits(images)).max())
-    return {"model": folder.name, "images_per_second": speeds, "largest_difference_of_logits": difference}
+        print(f"{folder}: batches of {size}, images/s: {speeds[str(size)]}", flush=True)
+    expected = as_loaded(images)
+    difference = max(float(np.abs(expected - each.logits(images)).max()) for each in (predictor, compiled))
+    return {
+        "model": folder.name,
+        "images_per_second": speeds,
+        "largest_difference_of_logits": difference,
+        "compile_s": round(compile_s, 1),
+    }
 
 
 def timed(way: Callable, images: list[Image.Image]) -> float:

@@ -50,10 +50,10 @@ def running_app() -> Iterator[tuple[str, psutil.Process, float]]:
         app.wait()
 
 
-def healthy(url: str) -> bool:
-    """Whether /health answers 200."""
+def healthy(url: str, path: str = "/health") -> bool:
+    """Whether that path answers 200."""
     try:
-        return httpx.get(f"{url}/health").status_code == 200
+        return httpx.get(url + path).status_code == 200
     except httpx.TransportError:
         return False
 

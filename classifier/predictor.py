@@ -74,7 +74,8 @@ class Linear(torch.nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(…, in_features) -> (…, out_features)."""
-        if torch.is_grad_enabled() or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+        plain = torch.is_grad_enabled() or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
+        if plain or torch.jit.is_tracing():  # which knows PyTorch's own operations
             return super().forward(x)
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
@@ -135,6 +136,7 @@ class Predictor:
     """A model in evaluation mode with its processor. Safe to call from several threads.
 
     Attributes:
+        forward: pixel values (N, 3, H, W) -> logits (N, C): the model's own pass, or a compiled one.
         name: the folder's name, or the Hub id.
         revision: the Hub commit, or "local".
         notice: why the revision is not the Hub's present one, "" when it is.
@@ -159,6 +161,7 @@ class Predictor:
     ):
         self.model = model.eval()
         self.processor = processor
+        self.forward = lambda pixel_values: self.model(pixel_values).logits
         self.name = name
         self.revision = revision
         self.notice = notice
@@ -167,6 +170,16 @@ class Predictor:
         self.evaluation = evaluation or {}
         self.known_threshold = known_threshold
         self.reduce_to = reduce_to
+
+    def compile(self) -> None:
+        """Spends seconds on compiling the forward pass for this CPU, for those who classify many images. ModelError as there.
+
+        Other threads may use the predictor meanwhile. On another device it does nothing.
+        """
+        if self.model.device.type == "cpu":
+            from classifier import engine, preprocess  # timm takes a second to import
+
+            self.forward = engine.compile_model(self.model, preprocess.size_of(self.processor))
 
     @property
     def accuracy(self) -> float | None:
@@ -232,7 +245,7 @@ class Predictor:
     @torch.inference_mode()
     def _forward(self, images: list[Image.Image]) -> np.ndarray:
         """A batch of N RGB images -> (N, C) float32 logits."""
-        logits = self.model(self._processed(images)).logits.float().cpu()
+        logits = self.forward(self._processed(images)).float().cpu()
         if not logits.isfinite().all():
             raise ModelError(f"{self.name} gave NaN or infinity: its weights may be damaged, fetch or train them again")
         return logits.numpy()

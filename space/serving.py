@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from classifier import pixels
-from classifier.errors import ClassifierError
+from classifier.errors import ClassifierError, ModelError
 from classifier.predictor import Predictor
 from space import style
 from space.guard import Guard, State, log
@@ -66,6 +66,7 @@ def serve(demo: gr.Blocks, predictors: dict[str, Predictor]) -> None:
     )
     warm_up(predictors)
     ready.set()
+    compile_all(predictors)  # while the first visitors are answered by the models as they are
     stop.wait()
     state.stopping = True
     deadline = time.monotonic() + STOP_WITHIN_S
@@ -80,3 +81,14 @@ def warm_up(predictors: dict[str, Predictor]) -> None:
     Image.new("RGB", (32, 32), "grey").save(file, "PNG")
     for predictor in predictors.values():
         predictor([file.getvalue()])
+
+
+def compile_all(predictors: dict[str, Predictor]) -> None:
+    """Makes each model fast; one that can't be compiled is served as it is, and the log says so."""
+    for predictor in predictors.values():
+        try:
+            predictor.compile()
+        except ModelError as error:
+            log.warning("%s", error)
+        else:
+            log.info("%s is compiled", predictor.name)

@@ -1,7 +1,9 @@
 import io
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from transformers import (
     pipeline,
 )
 
-from classifier import backbone, load_predictor, pixels, predictor
+from classifier import backbone, engine, load_predictor, pixels, predictor
 from classifier.errors import HubError, ImageError, ModelError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -244,3 +246,24 @@ def test_made_fast_for_inference_a_model_gives_the_same(tmp_path):
     pixel_values.requires_grad_()
     made(pixel_values).logits.sum().backward()
     assert pixel_values.grad.abs().max() > 0
+
+
+def test_compiled_it_gives_the_same_for_any_number_of_images(tmp_path):
+    folder = save_tiny_vit(tmp_path / "tiny")
+    compiled, plain = load_predictor(folder), load_predictor(folder)
+    compiled.compile()
+    images = [picture(i) for i in range(5)]
+    for n in (1, 5, 2):
+        np.testing.assert_allclose(compiled.logits(images[:n]), plain.logits(images[:n]), atol=1e-5)
+    with ThreadPoolExecutor(4) as threads:
+        rows = list(threads.map(lambda image: compiled.logits([image])[0], images))
+    np.testing.assert_allclose(rows, plain.logits(images), atol=1e-5)
+
+
+def test_an_architecture_that_compiles_to_something_else_is_refused(tmp_path):
+    class Untraceable(torch.nn.Module):
+        def forward(self, pixel_values):
+            return SimpleNamespace(logits=torch.from_numpy(pixel_values.numpy().mean(axis=(2, 3))))
+
+    with pytest.raises(ModelError, match=r"Untraceable compiled by OpenVINO gives other logits: use it uncompiled"):
+        engine.compile_model(Untraceable(), 32)  # tracing takes what NumPy made for a constant
