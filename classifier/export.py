@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
@@ -76,6 +77,8 @@ def save(model: PreTrainedModel, processor: BaseImageProcessor, output_dir: Path
         # config.json comes last: a folder that has one is complete.
         for file in sorted(folder.iterdir(), key=lambda f: (f.name == "config.json", f.name)):
             file.replace(output_dir / file.name)
+    except SafetensorError as error:  # a full disk: an OSError for the other files
+        raise OSError(f"can't write {output_dir / 'model.safetensors'} ({error})") from error
     finally:
         shutil.rmtree(folder)
 

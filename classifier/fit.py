@@ -401,15 +401,19 @@ def copy_state(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def save_checkpoint(path: Path, model, optimizers, best, progress: Progress, settings: dict) -> None:
-    """Writes all that `load_checkpoint` needs to one safetensors file, whole or not at all."""
+    """Writes all that `load_checkpoint` needs to one safetensors file, whole or not at all; ModelError on a full disk."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
     for i, optimizer in enumerate(optimizers):
         for j, state in optimizer.state_dict()["state"].items():
             tensors[f"optimizer.{i}.{j}"] = state["momentum_buffer"]
     metadata = {"progress": json.dumps(asdict(progress)), "settings": json.dumps(settings)}
-    with replacing(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+    try:
+        with replacing(path) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+    except (OSError, SafetensorError) as error:
+        go_on = "go on with --resume_from_checkpoint last" if path.exists() else "start again"
+        raise ModelError(f"can't save {path} ({error}): free some space, then {go_on}") from error
 
 
 def load_checkpoint(path: Path, model, optimizers, settings: dict) -> tuple[Progress, dict[str, torch.Tensor]]:
