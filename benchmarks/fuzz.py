@@ -1,6 +1,6 @@
 """Feeds damaged images of every format to the decoder, and counts what becomes of them.
 
-    python benchmarks/fuzz.py --files 100000        # about 100 s per 10,000 on two cores
+    python benchmarks/fuzz.py --files 100000        # about 20 s per 10,000
     python benchmarks/fuzz.py --folder broken/      # files of a collection, such as PngSuite
 
 A worker that dies or has to be stopped is a finding: it harms nobody, as another takes its place, but its file is kept in
