@@ -66,6 +66,7 @@ def load_predictor(
         evaluation=read_json(folder / "evaluation.json") if (folder / "evaluation.json").exists() else {},
         known_threshold=config.get("known_threshold"),
         reduce_to=config.get("reduce_to"),
+        folder=folder,
     )
 
 
@@ -145,6 +146,7 @@ class Predictor:
         evaluation: evaluation.json beside the weights, {} when there is none.
         known_threshold: an image whose highest probability is below looks like none of the labels; None when not set.
         reduce_to: pixels to which `pixels.decode` may shrink a large file first; None when not set.
+        folder: with the weights and the records beside them; None when it was not loaded from one.
     """
 
     def __init__(
@@ -158,6 +160,7 @@ class Predictor:
         evaluation: dict | None = None,
         known_threshold: float | None = None,
         reduce_to: int | None = None,
+        folder: Path | None = None,
     ):
         self.model = model.eval()
         self.processor = processor
@@ -170,6 +173,7 @@ class Predictor:
         self.evaluation = evaluation or {}
         self.known_threshold = known_threshold
         self.reduce_to = reduce_to
+        self.folder = folder
 
     def compile(self) -> None:
         """Spends seconds on compiling the forward pass for this CPU, for those who classify many images. ModelError as there.
