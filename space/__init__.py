@@ -1,1 +1,8 @@
 """The web page and its API: the only place that imports gradio."""
+
+import os
+import tempfile
+from pathlib import Path
+
+# Before gradio reads it: a folder of its own for uploads, because all that is old in it is deleted (sweep.py).
+os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(tempfile.gettempdir()) / "classifier-uploads"))

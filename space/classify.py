@@ -113,9 +113,9 @@ class Endpoints:
     """
 
     def __init__(self, predictors: dict[str, Predictor]):
-        turn = threading.Lock()  # models take turns: each uses all cores
+        self.turn = threading.Lock()  # models take turns: each uses all cores
         self.predictors = predictors
-        self.batchers = {name: Batcher(predictor, turn=turn) for name, predictor in predictors.items()}
+        self.batchers = {name: Batcher(predictor, turn=self.turn) for name, predictor in predictors.items()}
         self.max_top_k = max(len(predictor.labels) for predictor in predictors.values())
 
     def predictor(self, model: str | None) -> Predictor:
@@ -138,13 +138,12 @@ class Endpoints:
         """Classify one image: the most probable labels, best first, and which model said so.
 
         Args:
-            image: an image file (JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF or HEIC).
+            image: an image file (JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, HEIC); over MCP a data: URL (base64).
             model: name of a model as /models lists them; the best one by default.
             top_k: how many labels to return, 5 by default.
 
         Returns:
-            The labels with their confidences (0 to 1), and a JSON object with model, revision and known (whether the
-            image looks like one of the labels; null when the model has no threshold for that).
+            The labels with confidences (0 to 1); a JSON object: model, revision, known (does it look like a label?).
         """
         predictor, top_k = self.predictor(model), self.checked_top_k(top_k)
         if not image:
@@ -156,6 +155,19 @@ class Endpoints:
         label = {entry["label"]: entry["score"] for entry in predictor.top(result.probabilities, top_k)}
         known = predictor.is_known(result.probabilities)
         return label, {"model": predictor.name, "revision": predictor.revision, "known": known}
+
+    def compare(self, image: dict, top_k: int | None = None) -> list[dict] | dict:
+        """Classify one image with every model, to see whether they agree.
+
+        Args:
+            image: an image file (JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, HEIC); over MCP a data: URL (base64).
+            top_k: how many labels of each model to return, 5 by default.
+
+        Returns:
+            The labels with their confidences (0 to 1) of each model, in the order in which /models lists them.
+        """
+        labels = [self.classify(image, model, top_k)[0] for model in self.predictors]
+        return labels if len(labels) > 1 else labels[0]
 
     def classify_gallery(
         self,
@@ -185,6 +197,8 @@ class Endpoints:
                 progress((len(results), len(uploaded)), desc="images classified")
         rows = table(predictor, results, top_k)
         return rows, write_csv(rows)
+
+    classify_gallery._mcp_type = "none"  # no tool: the schema that gradio makes for MCP of a list of files is not valid
 
     def models(self) -> list[dict]:
         """The models served, the default first: name, revision, parameters, accuracy with 95% interval, and labels."""

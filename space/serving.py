@@ -19,7 +19,7 @@ from starlette.routing import Route
 from classifier import pixels
 from classifier.errors import ClassifierError, ModelError
 from classifier.predictor import Predictor
-from space import style
+from space import style, sweep
 from space.guard import Guard, State, log
 
 MAX_WAITING = 256  # requests in the queue; one more is told that it is full
@@ -48,6 +48,7 @@ def serve(demo: gr.Blocks, predictors: dict[str, Predictor]) -> None:
     log.setLevel(logging.INFO)
     state, uploads = State(), Path(get_upload_folder())
     uploads.mkdir(parents=True, exist_ok=True)
+    sweep.start(uploads)
     demo.queue(max_size=MAX_WAITING, default_concurrency_limit=CONCURRENCY).launch(
         server_name=os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0" if hosted else "127.0.0.1"),
         server_port=int(text),
@@ -57,6 +58,7 @@ def serve(demo: gr.Blocks, predictors: dict[str, Predictor]) -> None:
         theme=style.THEME,
         css=style.CSS,
         run_history=False,
+        mcp_server=True,
         footer_links=["api", "settings"],
         app_kwargs={
             "routes": [Route("/health", health)],

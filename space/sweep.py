@@ -1,0 +1,29 @@
+"""Deletes what visitors left: gradio does so for what it knows of, not for previews, figures, and what came by MCP."""
+
+import contextlib
+import threading
+import time
+from pathlib import Path
+
+KEPT_S = 3600  # that a file stays, at least
+EVERY_S = 600  # between two sweeps
+
+
+def start(folder: Path) -> None:
+    """Sweeps `folder` from now on, what an earlier process left there too."""
+    threading.Thread(target=_work, args=(folder,), name="sweep", daemon=True).start()
+
+
+def _work(folder: Path) -> None:
+    while True:
+        sweep(folder, KEPT_S)
+        time.sleep(EVERY_S)
+
+
+def sweep(folder: Path, kept_s: float) -> None:
+    """Deletes the files below `folder` that have not changed for `kept_s` seconds, and the folders that held them."""
+    before = time.time() - kept_s
+    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder comes before the folder
+        with contextlib.suppress(OSError):  # gone already, or a folder that isn't empty
+            if path.lstat().st_ctime < before:
+                path.rmdir() if path.is_dir() else path.unlink()
