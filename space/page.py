@@ -1,21 +1,31 @@
-"""The page: drop images, see what a model makes of them. Layout, and what a click does; the work is in classify.py."""
+"""The page: drop pictures, see what the models make of them. Layout, and what a click does; the work is done elsewhere."""
 
-from collections.abc import Sequence
+import base64
+import functools
+import io
+import time
+from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
 import gradio as gr
+from PIL import Image
 
+from classifier import pixels
 from classifier.predictor import Predictor
-from space.classify import TOP_K, Endpoints, Result, as_messages, classify_files, table, uploads, write_csv
+from space import about, cells, compare, intake, look, sweep
+from space.classify import TOP_K, Endpoints, as_messages, uploads, write_csv
+from space.rows import KINDS, Visit, classify_all, counts, picked, table, write_json
 
 EXAMPLES = sorted(
     path
     for path in (Path(__file__).resolve().parent.parent / "examples").glob("*")
     if path.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"}
 )
-UPLOADS_KEPT_S = 3600
+RUNS = 4  # of pages that are worked on; each holds some images in memory
 AT_ONCE = 32  # calls of /classify that are worked on: they decode, and share batches
+TELL_EVERY_S = 0.5  # between two states of a page that classifies
+UNSURE = 80  # percent: below, a picture counts as unsure until the visitor says otherwise
 
 
 def build(predictors: dict[str, Predictor], notices: Sequence[str] = ()) -> gr.Blocks:
@@ -25,156 +35,214 @@ def build(predictors: dict[str, Predictor], notices: Sequence[str] = ()) -> gr.B
     """
     api = Endpoints(predictors)
     default = next(iter(predictors))
-    gr.set_static_paths(EXAMPLES)  # served from where they are, not copied
+    labels = list(dict.fromkeys(label for predictor in predictors.values() for label in predictor.labels))
+    examples = [path for path in EXAMPLES if path.stem.rpartition("_")[0] in labels]
+    minutes = (sweep.KEPT_S + sweep.EVERY_S) // 60
 
-    with gr.Blocks(title="CIFAR-10 classifier", analytics_enabled=False, delete_cache=(600, UPLOADS_KEPT_S)) as demo:
+    with gr.Blocks(title="Image classifier", analytics_enabled=False, delete_cache=(sweep.EVERY_S, sweep.KEPT_S)) as demo:
+        visit = gr.State(Visit())
         header = gr.HTML(describe(predictors[default]), elem_id="header")
         gr.HTML("<br>".join(map(escape, notices)), visible=bool(notices), elem_id="models-notice")
-        with gr.Row(equal_height=True):
-            files = gr.File(label="Images", file_count="multiple", height=180, scale=3, min_width=300, elem_id="files")
-            with gr.Column(scale=2, min_width=280):
-                model = gr.Dropdown(list(predictors), value=default, label="Model", filterable=False)
-                most = min(10, api.max_top_k)
-                top_k = gr.Slider(1, most, value=min(TOP_K, most), step=1, label="Labels shown", buttons=[])
-        notice = gr.HTML(visible=False, elem_id="notice")
-        with gr.Row(visible=False, equal_height=True) as answer:
-            gallery = gr.Gallery(
-                show_label=False,
-                height=440,
-                object_fit="cover",
-                interactive=False,
-                buttons=["fullscreen"],
-                scale=3,
-                min_width=300,
-                elem_id="gallery",
-            )
-            label = gr.Label(label="Probabilities", scale=2, min_width=280, elem_id="label")
-        with gr.Row(visible=False) as actions:
-            download = gr.DownloadButton("Download CSV", min_width=120)
-            clear = gr.Button("Clear", min_width=120)
-        with gr.Accordion("All results as a table", open=False, visible=False) as details:
-            rows = gr.Dataframe(interactive=False, max_height=360, show_label=False, elem_id="table")
-        gr.HTML("Or try one of these", visible=bool(EXAMPLES), elem_id="try")
-        thumbnails = gr.Gallery(
-            [(str(path), path.stem) for path in EXAMPLES],  # the caption, which is not shown, is what screen readers say
-            show_label=False,
-            object_fit="cover",
-            allow_preview=False,
-            interactive=False,
-            buttons=[],
-            visible=bool(EXAMPLES),
-            elem_id="examples",
-        )
-        gr.HTML(f"Your images are deleted from the server within {UPLOADS_KEPT_S // 60 + 10} minutes.", elem_id="footer")
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab("Classify"):
+                with gr.Row(elem_id="top"):
+                    with gr.Column(scale=3, min_width=300, elem_id="picker"):
+                        files = gr.File(label="Pictures", file_count="multiple", height=170, elem_id="files")
+                        ways = intake.ways()
+                    with gr.Column(scale=3, min_width=300, elem_id="working"):
+                        progress = gr.HTML(elem_id="progress")
+                        stop = gr.Button("Stop", variant="stop", elem_id="stop")
+                    with gr.Column(scale=2, min_width=280):
+                        model = gr.Dropdown(list(predictors), value=default, label="Model", filterable=False)
+                        most = min(10, api.max_top_k)
+                        top_k = gr.Slider(1, most, value=min(TOP_K, most), step=1, label="Labels shown", buttons=[])
+                with gr.Column(visible=False, elem_id="results") as results:
+                    with gr.Row(elem_id="toolbar"):
+                        summary = gr.HTML(elem_id="summary", min_width=280, scale=4)
+                        clear = gr.Button("Clear", size="md", min_width=100, scale=0)
+                    with gr.Row(visible=False, elem_id="filters") as several:
+                        kind = gr.Radio(
+                            [(words, key) for key, words in KINDS.items()], value="all", label="Show", scale=5, min_width=340
+                        )
+                        below = gr.Slider(1, 100, value=UNSURE, step=1, label="Unsure below, %", buttons=[], scale=2)
+                        label = gr.Dropdown([("All labels", ""), *labels], value="", label="Label", scale=2, min_width=160)
+                    with gr.Row(elem_id="answer"):
+                        with gr.Column(scale=3, min_width=300):
+                            gallery = cells.gallery()
+                        with gr.Column(scale=2, min_width=300):
+                            detail = gr.HTML(elem_id="detail", apply_default_css=False)
+                    with gr.Accordion("Pictures of each label", open=True, elem_id="counts"):
+                        plot = gr.HTML(elem_id="plot", apply_default_css=False)
+                    with gr.Accordion("All results as a table", open=False, elem_id="details"):
+                        grid = cells.table()
+                    with gr.Row(elem_id="takeaway"):
+                        as_csv = gr.DownloadButton("Download CSV", min_width=140, elem_id="csv")
+                        as_json = gr.DownloadButton("Download JSON", min_width=140, elem_id="json")
+                with gr.Column(visible=bool(examples), elem_id="try"):
+                    gr.HTML("<p>Or try one of these</p>")
+                    thumbnails = gr.HTML(thumbs(examples), js_on_load=THUMBS_JS, elem_id="examples", apply_default_css=False)
+            with gr.Tab("Compare", visible=len(predictors) > 1):
+                gr.HTML(compare.cards(predictors), elem_id="cards", apply_default_css=False)
+                comparison = compare.table(predictors)
+            with gr.Tab("About") as about_tab:
+                plots, cards = [], []
+                for predictor in predictors.values():
+                    gr.HTML(about.describe(predictor), elem_classes="about", apply_default_css=False)
+                    plots.append(gr.HTML(elem_classes="about", apply_default_css=False))
+                    with gr.Accordion(f"Card of {predictor.name}", open=False):
+                        cards.append(gr.Markdown(header_links=False))
+                gr.HTML(about.privacy(minutes), elem_classes="about")
+        gr.HTML(f"Your pictures are deleted from the server within {minutes} minutes.", elem_id="footer")
 
-        results = gr.State([])  # list[Result], every image of this visit
-        chosen = gr.State(0)  # index in results of the image whose probabilities are shown
-        shown = [results, chosen, notice, answer, gallery, label, actions, details, rows, download]
+        filters = [model, top_k, kind, below, label]
+        shown = [gallery, summary, grid, as_csv, as_json]
+        everything = [files, progress, results, several, detail, plot, comparison, *shown]
 
-        def show(predictor: Predictor, found: list[Result], index: int, top_k: int) -> list:
+        def filtered(visit: Visit, model: str, top_k: int, kind: str, below: float, label: str) -> list:
             """New values of `shown`."""
-            top_k = api.checked_top_k(top_k)
-            readable = [i for i, result in enumerate(found) if not result.error]
-            if readable and index not in readable:
-                index = readable[0]
-            cells = table(predictor, found, top_k)
-            return [
-                found,
-                index,
-                gr.HTML(failures(found), visible=len(readable) < len(found)),
-                gr.Row(visible=bool(readable)),
-                gr.Gallery(
-                    [(found[i].preview, caption(predictor, found[i])) for i in readable],
-                    selected_index=0 if len(readable) == 1 else None,
-                ),
-                probabilities(predictor, found[index], top_k) if readable else gr.Label(None),
-                gr.Row(visible=bool(found)),
-                gr.Accordion(visible=bool(found)),
-                cells,
-                write_csv(cells),
-            ]
-
-        def classified(predictor: Predictor, files: list[tuple[str, str]], progress: gr.Progress) -> list[Result]:
-            results = []
-            for result in classify_files(api.batchers[predictor.name], files, previews=True):
-                results.append(result)
-                progress((len(results), len(files)), desc="images classified")
-            return results
-
-        def add(new: list[tuple[str, str]], found: list[Result], model: str, top_k: int, progress: gr.Progress) -> list:
-            predictor = api.predictor(model)
-            with as_messages():
-                found = found + classified(predictor, new, progress)
-            first = next((i for i in range(len(found) - len(new), len(found)) if not found[i].error), 0)
-            return show(predictor, found, first, top_k)
-
-        def upload(files, found, model, top_k, progress=gr.Progress()):  # noqa: B008  how gradio hands it over
-            return [None, *add(uploads(files), found, model, top_k, progress)]
-
-        def try_example(event: gr.SelectData, found, model, top_k, progress=gr.Progress()):  # noqa: B008
-            path = EXAMPLES[event.index]
-            return add([(str(path), path.name)], found, model, top_k, progress)
-
-        def change_model(found, index, model, top_k, progress=gr.Progress()):  # noqa: B008
-            predictor = api.predictor(model)
-            if not found:
-                return [describe(predictor), *[gr.skip()] * len(shown)]
-            with as_messages():
-                found = classified(predictor, [(result.path, result.name) for result in found], progress)
-            return [describe(predictor), *show(predictor, found, index, top_k)]
-
-        def change_top_k(found, index, model, top_k):
-            if not found:
-                return [gr.skip()] * 3
             predictor, top_k = api.predictor(model), api.checked_top_k(top_k)
-            cells = table(predictor, found, top_k)
+            indices = picked(visit.rows, predictor.name, label or None, kind, below / 100)
+            rows = table(visit.rows, indices, predictor.name, top_k)
+            n = f"{len(indices)} {'row' if len(indices) == 1 else 'rows'}"
             return [
-                gr.skip() if found[index].error else probabilities(predictor, found[index], top_k),
-                cells,
-                write_csv(cells),
+                gr.HTML(
+                    cells.gallery_cells(visit.rows, indices, predictor.name),
+                    chosen=-1 if visit.chosen is None else visit.chosen,
+                ),
+                cells.summary(visit.rows, indices, predictor.name, below / 100),
+                cells.table_cells(visit.rows, indices, predictor.name, top_k),
+                gr.DownloadButton(f"Download CSV ({n})", value=write_csv(rows)),
+                gr.DownloadButton(f"Download JSON ({n})", value=write_json(rows)),
             ]
 
-        def choose(event: gr.SelectData, found, model, top_k):
-            index = [i for i, result in enumerate(found) if not result.error][event.index]
-            return index, probabilities(api.predictor(model), found[index], api.checked_top_k(top_k))
+        def show(visit: Visit, *values) -> list:
+            """New values of `everything`, of a visit that waits for nothing."""
+            visit.choose()
+            return [
+                None,
+                "",
+                gr.Column(visible=bool(visit.rows)),
+                gr.Row(visible=len(visit.rows) > 1),
+                in_depth(visit, *values[:2]),
+                cells.count_bars(counts(visit.rows, api.predictor(values[0]).name)),
+                compare.cells(visit.rows, predictors),
+                *filtered(visit, *values),
+            ]
 
-        page_only = {"api_visibility": "private"}
-        files.upload(
-            upload,
-            [files, results, model, top_k],
-            [files, *shown],
-            preprocess=False,
-            show_progress_on=files,
-            **page_only,
+        def in_depth(visit: Visit, model: str, top_k: int) -> str:
+            """The chosen picture's bars, without what takes time."""
+            if visit.chosen is None:
+                return ""
+            figures = visit.looks.get(visit.chosen, {})
+            return look.describe(visit.rows[visit.chosen], api.predictor(model).name, api.checked_top_k(top_k), figures)
+
+        def add(new: Sequence[tuple[str, str]], visit: Visit, *values) -> Iterator[dict]:
+            """Classifies, and tells how far it is; the last of the yields is what `show` gives."""
+            visit.run += 1
+            run, since, began, told = visit.run, len(visit.rows), time.monotonic(), 0.0
+            yield {files: None, progress: cells.progress_bar(0, len(new), 0)}
+            with as_messages():
+                for row in classify_all(api.batchers, new):
+                    if visit.run != run:
+                        break  # and not return: gradio shows what was yielded last once more
+                    visit.rows.append(row)
+                    seconds = time.monotonic() - began
+                    if seconds - told > TELL_EVERY_S or not told:
+                        told = seconds
+                        yield {
+                            progress: cells.progress_bar(len(visit.rows) - since, len(new), seconds),
+                            results: gr.Column(visible=True),
+                            gallery: cells.gallery_cells(visit.rows, range(len(visit.rows)), api.predictor(values[0]).name),
+                        }
+            visit.choose(since)
+            yield dict(zip(everything, show(visit, *values), strict=True))
+
+        def in_pictures(visit: Visit, model: str, top_k: int) -> Iterator[str]:
+            """The chosen picture's bars, and as soon as they are there what each model saw and where it looked."""
+            yield in_depth(visit, model, top_k)
+            if visit.chosen is None or visit.chosen in visit.looks:
+                return
+            row, figures = visit.rows[visit.chosen], visit.looks.setdefault(visit.chosen, {})
+            with as_messages():
+                for name in row.tops:
+                    with api.turn:
+                        figures[name] = look.look(predictors[name], row)
+            yield in_depth(visit, model, top_k)
+
+        def choose(event: gr.EventData, visit: Visit, model: str, top_k: int) -> Iterator[str]:
+            if event.index in range(len(visit.rows)):
+                visit.chosen = event.index
+            yield from in_pictures(visit, model, top_k)
+
+        def upload(files, visit, *values):
+            yield from add(uploads(files), visit, *values)
+
+        def try_example(event: gr.EventData, visit, *values):
+            path = examples[event.index]
+            yield from add([(str(path), path.name)], visit, *values)
+
+        def halt(visit: Visit, *values) -> list:
+            visit.run += 1
+            return show(visit, *values)
+
+        def forget(visit: Visit, *values) -> list:
+            visit.rows.clear()
+            visit.looks.clear()
+            visit.chosen = None
+            return halt(visit, *values)
+
+        def change_model(visit: Visit, *values) -> list:
+            return [describe(api.predictor(values[0])), *show(visit, *values)]
+
+        @functools.cache
+        def drawn() -> list[str]:
+            with as_messages():
+                each = predictors.values()
+                return [*map(about.figures, each), *map(about.card_text, each)]
+
+        page_only = {"api_visibility": "private", "show_progress": "hidden"}
+        state = [visit, *filters]
+        waits = {"api_visibility": "private", "show_progress_on": files, "concurrency_limit": RUNS}
+        for run in (
+            files.upload(upload, [files, *state], everything, preprocess=False, **waits),
+            thumbnails.click(try_example, state, everything, **waits),
+        ):
+            run.success(in_pictures, [visit, model, top_k], detail, **page_only)
+            run.failure(show, state, everything, **page_only)
+        stop.click(halt, state, everything, **page_only).then(in_pictures, [visit, model, top_k], detail, **page_only)
+        clear.click(forget, state, everything, **page_only)
+        model.input(change_model, state, [header, *everything], **page_only).then(
+            in_pictures, [visit, model, top_k], detail, **page_only
         )
-        thumbnails.select(try_example, [results, model, top_k], shown, show_progress_on=thumbnails, **page_only)
-        model.input(change_model, [results, chosen, model, top_k], [header, *shown], show_progress_on=gallery, **page_only)
-        top_k.input(  # not release, which keys don't cause
-            change_top_k,
-            [results, chosen, model, top_k],
-            [label, rows, download],
+        top_k.input(show, state, everything, trigger_mode="always_last", **page_only).then(  # not release: keys don't cause it
+            in_pictures, [visit, model, top_k], detail, trigger_mode="always_last", **page_only
+        )
+        gr.on([kind.input, label.input], filtered, state, shown, trigger_mode="always_last", **page_only)
+        below.input(
+            lambda visit, model, top_k, below, label: ["unsure", *filtered(visit, model, top_k, "unsure", below, label)],
+            [visit, model, top_k, below, label],
+            [kind, *shown],
             trigger_mode="always_last",
-            show_progress="hidden",
             **page_only,
         )
-        gallery.select(choose, [results, model, top_k], [chosen, label], show_progress="hidden", **page_only)
-        clear.click(
-            lambda model, top_k: show(api.predictor(model), [], 0, top_k),
-            [model, top_k],
-            shown,
-            show_progress="hidden",
-            **page_only,
-        )
+        for pictures in (gallery, grid):
+            pictures.click(choose, [visit, model, top_k], detail, trigger_mode="always_last", **page_only)
+        ways.crowd(intake.warn_crowd, None, None, **page_only)
+        ways.blind(intake.warn_blind, None, None, **page_only)
+        about_tab.select(drawn, None, [*plots, *cards], api_visibility="private")
 
         with gr.Row(visible=False):  # what only the API takes and gives
             image = gr.File(label="image")
-            about = gr.JSON(label="about")
+            answer = gr.Label(label="label")
+            facts = gr.JSON(label="about")
+            gallery_rows = gr.Dataframe(label="table")
             csv_file = gr.File(label="CSV")
+            each_model = [gr.Label(label=name) for name in predictors]
         gr.on(
             [],
             api.classify,
             [image, model, top_k],
-            [label, about],
+            [answer, facts],
             api_name="classify",
             preprocess=False,
             concurrency_limit=AT_ONCE,
@@ -183,9 +251,18 @@ def build(predictors: dict[str, Predictor], notices: Sequence[str] = ()) -> gr.B
             [],
             api.classify_gallery,
             [files, model, top_k],
-            [rows, csv_file],
+            [gallery_rows, csv_file],
             api_name="classify_gallery",
             preprocess=False,
+        )
+        gr.on(
+            [],
+            api.compare,
+            [image, top_k],
+            each_model,
+            api_name="compare",
+            preprocess=False,
+            concurrency_limit=AT_ONCE,
         )
         gr.api(api.models, api_name="models", queue=False)
     return demo
@@ -193,7 +270,7 @@ def build(predictors: dict[str, Predictor], notices: Sequence[str] = ()) -> gr.B
 
 def describe(predictor: Predictor) -> str:
     """The page's head as HTML: what it does, the model, and how good it is, from its evaluation."""
-    labels = ", ".join(predictor.labels) if len(predictor.labels) <= 20 else f"{len(predictor.labels):,} labels"
+    labels = ", ".join(predictor.labels) if len(predictor.labels) <= 20 else f"one of {len(predictor.labels):,} labels"
     facts = [f"<b>{escape(predictor.name)}</b>"]
     if predictor.accuracy is not None and predictor.accuracy_ci95 is not None:
         low, high = predictor.accuracy_ci95
@@ -203,27 +280,32 @@ def describe(predictor: Predictor) -> str:
         facts.append(f"<span>commit {escape(predictor.revision[:7])}</span>")
     facts.append('<a href="?view=api">API ↗</a>')
     return (
-        f"<h1>CIFAR-10 classifier</h1><p>Which of these does your picture show: {escape(labels)}?</p>"
+        f"<h1>Image classifier</h1><p>What does your picture show: {escape(labels)}?</p>"
         f'<div class="facts">{"".join(facts)}</div>'
     )
 
 
-def caption(predictor: Predictor, result: Result) -> str:
-    """The top label and its probability, with a question mark when the image looks like none of the labels."""
-    [top] = predictor.top(result.probabilities, 1)
-    doubt = "?" if predictor.is_known(result.probabilities) is False else ""
-    return f"{top['label']}{doubt} {top['score']:.0%}"
+THUMBS_JS = """
+element.addEventListener('click', event => {
+  const button = event.target.closest('button');
+  if (button) trigger('click', {index: Number(button.dataset.index)});
+});
+"""
+THUMB = 96  # pixels of the shorter side
 
 
-def probabilities(predictor: Predictor, result: Result, top_k: int) -> gr.Label:
-    """The big label of one image."""
-    doubt = " · looks like none of the labels" if predictor.is_known(result.probabilities) is False else ""
-    top = predictor.top(result.probabilities, top_k)
-    return gr.Label({entry["label"]: entry["score"] for entry in top}, label=result.name + doubt)
-
-
-def failures(results: list[Result]) -> str:
-    """HTML that names the files that could not be read, and why."""
-    failed = [result for result in results if result.error]
-    items = "".join(f"<li><b>{escape(result.name)}</b>: {escape(result.error)}</li>" for result in failed)
-    return f"{len(failed)} of {len(results)} could not be read, the others are below:<ul>{items}</ul>"
+def thumbs(paths: Sequence[Path]) -> str:
+    """HTML of buttons with small pictures, in one piece: they show with the page."""
+    items = []
+    for index, path in enumerate(paths):
+        file = io.BytesIO()
+        with Image.open(path) as image:
+            image.draft("RGB", (2 * THUMB, 2 * THUMB))
+            pixels.to_rgb(image, reduce_to=THUMB).save(file, "JPEG", quality=80)
+        data = base64.b64encode(file.getvalue()).decode()
+        name = escape(path.stem.replace("_", " "))
+        items.append(
+            f'<li><button type="button" data-index="{index}" title="{name}">'
+            f'<img src="data:image/jpeg;base64,{data}" alt="Example: {name}"></button></li>'
+        )
+    return f"<ul>{''.join(items)}</ul>"

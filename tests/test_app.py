@@ -1,3 +1,5 @@
+import asyncio
+import base64
 import contextlib
 import csv
 import json
@@ -20,6 +22,7 @@ from test_predictor import LABELS, encoded, picture, save_tiny_vit
 
 from classifier import load_predictor, pixels
 from classifier.batching import Batcher
+from space import cells, guard, look, page, rows, sweep
 from space.classify import classify_files
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -222,6 +225,7 @@ def test_only_the_api_is_exposed(client):
     } == {
         "/classify": ["image", "model", "top_k"],
         "/classify_gallery": ["files", "model", "top_k"],
+        "/compare": ["image", "top_k"],
         "/models": [],
     }
 
@@ -291,3 +295,132 @@ def test_previews_are_small_and_upright(models, files, tmp_path, monkeypatch):
     with Image.open(rotated.preview) as image, Image.open(files["rotated"]) as stored:
         assert image.size == stored.size[::-1]
     assert broken.preview == "" and broken.error
+
+
+def test_compare_gives_a_label_a_model(client, models, files):
+    labels = client.predict(handle_file(files["good"]), top_k=3, api_name="/compare")
+    for folder, label in zip(models, labels, strict=True):
+        expected = load_predictor(folder)(files["good"], top_k=3)
+        assert [entry["label"] for entry in label["confidences"]] == [entry["label"] for entry in expected]
+        assert label["label"] == expected[0]["label"]
+    with pytest.raises(AppError, match="no image: send one file"):
+        client.predict(None, api_name="/compare")
+
+
+def test_a_submitted_job_tells_how_far_it_is(client, files):
+    job = client.submit([handle_file(files["good"])] * 3, api_name="/classify_gallery")
+    table, _ = job.result()
+    assert len(table["data"]) == 3 and job.done()
+
+
+def test_the_schema_is_the_committed_one(url):
+    schema = httpx.get(f"{url}/gradio_api/info").json()["named_endpoints"]
+    for endpoint in schema.values():
+        del endpoint["code_snippets"]  # which hold this server's address
+    committed = json.loads(Path(__file__).with_name("api.json").read_text())
+    assert schema == committed, "scripts rely on it: write api.json anew only for a change that is meant"
+
+
+def call_tools(url: str, *calls: tuple[str, dict]) -> tuple[list, list]:
+    """The tools of the app, and the results of some calls, as an MCP client gets them."""
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamable_http_client
+
+    async def ask() -> tuple[list, list]:
+        async with streamable_http_client(f"{url}/gradio_api/mcp/") as (read, write, _), ClientSession(read, write) as session:
+            await session.initialize()
+            tools = (await session.list_tools()).tools
+            return tools, [await session.call_tool(name, arguments) for name, arguments in calls]
+
+    return asyncio.run(ask())
+
+
+def data_url(path: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def test_tools_by_mcp(url, models, files):
+    image = data_url(files["good"])
+    calls = (("classify", {"image": image, "top_k": 2}), ("compare", {"image": image}), ("models", {}))
+    tools, (one, both, listed) = call_tools(url, *calls)
+    assert [tool.name for tool in tools] == ["classify", "compare", "models"]
+    assert all(tool.description for tool in tools)
+    assert all(entry["description"] for tool in tools for entry in tool.inputSchema["properties"].values())
+    top = load_predictor(models[0])(files["good"], top_k=1)[0]["label"]
+    for result in (one, both):
+        assert not result.isError and top in result.content[0].text
+    assert "first" in listed.content[0].text
+
+
+def test_mcp_is_bounded_as_well(url, files):
+    address = f"{url}/gradio_api/file={files['good']}"
+    refused = ({"image": address}, {"image": address.upper()}, {"image": f" {address}"})
+    _, results = call_tools(url, *(("classify", arguments) for arguments in refused), ("compare", refused[0]))
+    assert all(result.isError and "given by URL" in result.content[0].text for result in results)
+    mcp = f"{url}/gradio_api/mcp/"
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "classify", "arguments": refused[0]}}
+    assert httpx.post(f"{mcp}messages/?session_id=1", json=message).status_code == 422
+    assert httpx.post(mcp, json=[message]).status_code == 422
+    assert httpx.post(mcp, content=b" " * (guard.MAX_MCP_BYTES + 1)).status_code == 413
+    server = {"path": str(files["good"]), "meta": {"_type": "gradio.FileData"}}
+    calls = [("classify", {"image": image}) for image in ("/etc/passwd", server, "data:image/png;base64,AAAA")]
+    _, results = call_tools(url, *calls)
+    assert all(result.isError and "root:" not in result.content[0].text for result in results)
+    assert "not an image" in results[-1].content[0].text
+
+
+def test_old_files_are_swept(tmp_path):
+    for name in ("a/old.jpg", "b/new.jpg", "b/deep/old.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    sweep.sweep(tmp_path, 60)
+    assert len(list(tmp_path.rglob("*.jpg"))) == 3
+    time.sleep(0.05)
+    (tmp_path / "b" / "new.jpg").write_bytes(b"changed")
+    sweep.sweep(tmp_path, 0.03)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["new.jpg"]
+    time.sleep(0.05)
+    (tmp_path / "b" / "new.jpg").write_bytes(b"changed again")
+    sweep.sweep(tmp_path, 0.03)  # a folder changes when what is in it goes
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["b", "new.jpg"]
+
+
+def test_rows_are_picked_by_label_and_kind():
+    def row(first: str, score: float, second: str, known: bool = True) -> rows.Row:
+        tops = {"a": [{"label": first, "score": score}], "b": [{"label": second, "score": 0.9}]}
+        return rows.Row("x.jpg", "", tops=tops, known={"a": known, "b": None})
+
+    found = [row("cat", 0.9, "cat"), row("cat", 0.5, "dog"), row("dog", 0.95, "dog", False), rows.Row("y.jpg", "", error="?")]
+    for kind, expected in {"all": [0, 1, 2, 3], "unsure": [1], "disagree": [1], "unknown": [2], "error": [3]}.items():
+        assert rows.picked(found, "a", None, kind, 0.8) == expected
+    assert rows.picked(found, "a", "cat", "all", 0.8) == [0, 1]
+    assert rows.counts(found, "a") == [("cat", 2), ("dog", 1)]
+    table = rows.table(found, [1, 3], "a", 5)
+    assert table["headers"] == ["index", "file", "status", "known", "models_agree", "label_1", "probability_1", "error"]
+    assert table["data"] == [
+        [1, "x.jpg", "ok", True, False, "cat", 0.5, ""],
+        [3, "y.jpg", "error", None, None, None, None, "?"],
+    ]
+
+
+def test_what_progress_is_said():
+    assert "<p>137 of 200, 3 s left</p>" in cells.progress_bar(137, 200, 6.5)
+    assert "<p>0 of 200</p>" in cells.progress_bar(0, 200, 0.0)
+    assert (cells.percent(0.98766), cells.percent(0.99996), cells.percent(1.0)) == ("98.8%", "99.99%", "100%")
+
+
+def test_names_with_markup_are_shown_as_they_are():
+    name = "<img src=x onerror=alert(1)>"
+    row = rows.Row(name, "", tops={"a": [{"label": name, "score": 0.5}]}, known={"a": None})
+    shown = [cells.gallery_cells([row], [0], "a"), cells.table_cells([row], [0], "a", 5), look.describe(row, "a", 5, {})]
+    shown += [cells.count_bars([(name, 1)]), cells.failures([rows.Row(name, "", error=name)])]
+    assert "<img" not in str(shown).replace('<img src="gradio_api', "")
+
+
+def test_a_page_of_other_labels(models):
+    predictor = load_predictor(models[0])
+    predictor.labels = [f"a rather long name of a species, {i}" for i in range(1000)]
+    page_of_others = page.build({"first": predictor}).get_config_file()["components"]
+    by_id = {component["props"].get("elem_id"): component["props"] for component in page_of_others}
+    assert by_id["try"]["visible"] is False, "the examples are of CIFAR-10's labels"
+    assert "1,000 labels" in by_id["header"]["value"] and "species" not in by_id["header"]["value"]

@@ -1,14 +1,19 @@
 """The page in a real browser: Debian's chromium, driven by Playwright."""
 
+import csv
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_app import running_app
-from test_predictor import encoded, picture, save_tiny_vit
+from test_predictor import LABELS, encoded, picture, save_tiny_vit
 
 from classifier import load_predictor
+from space import guard
+from space.cells import percent
 from space.page import EXAMPLES
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs a browser: pip install playwright")
@@ -16,15 +21,27 @@ CHROMIUM = shutil.which("chromium")
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
 ]
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+AXE = Path(__file__).resolve().parent.parent / ".cache" / "package" / "axe.min.js"
+GET_AXE = "npm pack axe-core --pack-destination .cache && tar -xzf .cache/axe-core-*.tgz -C .cache package/axe.min.js"
+INPUT = "#files input[type=file]"
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium")
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> list[Path]:
+    """Two random models: `first` has a threshold that half of the pictures miss, and an evaluation and times."""
     folder = tmp_path_factory.mktemp("models")
-    return [save_tiny_vit(folder / "first"), save_tiny_vit(folder / "second", seed=1)]
+    first, second = save_tiny_vit(folder / "first", known_threshold=0.5), save_tiny_vit(folder / "second", seed=1)
+    bins = {"count": [0, 10, 90], "confidence": [0, 0.5, 0.9], "accuracy": [0, 0.4, 0.95]}
+    measured = {"model": "first", "accuracy": 0.9, "accuracy_ci95": [0.89, 0.91], "reliability": bins}
+    measured["confusion_matrix"] = np.diag([9] * len(LABELS)).tolist()
+    (first / "evaluation.json").write_text(json.dumps({"models": [measured]}))
+    times = {"machine": {"processor": "Abacus", "threads": 2}, "models": [{"latency_ms": {"p50": 12.3}}]}
+    (first / "timing.json").write_text(json.dumps(times))
+    return [first, second]
 
 
 @pytest.fixture(scope="module")
@@ -49,103 +66,326 @@ def files(tmp_path_factory) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def opened(browser, url: str, viewport: dict, theme: str, faults: list[str]):
-    """The page, loaded; console errors, exceptions and requests to other hosts are collected in `faults`."""
-    playwright.expect.set_options(timeout=60_000)  # milliseconds; an idle machine needs two thousand
-    page = browser.new_page(viewport=viewport)
-    page.set_default_timeout(60_000)
-    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("request", lambda r: None if r.url.startswith((url, "data:", "blob:")) else faults.append(r.url))
-    page.goto(f"{url}/?__theme={theme}")
-    page.locator("#files input[type=file]").wait_for(state="attached")
-    return page
+@pytest.fixture
+def opened(browser, url):
+    """Opens the page; when the test ends, the browser must have seen no error and no request to another host."""
+    faults, pages = [], []
+
+    def open_page(viewport: dict = DESKTOP, theme: str = "light"):
+        playwright.expect.set_options(timeout=60_000)  # milliseconds; an idle machine needs two thousand
+        page = browser.new_page(viewport=viewport)
+        pages.append(page)
+        page.set_default_timeout(60_000)
+        page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("request", lambda r: None if r.url.startswith((url, "data:", "blob:")) else faults.append(r.url))
+        page.goto(f"{url}/?__theme={theme}")
+        page.locator(INPUT).wait_for(state="attached")
+        return page
+
+    yield open_page
+    for page in pages:
+        page.close()
+    assert faults == []
 
 
 def fits(page) -> bool:
     """Nothing sticks out of the window on the right, save what scrolls within its own box."""
     return page.evaluate(
         """() => document.documentElement.scrollWidth <= innerWidth
-            && [...document.querySelectorAll('.block, h1, p, .facts > *, #examples button')]
+            && [...document.querySelectorAll('.block, h1, h2, p, .facts > *, .cell, .bars, .figures img')]
                 .every(element => element.getBoundingClientRect().right <= innerWidth)"""
     )
 
 
-def captions(predictor, files: list[Path]) -> list[str]:
-    return [f"{top['label']} {top['score']:.0%}" for [top] in predictor(files, top_k=1)]
+def said(predictor, files: list[Path]) -> list[str]:
+    """What the gallery says of readable files."""
+    found = []
+    for row in predictor.probabilities(files):
+        [top] = predictor.top(row, 1)
+        found.append(f"{top['label']}{'?' if predictor.is_known(row) is False else ''} {percent(top['score'])}")
+    return found
 
 
-@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_upload_select_and_clear(browser, url, models, files, viewport, theme):
-    faults, expect = [], playwright.expect
-    page = opened(browser, url, viewport, theme, faults)
+def pictures(page, n: int):
+    """The gallery's cells, once there are `n` and nothing is being classified."""
+    cells = page.locator("#gallery .cell")
+    playwright.expect(cells).to_have_count(n)
+    playwright.expect(page.locator("#progress [role=progressbar]")).to_have_count(0)
+    return cells
+
+
+@pytest.mark.parametrize(
+    ("viewport", "theme"),
+    [
+        pytest.param(DESKTOP, "light", id="desktop-light"),
+        pytest.param(PHONE, "dark", id="phone-dark"),
+        pytest.param(DESKTOP, "dark", id="desktop-dark", marks=pytest.mark.slow),
+        pytest.param(PHONE, "light", id="phone-light", marks=pytest.mark.slow),
+    ],
+)
+def test_choose_select_and_clear(opened, models, files, viewport, theme):
+    expect, page = playwright.expect, opened(viewport, theme)
     assert page.evaluate("document.body.classList.contains('dark')") is (theme == "dark")
     assert fits(page)
 
-    page.set_input_files("#files input[type=file]", files)
-    expected = load_predictor(models[0])(files, top_k=5)
-    expect(page.locator("#gallery .caption-label")).to_have_text(captions(load_predictor(models[0]), files))
-    expect(page.locator("#label h2")).to_have_text(expected[0][0]["label"])
+    page.set_input_files(INPUT, files)
+    first, second = map(load_predictor, models)
+    pictures(page, 3)
+    expect(page.locator("#gallery .said")).to_have_text(said(first, files))
+    expect(page.locator("#detail h2")).to_contain_text(first(files[0], top_k=1)[0]["label"])
     assert fits(page)
 
-    page.locator("#gallery .thumbnail-item").nth(1).click()
-    expect(page.locator("#label dt")).to_have_text([entry["label"] for entry in expected[1]])
-    expect(page.locator("#label")).to_contain_text(files[1].name)
+    page.locator("#gallery .cell").nth(1).click()
+    expect(page.locator("#detail .file")).to_have_text(files[1].name)
+    for i, predictor in enumerate((first, second)):
+        bars = page.locator("#detail section").nth(i)
+        expect(bars.locator(".name")).to_have_text([entry["label"] for entry in predictor(files[1], top_k=5)])
+        expect(bars.locator("figcaption").first).to_have_text(f"What {predictor.name} saw")
+        expect(bars.locator("figcaption").last).to_contain_text("Where it looked for")
+    expect(page.locator("#detail img")).to_have_count(4)
+    page.wait_for_function("[...document.querySelectorAll('#detail img, #gallery img')].every(image => image.naturalWidth > 0)")
     assert fits(page)
 
     page.get_by_role("button", name="Clear", exact=True).click()
     expect(page.locator("#gallery")).to_have_count(0)
-    page.close()
-    assert faults == []
+    page.set_input_files(INPUT, files[:1])
+    pictures(page, 1)
 
 
-def test_another_model_and_fewer_labels(browser, url, models, files):
-    faults, expect = [], playwright.expect
-    page = opened(browser, url, DESKTOP, "light", faults)
-    page.set_input_files("#files input[type=file]", files)
-    expect(page.locator("#gallery .caption-label")).to_have_count(3)
+def test_another_model_and_fewer_labels(opened, models, files):
+    expect, page = playwright.expect, opened()
+    page.set_input_files(INPUT, files)
+    pictures(page, 3)
     page.get_by_label("Model").click()
     page.get_by_role("option", name="second").click()
-    expect(page.locator("#gallery .caption-label")).to_have_text(captions(load_predictor(models[1]), files))
+    expect(page.locator("#gallery .said")).to_have_text(said(load_predictor(models[1]), files))
     expect(page.locator("#header")).to_contain_text("second")
-    slider = page.get_by_role("slider")
+    expect(page.locator("#detail h3").first).to_have_text("second")
+    slider = page.get_by_role("slider", name="Labels shown").or_(page.locator("#top input[type=range]")).first
     slider.focus()
     slider.press("ArrowLeft")
-    expect(page.locator("#label dt")).to_have_count(4)
-    page.close()
-    assert faults == []
+    expect(page.locator("#detail section").first.locator(".bars li")).to_have_count(4)
 
 
-def test_a_broken_file_is_named_and_more_files_join(browser, url, files, tmp_path):
-    faults, expect = [], playwright.expect
-    (tmp_path / "<b>broken.jpg").write_bytes(b"no image")
-    page = opened(browser, url, PHONE, "light", faults)
-    page.set_input_files("#files input[type=file]", [tmp_path / "<b>broken.jpg"])
-    expect(page.locator("#notice")).to_contain_text("1 of 1 could not be read")
-    expect(page.locator("#notice")).to_contain_text("<b>broken.jpg: not an image")
-    expect(page.locator("#gallery")).to_have_count(0)
-    page.set_input_files("#files input[type=file]", files[:2])
-    expect(page.locator("#gallery .caption-label")).to_have_count(2)
-    expect(page.locator("#notice")).to_contain_text("1 of 3 could not be read")
+def test_sixty_files_of_which_three_are_broken(opened, models, files, tmp_path):
+    expect, page = playwright.expect, opened(PHONE)
+    for i in range(60):
+        (tmp_path / f"{i:02}.png").write_bytes(encoded(picture(i)))
+    for name in ("07.png", "20.png"):
+        (tmp_path / name).write_bytes(encoded(picture(0))[:60])
+    (tmp_path / "59.png").unlink()
+    (tmp_path / "<b>{{broken}}${1}.jpg").write_bytes(b"no image")  # what a page of templates may stumble over
+    page.set_input_files(INPUT, sorted(tmp_path.iterdir()))
+    pictures(page, 60)
+    expect(page.locator("#summary")).to_contain_text("60 pictures")
+    expect(page.locator("#summary")).to_contain_text("3 of 60 could not be read")
+    expect(page.locator("#summary li")).to_have_count(3)
+    expect(page.locator("#summary")).to_contain_text("<b>{{broken}}${1}.jpg: not an image")
+    expect(page.locator("#gallery .cell.error")).to_have_count(3)
+    assert fits(page)
+
+    page.get_by_label("Unreadable").click()
+    expect(page.locator("#gallery .cell")).to_have_count(3)
     page.get_by_text("All results as a table").click()
-    expect(page.locator("#table")).to_contain_text("error")
+    expect(page.locator("#table tbody tr")).to_have_count(3)
+    page.get_by_label("All", exact=True).click()
+    expect(page.locator("#table tbody tr")).to_have_count(60)
+    page.locator("#table th button", has_text="Probability").click()
+    expect(page.locator("#table th").nth(3)).to_have_attribute("aria-sort", "ascending")
+    cells = page.locator("#table tbody tr td:nth-child(4)").all_inner_texts()
+    shares = [float(cell.rstrip("%")) for cell in cells if cell]
+    assert len(shares) == 57 and shares == sorted(shares)
+
+
+def test_filters_and_downloads_go_together(opened, models, files):
+    expect, page = playwright.expect, opened()
+    page.set_input_files(INPUT, files)
+    pictures(page, 3)
+    predictor = load_predictor(models[0])
+    tops = [top["label"] for [top] in predictor(files, top_k=1)]
+    page.get_by_role("listbox", name="Label").or_(page.get_by_label("Label", exact=True)).first.click()
+    page.get_by_role("option", name=tops[0], exact=True).click()
+    expect(page.locator("#gallery .cell")).to_have_count(tops.count(tops[0]))
+    expect(page.locator("#csv")).to_contain_text(f"({tops.count(tops[0])} row")
     with page.expect_download() as download:
-        page.get_by_text("Download CSV").click()
-    lines = Path(download.value.path()).read_text(encoding="utf-8-sig").splitlines()
-    assert [line.split(",")[2] for line in lines] == ["status", "error", "ok", "ok"]
-    page.close()
-    assert faults == []
+        page.locator("#csv").click()
+    with Path(download.value.path()).open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == [file.name for file, top in zip(files, tops, strict=True) if top == tops[0]]
+    assert list(rows[0])[:5] == ["index", "file", "status", "known", "models_agree"]
+    with page.expect_download() as download:
+        page.locator("#json").click()
+    records = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
+    assert [record["label_1"] for record in records] == [tops[0]] * len(rows)
+    assert records[0]["probability_1"] == pytest.approx(predictor(files[records[0]["index"]])[0]["score"], abs=1e-4)
+
+    page.get_by_label("Unsure below, %").first.fill("100")
+    page.get_by_label("Unsure below, %").first.press("Enter")
+    expect(page.get_by_label("Unsure", exact=True)).to_be_checked()
 
 
-def test_an_example_answers(browser, url):
-    faults, expect = [], playwright.expect
-    page = opened(browser, url, DESKTOP, "light", faults)
-    examples = page.locator("#examples button")
+def test_all_ways_in(opened, files, tmp_path):
+    """Dropped: files, and a folder; chosen: a folder; pasted. Two files of one name are two pictures."""
+    expect, page = playwright.expect, opened()
+    content = [list(file.read_bytes()) for file in files]
+    transfer = """files => {
+        const transfer = new DataTransfer();
+        files.forEach(bytes => transfer.items.add(new File([new Uint8Array(bytes)], 'IMG_0001.png', {type: 'image/png'})));
+        return transfer;
+    }"""
+    page.locator("#files button").dispatch_event("drop", {"dataTransfer": page.evaluate_handle(transfer, content[:2])})
+    pictures(page, 2)
+    expect(page.locator("#gallery .cell img + .said + .sr")).to_have_text([", IMG_0001.png"] * 2)
+
+    page.evaluate(
+        f"files => document.dispatchEvent(new ClipboardEvent('paste', {{clipboardData: ({transfer})(files)}}))", content[2:]
+    )
+    pictures(page, 3)
+
+    (tmp_path / "folder" / "deeper").mkdir(parents=True)
+    for i, file in enumerate(files):
+        shutil.copy(file, tmp_path / "folder" / ("deeper" if i else ".") / file.name)
+    (tmp_path / "folder" / ".hidden").write_bytes(b"")
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Choose a folder").click()
+    chooser.value.set_files(tmp_path / "folder")
+    pictures(page, 6)
+
+    box = page.locator("#files").bounding_box()
+    where = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+    data = {"items": [], "files": [str(tmp_path / "folder")], "dragOperationsMask": 1}
+    devtools = page.context.new_cdp_session(page)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        devtools.send("Input.dispatchDragEvent", {"type": kind, **where, "data": data})
+    pictures(page, 9)
+
+
+def test_compare_and_about(opened, models, files):
+    expect, page = playwright.expect, opened()
+    page.set_input_files(INPUT, files)
+    pictures(page, 3)
+    first, second = map(load_predictor, models)
+    tops = [(a["label"], b["label"]) for [a], [b] in zip(first(files, top_k=1), second(files, top_k=1), strict=True)]
+    n = sum(a != b for a, b in tops)
+    page.get_by_role("tab", name="Compare").click()
+    expect(page.locator("#comparison")).to_contain_text(f"The models disagree on {n} of 3.")
+    rows = page.locator("#comparison tbody tr")
+    expect(rows).to_have_count(3)
+    assert [rows.nth(i).get_attribute("class") == "disagree" for i in range(3)] == [True] * n + [False] * (3 - n)
+    cards = page.locator("#cards section")
+    for words in ("90.0%", "89.0% to 91.0%", "12 ms", "2 × Abacus", "M", "MB"):
+        expect(cards.first).to_contain_text(words)
+    expect(cards.last).not_to_contain_text("ms")  # what was not measured is not told
+    expect(cards.last).not_to_contain_text("accuracy")
+
+    page.get_by_role("tab", name="About").click()
+    expect(page.locator(".plots img")).to_have_count(2)
+    expect(page.get_by_text("deleted within 70 minutes")).to_be_visible()
+
+
+def test_an_example_answers(opened):
     if not EXAMPLES:
         pytest.skip("examples/ has no pictures yet")
-    expect(examples).to_have_count(len(EXAMPLES))
+    page = opened()
+    examples = page.locator("#examples button")
+    playwright.expect(examples).to_have_count(len(EXAMPLES))
     examples.nth(1).click()
-    expect(page.locator("#label")).to_contain_text(EXAMPLES[1].name)
-    page.close()
-    assert faults == []
+    playwright.expect(page.locator("#detail .file")).to_have_text(EXAMPLES[1].name)
+
+
+def test_keys_alone(opened, files):
+    expect, page = playwright.expect, opened()
+    with page.expect_file_chooser() as chooser:  # around all of it: until it listens, a chooser would be lost
+        for _ in range(20):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.matches('#files button')"):
+                break
+        page.keyboard.press("Enter")
+    chooser.value.set_files(files)
+    cells = pictures(page, 3)
+    for _ in range(40):
+        if page.evaluate("document.activeElement.matches('#gallery .cell')"):
+            break
+        page.keyboard.press("Tab")
+    expect(cells.first).to_be_focused()
+    page.keyboard.press("ArrowRight")
+    expect(cells.nth(1)).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#detail .file")).to_have_text(files[1].name)
+    expect(cells.nth(1)).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("End")
+    expect(cells.last).to_be_focused()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_serious(opened, files, theme):
+    if not AXE.exists():
+        pytest.skip(f"needs axe-core: {GET_AXE}")
+    page = opened(theme=theme)
+
+    def serious() -> list[str]:
+        page.evaluate(AXE.read_text())
+        found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+        return [
+            f"{violation['id']}: {violation['nodes'][0]['html']}"
+            for violation in found
+            if violation["impact"] in ("serious", "critical")
+        ]
+
+    assert serious() == []
+    page.set_input_files(INPUT, files)
+    pictures(page, 3)
+    page.locator("#detail img").nth(3).wait_for()
+    page.get_by_text("All results as a table").click()
+    page.wait_for_timeout(500)  # milliseconds, for what unfolds
+    assert serious() == []
+    for name in ("Compare", "About"):
+        page.get_by_role("tab", name=name).click()
+        page.wait_for_timeout(500)
+        assert serious() == [], name
+
+
+@pytest.mark.slow
+def test_results_stream_in_and_can_be_stopped(opened, tmp_path):
+    expect, page = playwright.expect, opened()
+    for i in range(400):
+        (tmp_path / f"{i:03}.jpg").write_bytes(encoded(picture(i, (900, 600)), "JPEG"))
+    page.set_input_files(INPUT, sorted(tmp_path.iterdir()))
+    bar = page.locator("#progress [role=progressbar]")
+    expect(bar).to_have_attribute("aria-valuemax", "400")
+    page.wait_for_function("document.querySelectorAll('#gallery .cell').length > 5")
+    expect(page.locator("#progress p")).to_contain_text(" of 400")
+    expect(page.locator("#progress p")).to_contain_text("s left")
+    page.locator("#gallery .cell").nth(2).click()  # meanwhile
+    expect(page.locator("#detail .file")).to_have_text("002.jpg")
+    page.get_by_role("button", name="Stop").click()
+    expect(bar).to_have_count(0)
+    expect(page.locator("#summary b")).to_contain_text("pictures")
+    n = int(page.locator("#summary b").inner_text().split()[0])
+    assert 5 < n < 400
+    pictures(page, n)
+    page.set_input_files(INPUT, sorted(tmp_path.iterdir())[:2])
+    pictures(page, n + 2)
+
+
+@pytest.mark.slow
+def test_more_files_than_are_taken(opened, tmp_path):
+    page = opened()
+    content = encoded(picture(0, (32, 32)))
+    for i in range(guard.MAX_FILES + 3):
+        (tmp_path / f"{i:03}.png").write_bytes(content)
+    page.set_input_files(INPUT, sorted(tmp_path.iterdir()))
+    playwright.expect(page.get_by_text("503 files: the first 500 are taken.")).to_be_visible()
+    pictures(page, guard.MAX_FILES)
+
+
+@pytest.mark.slow
+def test_the_webcam(opened):
+    page = opened()
+    page.get_by_role("button", name="Webcam").click()
+    page.wait_for_function("document.querySelector('#ways video').videoWidth > 0")
+    page.get_by_role("button", name="Take the picture").click()
+    pictures(page, 1)
+    playwright.expect(page.locator("#detail .file")).to_have_text("webcam.jpg")

@@ -18,7 +18,7 @@ from gradio_client.exceptions import ValidationError
 from test_app import running_app
 from test_predictor import encoded, picture, save_tiny_vit
 
-from space import guard, page, serving
+from space import cells, guard, serving
 from space.classify import Result
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -108,7 +108,7 @@ def test_others_files_are_not_to_be_read_by_guessing(app, tmp_path):
 
 def test_names_are_shown_as_they_are():
     name = "<img src=x onerror=alert(1)>.png"
-    shown = page.failures([Result(name, f"/tmp/{name}", error="<b>broken")])
+    shown = cells.failures([Result(name, f"/tmp/{name}", error="<b>broken")])
     assert "<img" not in shown and "<b>broken" not in shown and "&lt;img src=x onerror=alert(1)&gt;.png" in shown
 
 

@@ -1,0 +1,134 @@
+"""A visit to the page: each picture with what every model says of it, which of them are shown, and tables to take away."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from classifier.batching import Batcher
+from classifier.predictor import Predictor
+from space.classify import Result, classify_files, new_file
+
+KEPT = 10  # labels of each model that are kept of a picture, best first
+KINDS = {"all": "All", "unsure": "Unsure", "disagree": "Disagreed on", "unknown": "Like none", "error": "Unreadable"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A picture of a visit: what the models say of it, by their names, or why it can't be read.
+
+    Attributes:
+        name: that its sender gave it; two pictures may have the same.
+        path: of the upload.
+        preview: path of a small JPEG.
+        tops: the `KEPT` best of each model, `[{"label", "score"}, …]`.
+        known: whether it looks like one of the labels to each model; None without a threshold.
+        error: why it can't be read, "" when it can.
+    """
+
+    name: str
+    path: str
+    preview: str = ""
+    tops: Mapping[str, list[dict]] = field(default_factory=dict)
+    known: Mapping[str, bool | None] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass
+class Visit:
+    """What a visitor has on the page. Events share and change it, so that one that is stopped loses nothing.
+
+    Attributes:
+        rows: every picture, in the order in which they came.
+        chosen: index in `rows` of the one that is shown in depth.
+        run: number of the run that may add rows; whoever raises it stops the one before.
+        looks: by index in `rows` and name of the model, HTML of what it saw of a picture that was looked at.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    chosen: int | None = None
+    run: int = 0
+    looks: dict[int, dict[str, str]] = field(default_factory=dict)
+
+    def choose(self, since: int = 0) -> None:
+        """Chooses the first readable picture from index `since` on, unless one of these is chosen already."""
+        if self.chosen is None or self.chosen < since:
+            self.chosen = next((i for i in range(since, len(self.rows)) if not self.rows[i].error), self.chosen)
+
+
+def classify_all(batchers: Mapping[str, Batcher], files: Sequence[tuple[str, str]]) -> Iterator[Row]:
+    """A row a file (path, name), in order, as all models have said what they see. The first one's image is previewed."""
+    streams = [classify_files(batcher, files, previews=not i) for i, batcher in enumerate(batchers.values())]
+    for results in zip(*streams, strict=True):
+        yield row({name: batcher.predictor for name, batcher in batchers.items()}, results)
+
+
+def row(predictors: Mapping[str, Predictor], results: Sequence[Result]) -> Row:
+    """The results of one file, one a model -> its row."""
+    first = results[0]
+    if error := next((result.error for result in results if result.error), ""):
+        return Row(first.name, first.path, error=error)
+    said = {name: (predictors[name], result.probabilities) for name, result in zip(predictors, results, strict=True)}
+    return Row(
+        first.name,
+        first.path,
+        first.preview,
+        {name: predictor.top(probabilities, KEPT) for name, (predictor, probabilities) in said.items()},
+        {name: predictor.is_known(probabilities) for name, (predictor, probabilities) in said.items()},
+    )
+
+
+def agree(row: Row) -> bool | None:
+    """Whether all models give a picture the same label; None when it can't be read, or there is but one model."""
+    if len(row.tops) < 2:
+        return None
+    return len({top[0]["label"] for top in row.tops.values()}) == 1
+
+
+def kinds(row: Row, model: str, below: float) -> set[str]:
+    """Which of `KINDS` a picture is; it is unsure where `model` gives no label a probability of at least `below`."""
+    if row.error:
+        return {"all", "error"}
+    found = {
+        "unsure": row.tops[model][0]["score"] < below,
+        "disagree": agree(row) is False,
+        "unknown": row.known[model] is False,
+    }
+    return {"all", *(kind for kind, is_so in found.items() if is_so)}
+
+
+def picked(rows: Sequence[Row], model: str, label: str | None, kind: str, below: float) -> list[int]:
+    """Indices of the rows of one of `KINDS` and, unless None, of a label by `model`."""
+    return [
+        i
+        for i, row in enumerate(rows)
+        if kind in kinds(row, model, below) and (label is None or (not row.error and row.tops[model][0]["label"] == label))
+    ]
+
+
+def counts(rows: Sequence[Row], model: str) -> list[tuple[str, int]]:
+    """How many pictures have which label by `model`, most first."""
+    return Counter(row.tops[model][0]["label"] for row in rows if not row.error).most_common()
+
+
+def table(rows: Sequence[Row], indices: Sequence[int], model: str, top_k: int) -> dict[str, list]:
+    """`{"headers", "data"}` as `classify.table` gives it, of some rows by `model`, and whether the models agree."""
+    k = min(top_k, max((len(row.tops[model]) for row in rows if not row.error), default=0))
+    ranks = [f"{column}_{rank}" for rank in range(1, k + 1) for column in ("label", "probability")]
+    data = []
+    for index in indices:
+        row = rows[index]
+        if row.error:
+            data.append([index, row.name, "error", None, None, *[None] * len(ranks), row.error])
+        else:
+            cells = [cell for entry in row.tops[model][:k] for cell in (entry["label"], round(entry["score"], 6))]
+            data.append([index, row.name, "ok", row.known[model], agree(row), *cells, ""])
+    return {"headers": ["index", "file", "status", "known", "models_agree", *ranks, "error"], "data": data}
+
+
+def write_json(rows: dict[str, list]) -> str:
+    """Writes a `table` as predictions.json, an object a row, where it is served and deleted with the uploads."""
+    path = new_file("predictions.json")
+    records = [dict(zip(rows["headers"], row, strict=True)) for row in rows["data"]]
+    path.write_text(json.dumps(records, ensure_ascii=False, indent=1), encoding="utf-8")
+    return str(path)
