@@ -1,6 +1,6 @@
 """Draws docs/app.png, the README's picture: the running page with some examples dropped on it.
 
-python docs/screenshot.py http://127.0.0.1:7860 [--width 1280] [--theme light] [--output docs/app.png]
+python docs/screenshot.py http://127.0.0.1:7860 [--tab Compare] [--width 390] [--theme dark] [--output compare.png]
 """
 
 import argparse
@@ -16,21 +16,30 @@ def main() -> None:
     """Opens the page in Debian's chromium, uploads, waits for the answer, takes the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url", help="of the running app")
+    parser.add_argument("--tab", default="Classify", help="whose name it has on the page (%(default)s)")
+    parser.add_argument("--pictures", default="*_1.*", help="of examples/, to be dropped on the page (%(default)s)")
+    parser.add_argument("--select", type=int, default=0, help="number of the one to be looked at, from 0 (%(default)s)")
     parser.add_argument("--width", type=int, default=1280, help="of the window, in pixels (%(default)s)")
-    parser.add_argument("--height", type=int, default=1050, help="of the window, in pixels (%(default)s)")
+    parser.add_argument("--height", type=int, default=980, help="of the window, in pixels (%(default)s)")
+    parser.add_argument("--full", action="store_true", help="the whole page, not what the window shows of it")
     parser.add_argument("--theme", choices=("light", "dark"), default="light", help="(%(default)s)")
     parser.add_argument("--output", default="docs/app.png", help="(%(default)s)")
     args = parser.parse_args()
 
-    pictures = sorted(EXAMPLES.glob("*_1.*"))
+    pictures = sorted(EXAMPLES.glob(args.pictures))
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": args.width, "height": args.height})
         page.goto(f"{args.url}/?__theme={args.theme}")
         page.set_input_files("#files input[type=file]", pictures)
-        page.locator("#gallery .caption-label").nth(len(pictures) - 1).wait_for()
-        page.wait_for_timeout(1500)  # milliseconds, for transitions to end
-        page.screenshot(path=args.output)
+        page.locator("#detail figure").first.wait_for()
+        page.locator("#gallery button").nth(args.select).click()
+        page.wait_for_timeout(1500)  # milliseconds, for pictures and transitions
+        page.get_by_role("tab", name=args.tab).click()
+        if args.tab == "About":
+            page.locator(".plots img").first.wait_for()
+        page.wait_for_timeout(1500)
+        page.screenshot(path=args.output, full_page=args.full)
         browser.close()
 
 
