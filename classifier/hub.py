@@ -37,11 +37,12 @@ from classifier import errors, record
 from classifier.errors import HubError, ModelError
 
 # What inference needs of a repository: neither code, nor checkpoints, nor weights in other formats.
-PULLED = ["config.json", "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json", "evaluation.json"]
+PULLED = ["config.json", "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json"]
+PULLED += ["evaluation.json", "timing.json", "run.json"]  # small, and what the page tells of a model
 # What a repository holds of a finished folder: checkpoints and logs of trackers stay at home.
-PUSHED = [*PULLED, "README.md", "run.json", "metrics.jsonl", "timing.json", "*.png", "cnn.py", "onnx/model.onnx"]
+PUSHED = [*PULLED, "README.md", "metrics.jsonl", "*.png", "cnn.py", "onnx/model.onnx"]
 SPACE = ["app.py", "requirements.txt", "LICENSE", "space/**/*.py", "classifier/**/*.py", "classifier/card.md"]
-SPACE += ["model_card.md", "examples/*", "docs/app.png", "models/*/run.json", *(f"models/*/{pattern}" for pattern in PULLED)]
+SPACE += ["model_card.md", "examples/*", "docs/app.png", *(f"models/*/{pattern}" for pattern in PULLED)]
 ROOT = Path(__file__).resolve().parent.parent
 PARITY_IMAGES = 64
 # Every error of the Hub's client and its cache is one of these: a failed upload a RuntimeError, bad metadata a ValueError.

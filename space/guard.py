@@ -27,6 +27,7 @@ UPLOAD = "/gradio_api/upload"
 MCP = "/gradio_api/mcp"
 WORK = (UPLOAD, "/gradio_api/queue/", "/gradio_api/call/", "/gradio_api/run/", "/gradio_api/api/")
 SCHEMES = ("http://", "https://")
+FETCHED = tuple(f"/gradio_api/{name}{scheme}" for name in ("file=", "file/", "proxy=") for scheme in ("http:", "https:"))
 BY_URL = "an image given by URL: download it, then send "
 
 log = logging.getLogger("space")
@@ -54,6 +55,8 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuses, or passes on; then logs a line that holds neither a file's name nor an address."""
+        if scope["type"] == "http" and scope["path"].lower().startswith(FETCHED):
+            return await refusal(422, f"{BY_URL}the file")(scope, receive, send)
         if scope["type"] != "http" or not (scope["path"].startswith(WORK) or is_message(scope)):
             return await self.app(scope, receive, send)
         began, status = time.perf_counter(), 0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 KEPT_S = 3600  # that a file stays, at least
 EVERY_S = 600  # between two sweeps
+DIGEST = "[0-9a-f]" * 64  # the name of the folder that gradio, or `new_file`, keeps a file in
 
 
 def start(folder: Path) -> None:
@@ -21,9 +22,10 @@ def _work(folder: Path) -> None:
 
 
 def sweep(folder: Path, kept_s: float) -> None:
-    """Deletes the files below `folder` that have not changed for `kept_s` seconds, and the folders that held them."""
+    """Deletes uploads in `folder`, and what was made of them, that have not changed for `kept_s` seconds; nothing else."""
     before = time.time() - kept_s
-    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder comes before the folder
-        with contextlib.suppress(OSError):  # gone already, or a folder that isn't empty
-            if path.lstat().st_ctime < before:
-                path.rmdir() if path.is_dir() else path.unlink()
+    for each in folder.glob(DIGEST):
+        for path in [*sorted(each.rglob("*"), reverse=True), each]:  # what is in a folder comes before the folder
+            with contextlib.suppress(OSError):  # gone already, or a folder that isn't empty
+                if path.lstat().st_ctime < before:
+                    path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()

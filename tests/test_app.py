@@ -369,20 +369,22 @@ def test_mcp_is_bounded_as_well(url, files):
     assert "not an image" in results[-1].content[0].text
 
 
-def test_old_files_are_swept(tmp_path):
-    for name in ("a/old.jpg", "b/new.jpg", "b/deep/old.jpg"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"")
+def test_old_files_are_swept_and_nothing_that_is_not_an_upload(tmp_path):
+    a, b = tmp_path / ("a" * 64), tmp_path / ("b" * 64)
+    others = [tmp_path / "notes.txt", tmp_path / "photos" / "mine.jpg"]
+    for path in (a / "old.jpg", b / "new.jpg", b / "deep" / "old.jpg", *others):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
     sweep.sweep(tmp_path, 60)
-    assert len(list(tmp_path.rglob("*.jpg"))) == 3
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 5
     time.sleep(0.05)
-    (tmp_path / "b" / "new.jpg").write_bytes(b"changed")
+    (b / "new.jpg").write_bytes(b"changed")
     sweep.sweep(tmp_path, 0.03)
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["new.jpg"]
     time.sleep(0.05)
-    (tmp_path / "b" / "new.jpg").write_bytes(b"changed again")
+    (b / "new.jpg").write_bytes(b"changed again")
     sweep.sweep(tmp_path, 0.03)  # a folder changes when what is in it goes
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["b", "new.jpg"]
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == {b / "new.jpg", *others}
+    assert not a.exists() and not (b / "deep").exists()
 
 
 def test_rows_are_picked_by_label_and_kind():

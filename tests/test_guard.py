@@ -70,6 +70,8 @@ def test_a_url_is_refused_and_not_fetched(app, elsewhere, endpoint):
         for data in ([image | {"path": path}, None, 5], [[image | {"path": path}], None, 5], [{"deep": [[{"path": path}]]}]):
             reply = httpx.post(f"{app[0]}/gradio_api/call{endpoint}", json={"data": data})
             assert reply.status_code == 422 and "given by URL" in reply.json()["error"]
+        for way in ("file=", "file/", "proxy="):
+            assert httpx.get(f"{app[0]}/gradio_api/{way}{path}").status_code == 422
     assert not asked
 
 
