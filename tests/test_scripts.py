@@ -66,7 +66,7 @@ def test_model_card_is_the_best_embedded_models():
 def test_front_matter_is_what_a_space_needs():
     space = SpaceCard.load(ROOT / "README.md").data
     pinned = dict(line.split("==") for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line)
-    assert space.sdk == "gradio" and str(space.sdk_version) == pinned["gradio"]
+    assert space.sdk == "gradio" and str(space.sdk_version) == pinned["gradio[mcp]"]
     assert (ROOT / space.app_file).is_file() and space.license == "apache-2.0"
     assert str(space.to_dict()["python_version"]) == "3.11"
     assert space.datasets == ["uoft-cs/cifar10"] and "image-classification" in space.tags
