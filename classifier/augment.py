@@ -82,7 +82,7 @@ def crop_boxes(
     area = (scale + (1 - scale) * area) * height * width
     aspect = torch.exp((2 * aspect - 1) * math.log(4 / 3)).clamp(area / height**2, width**2 / area)
     h, w = (area / aspect).sqrt(), (area * aspect).sqrt()
-    return y * (height - h), x * (width - w), h, w
+    return y * (height - h).clamp(min=0), x * (width - w).clamp(min=0), h, w  # a rounding may make them negative
 
 
 def crop_resize(

@@ -171,7 +171,8 @@ def test_the_app_serves_a_commit_of_the_hub(pushed, api, environment, tmp_path):
         entry["label"]: entry["score"] for entry in expected
     }
     [cached] = (tmp_path / "home").glob("hub/models--user--tiny/snapshots/*")
-    assert {path.name for path in cached.rglob("*")} == {"config.json", "model.safetensors", "preprocessor_config.json"}
+    wanted = {"config.json", "model.safetensors", "preprocessor_config.json", "run.json"}  # not measured yet
+    assert {path.name for path in cached.rglob("*")} == wanted
 
 
 def test_the_app_stands_in_for_a_hub_that_is_down(environment, tmp_path):
