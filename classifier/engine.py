@@ -1,10 +1,10 @@
-"""A model's forward pass on a CPU by OpenVINO: the same logits to 1e-5 in about half the time, once it is compiled.
+"""A model's forward pass on a CPU by OpenVINO: the same logits to 1e-5, and faster, once it is compiled.
 
     predictor = load_predictor("models/vit")
     predictor.compile()
 
-benchmarks/inference.py compares. In float32, though some processors would take bfloat16 by themselves: that changes logits
-by hundredths, and the app has to agree with everyone else.
+By how much, benchmarks/inference.json tells of one machine. In float32, though some processors would take bfloat16 by
+themselves: that changes logits by hundredths, and the app has to agree with everyone else.
 """
 
 import threading
