@@ -192,7 +192,8 @@ def main() -> None:
     inputs, logits, labels = validate(Predictor(model, processor, name=output_dir.name), splits)
     temperature = measure.fit_temperature(logits, labels)
     logits = fold(backbone.head(model), temperature, inputs)
-    model.config.known_threshold = strangers.threshold(strangers.max_probability(logits))
+    model.config.known_threshold = strangers.threshold(strangers.energy(logits))
+    model.config.known_at = plan.known_at
     model.config.reduce_to = plan.reduce_to
     export.save(model, processor, output_dir)
 
@@ -239,6 +240,7 @@ class Plan:
     sizes: tuple[tuple[float, int], ...]  # (share of the steps, pixels a side)
     layer_decay: float
     reduce_to: int  # pixels: a photograph's shorter side, before the processor
+    known_at: int | None  # pixels of small training images: where a photograph is looked at too, to tell if it is known
 
 
 @dataclass
@@ -265,6 +267,7 @@ def make_plan(recipe: Recipe, found: backbone.Backbone, side: int | None) -> Pla
         sizes=train_sizes(recipe.train_sizes, size, patch),
         layer_decay=recipe.layer_decay or (0.75 if backbone.has_attention(found.model) else 1.0),
         reduce_to=2 * size,  # less would blur what a model has learnt to see: at 0.6 of `size`, 4 of 87 labels change
+        known_at=side if is_small else None,
     )
 
 

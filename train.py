@@ -186,7 +186,7 @@ def main() -> None:
     temperature = measure.fit_temperature(logits, labels)
     with torch.no_grad():
         model.head.weight /= temperature
-    model.config.known_threshold = strangers.threshold(strangers.max_probability(logits / temperature))
+    model.config.known_threshold = strangers.threshold(strangers.energy(logits / temperature))
     model.config.reduce_to = 4 * args.image_size  # pixels: a photograph's shorter side, before the processor squashes it
     size = {"height": args.image_size, "width": args.image_size}
     export.save(model, ViTImageProcessor(size=size, image_mean=mean, image_std=std), args.output_dir)

@@ -27,6 +27,7 @@ class Answer(NamedTuple):
 
     image: Image.Image  # RGB, at most `reduce_to` pixels a side shorter
     probabilities: np.ndarray  # float32 (C,)
+    known: bool | None  # whether it looks like one of the labels; None where the model has no threshold
 
 
 class Batcher:
@@ -76,13 +77,13 @@ class Batcher:
             images, futures = zip(*batch, strict=True)
             try:
                 with self.turn:
-                    rows = self.predictor.probabilities(images, self.batch_size)
+                    rows, known = self.predictor.judge(images, self.batch_size)
             except Exception as error:  # whatever it is: each caller raises it, and the thread goes on
                 for future in futures:
                     future.set_exception(error)
             else:
-                for image, future, row in zip(images, futures, rows, strict=True):
-                    future.set_result(Answer(image, row))
+                for future, *answer in zip(futures, images, rows, known, strict=True):
+                    future.set_result(Answer(*answer))
             if is_last:
                 return
 

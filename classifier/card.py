@@ -75,6 +75,7 @@ def render(folder: Path, repo_id: str | None = None, *, figures: str = "") -> Mo
             pixel_steps=_pixel_steps(config, processor),
             input=_input(config, processor),
             known_threshold=f"{config['known_threshold']:.2f}" if config.get("known_threshold") else None,
+            known_at=config.get("known_at"),
             reduce_to=config.get("reduce_to"),
             cifar10=any("cifar10" in name for name in _datasets(chain, evaluation)),
             stages="\n".join(f"{i}. {_stage(stage)}" for i, stage in enumerate(chain, 1)),

@@ -65,6 +65,7 @@ def load_predictor(
         notice=notice,
         evaluation=read_json(folder / "evaluation.json") if (folder / "evaluation.json").exists() else {},
         known_threshold=config.get("known_threshold"),
+        known_at=config.get("known_at"),
         reduce_to=config.get("reduce_to"),
         folder=folder,
     )
@@ -144,7 +145,8 @@ class Predictor:
         labels: names of the C classes, in the order of the logits.
         n_parameters: number of parameters of the model.
         evaluation: evaluation.json beside the weights, {} when there is none.
-        known_threshold: an image whose highest probability is below looks like none of the labels; None when not set.
+        known_threshold: an image whose energy is below looks like none of the labels (`judge`); None when not set.
+        known_at: pixels a side at which a larger image is looked at as well for that (`energies`); None when not set.
         reduce_to: pixels to which `pixels.decode` may shrink a large file first; None when not set.
         folder: with the weights and the records beside them; None when it was not loaded from one.
     """
@@ -159,6 +161,7 @@ class Predictor:
         notice: str = "",
         evaluation: dict | None = None,
         known_threshold: float | None = None,
+        known_at: int | None = None,
         reduce_to: int | None = None,
         folder: Path | None = None,
     ):
@@ -172,6 +175,7 @@ class Predictor:
         self.n_parameters = sum(parameter.numel() for parameter in model.parameters())
         self.evaluation = evaluation or {}
         self.known_threshold = known_threshold
+        self.known_at = known_at
         self.reduce_to = reduce_to
         self.folder = folder
 
@@ -218,13 +222,35 @@ class Predictor:
         order = np.argsort(-probabilities, kind="stable")[:top_k]
         return [{"label": self.labels[i], "score": float(probabilities[i])} for i in order]
 
-    def is_known(self, probabilities: np.ndarray) -> bool | None:
-        """Whether (C,) probabilities are sure enough to be one of the labels; None when no threshold was set."""
-        return None if self.known_threshold is None else bool(probabilities.max() >= self.known_threshold)
-
     def probabilities(self, images: Sequence[Picture], batch_size: int = 32) -> np.ndarray:
         """(N, C) float32 probabilities of N images. Arguments and errors as `logits`."""
         return torch.from_numpy(self.logits(images, batch_size)).softmax(dim=1).numpy()
+
+    def judge(self, images: Sequence[Picture], batch_size: int = 32) -> tuple[np.ndarray, list[bool | None]]:
+        """`probabilities` of N images, and whether each looks like one of the labels; None where no threshold was set.
+
+        It does not where its `energy` is below `known_threshold`. Arguments and errors as `logits`.
+        """
+        images = list(self._decoded(images))
+        logits, energies = self.energies(images, self.known_at if self.known_threshold is not None else None, batch_size)
+        known = [None if self.known_threshold is None else bool(energy >= self.known_threshold) for energy in energies]
+        return torch.from_numpy(logits).softmax(dim=1).numpy(), known
+
+    def energies(
+        self, images: Sequence[Image.Image], known_at: int | None, batch_size: int = 32
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(N, C) logits of N decoded images, and how much each is like the labels: log Σ exp of the logits (N,).
+
+        That is minus the energy of Liu et al. (arXiv:2010.03759). Of an image larger than `known_at` it is the mean of the
+        image's and of the same image squashed to `known_at`² pixels: who has learnt from small ones takes much for known that
+        is sharp.
+        """
+        large = [i for i, image in enumerate(images) if known_at and min(image.size) > known_at]
+        small = [images[i].resize((known_at, known_at), Image.Resampling.LANCZOS) for i in large]
+        logits = self.logits([*images, *small], batch_size)
+        energies = torch.from_numpy(logits).logsumexp(dim=1).numpy()
+        energies[large] = (energies[large] + energies[len(images) :]) / 2
+        return logits[: len(images)], energies[: len(images)]
 
     def logits(self, images: Sequence[Picture], batch_size: int = 32) -> np.ndarray:
         """(N, C) float32 logits of N paths, encoded bytes or PIL images.

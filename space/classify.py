@@ -24,11 +24,12 @@ PREVIEW = 320  # pixels of the shorter side, at most
 
 @dataclass(frozen=True)
 class Result:
-    """One file and what a model says about it: either (C,) `probabilities`, or why it can't be read."""
+    """One file and what a model says: (C,) `probabilities` and whether it looks like a label, or why it can't be read."""
 
     name: str
     path: str
     probabilities: np.ndarray | None = None
+    known: bool | None = None
     error: str = ""
     preview: str = ""  # path of a small JPEG, where one was asked for
 
@@ -56,7 +57,8 @@ def classify_files(batcher: Batcher, files: Sequence[tuple[str, str]], *, previe
         if isinstance(found, ImageError):
             yield Result(name, path, error=str(found).removeprefix(f"{Path(path).name}: "))
         else:
-            yield Result(name, path, found.probabilities, preview=write_preview(found.image) if previews else "")
+            preview = write_preview(found.image) if previews else ""
+            yield Result(name, path, found.probabilities, found.known, preview=preview)
 
 
 def new_file(name: str) -> Path:
@@ -84,7 +86,7 @@ def table(predictor: Predictor, results: Iterable[Result], top_k: int) -> dict[s
         else:
             top = predictor.top(result.probabilities, k)
             cells = [cell for entry in top for cell in (entry["label"], round(entry["score"], 6))]
-            data.append([index, result.name, "ok", predictor.is_known(result.probabilities), *cells, ""])
+            data.append([index, result.name, "ok", result.known, *cells, ""])
     return {"headers": ["index", "file", "status", "known", *ranks, "error"], "data": data}
 
 
@@ -153,8 +155,7 @@ class Endpoints:
         if result.error:
             raise gr.Error(f"{result.name}: {result.error}", print_exception=False)
         label = {entry["label"]: entry["score"] for entry in predictor.top(result.probabilities, top_k)}
-        known = predictor.is_known(result.probabilities)
-        return label, {"model": predictor.name, "revision": predictor.revision, "known": known}
+        return label, {"model": predictor.name, "revision": predictor.revision, "known": result.known}
 
     def compare(self, image: dict, top_k: int | None = None) -> list[dict] | dict:
         """Classify one image with every model, to see whether they agree.

@@ -68,13 +68,13 @@ def row(predictors: Mapping[str, Predictor], results: Sequence[Result]) -> Row:
     first = results[0]
     if error := next((result.error for result in results if result.error), ""):
         return Row(first.name, first.path, error=error)
-    said = {name: (predictors[name], result.probabilities) for name, result in zip(predictors, results, strict=True)}
+    said = dict(zip(predictors, results, strict=True))
     return Row(
         first.name,
         first.path,
         first.preview,
-        {name: predictor.top(probabilities, KEPT) for name, (predictor, probabilities) in said.items()},
-        {name: predictor.is_known(probabilities) for name, (predictor, probabilities) in said.items()},
+        {name: predictors[name].top(result.probabilities, KEPT) for name, result in said.items()},
+        {name: result.known for name, result in said.items()},
     )
 
 

@@ -31,14 +31,14 @@ def test_answers_come_in_order_with_errors_in_their_place(predictor):
 
 
 def test_what_waits_is_computed_together(predictor, monkeypatch):
-    sizes, probabilities = [], predictor.probabilities
+    sizes, judge = [], predictor.judge
 
     def slowly(images, batch_size):
         sizes.append(len(images))
         time.sleep(0.05)
-        return probabilities(images, batch_size)
+        return judge(images, batch_size)
 
-    monkeypatch.setattr(predictor, "probabilities", slowly)
+    monkeypatch.setattr(predictor, "judge", slowly)
     with Batcher(predictor, batch_size=8) as batcher, ThreadPoolExecutor(20) as threads:
         list(threads.map(lambda i: batcher.submit(picture(i)).result(), range(20)))
         batcher.submit(picture(0)).result()  # alone, it waits for nobody
@@ -62,14 +62,14 @@ def test_it_reads_no_further_ahead_than_two_batches(predictor):
 
 
 def test_an_error_is_its_callers_and_the_next_batch_goes_on(predictor, monkeypatch):
-    probabilities = predictor.probabilities
+    judge = predictor.judge
 
     def fails(images, batch_size):
         if images[0].size == (7, 7):
             raise ModelError("it gave NaN")
-        return probabilities(images, batch_size)
+        return judge(images, batch_size)
 
-    monkeypatch.setattr(predictor, "probabilities", fails)
+    monkeypatch.setattr(predictor, "judge", fails)
     with Batcher(predictor) as batcher:
         with pytest.raises(ModelError, match="it gave NaN"):
             batcher.submit(picture(0, (7, 7))).result()
@@ -78,7 +78,7 @@ def test_an_error_is_its_callers_and_the_next_batch_goes_on(predictor, monkeypat
 
 def test_models_that_share_a_turn_do_not_compute_at_once(predictor, monkeypatch):
     at_once, most = 0, 0
-    probabilities = predictor.probabilities
+    judge = predictor.judge
 
     def watched(images, batch_size):
         nonlocal at_once, most
@@ -86,9 +86,9 @@ def test_models_that_share_a_turn_do_not_compute_at_once(predictor, monkeypatch)
         most = max(most, at_once)
         time.sleep(0.02)
         at_once -= 1
-        return probabilities(images, batch_size)
+        return judge(images, batch_size)
 
-    monkeypatch.setattr(predictor, "probabilities", watched)
+    monkeypatch.setattr(predictor, "judge", watched)
     turn = threading.Lock()
     with Batcher(predictor, turn=turn) as one, Batcher(predictor, turn=turn) as other, ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda i: (one, other)[i % 2].submit(picture(i)).result(), range(16)))

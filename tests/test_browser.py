@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_app import running_app
+from test_app import THRESHOLD, running_app
 from test_predictor import LABELS, encoded, picture, save_tiny_vit
 
 from classifier import load_predictor
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-g
 def models(tmp_path_factory) -> list[Path]:
     """Two random models: `first` has a threshold that half of the pictures miss, and an evaluation and times."""
     folder = tmp_path_factory.mktemp("models")
-    first, second = save_tiny_vit(folder / "first", known_threshold=0.5), save_tiny_vit(folder / "second", seed=1)
+    first, second = save_tiny_vit(folder / "first", known_threshold=THRESHOLD), save_tiny_vit(folder / "second", seed=1)
     bins = {"count": [0, 10, 90], "confidence": [0, 0.5, 0.9], "accuracy": [0, 0.4, 0.95]}
     measured = {"model": "first", "accuracy": 0.9, "accuracy_ci95": [0.89, 0.91], "reliability": bins}
     measured["confusion_matrix"] = np.diag([9] * len(LABELS)).tolist()
@@ -101,9 +101,9 @@ def fits(page) -> bool:
 def said(predictor, files: list[Path]) -> list[str]:
     """What the gallery says of readable files."""
     found = []
-    for row in predictor.probabilities(files):
+    for row, known in zip(*predictor.judge(files), strict=True):
         [top] = predictor.top(row, 1)
-        found.append(f"{top['label']}{'?' if predictor.is_known(row) is False else ''} {percent(top['score'])}")
+        found.append(f"{top['label']}{'?' if known is False else ''} {percent(top['score'])}")
     return found
 
 

@@ -139,14 +139,34 @@ def test_tells_what_it_is(tmp_path):
     assert predictor.n_parameters == sum(p.numel() for p in predictor.model.parameters())
     assert (predictor.evaluation, predictor.accuracy, predictor.accuracy_ci95) == (measured, 0.9, [0.89, 0.91])
     assert (predictor.known_threshold, predictor.reduce_to) == (0.5, 16)
-    assert predictor.is_known(np.array([0.5, 0.5])) is True
-    assert predictor.is_known(np.array([0.4, 0.3, 0.3])) is False
+
+
+def test_what_it_knows_has_an_energy_of_the_threshold_at_least(tmp_path):
+    images = [picture(i, (32, 32)) for i in range(8)]
+    free = load_predictor(save_tiny_vit(tmp_path / "tiny"))
+    energies = np.log(np.exp(free.logits(images).astype(np.float64)).sum(axis=1))
+    predictor = load_predictor(save_tiny_vit(tmp_path / "tiny", known_threshold=float(np.median(energies))))
+    probabilities, known = predictor.judge(images)
+    assert known == [energy >= np.median(energies) for energy in energies] and sum(known) == 4
+    assert probabilities == pytest.approx(free.probabilities(images), abs=1e-6)
+    assert free.judge(images)[1] == [None] * 8
+
+
+def test_a_large_image_is_looked_at_small_as_well(tiny):
+    predictor = load_predictor(tiny)
+    large, small = picture(0, (300, 200)), picture(1, (3, 3))
+    squashed = large.resize((3, 3), Image.Resampling.LANCZOS)
+    [of_large, of_small, of_squashed] = predictor.energies([large, small, squashed], None)[1]
+    logits, energies = predictor.energies([large, small], 3)
+    assert energies == pytest.approx([(of_large + of_squashed) / 2, of_small], abs=1e-5)
+    assert abs(of_large - of_squashed) > 0.01, "the two have to differ for this test to mean anything"
+    assert logits == pytest.approx(predictor.logits([large, small]), abs=1e-5)
 
 
 def test_says_nothing_about_what_was_not_measured(tiny):
     predictor = load_predictor(tiny)
     assert (predictor.evaluation, predictor.accuracy, predictor.accuracy_ci95) == ({}, None, None)
-    assert predictor.is_known(np.array([1.0])) is None and predictor.reduce_to is None
+    assert predictor.judge([picture()])[1] == [None] and predictor.reduce_to is None
 
 
 def test_a_file_is_reduced_first_when_the_model_asks_for_it(tmp_path):

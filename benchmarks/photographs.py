@@ -1,0 +1,105 @@
+"""Chooses how large photographs reach a model, and which of them it takes for one of its labels, by measuring on some.
+
+    python benchmarks/photographs.py models/cnn models/vit --photos path/to/photographs --dataset uoft-cs/cifar10
+    python benchmarks/photographs.py models/vit --photos path/to/photographs --save         # into the model's config.json
+
+The photographs are a folder a label, and one that is called `none`. `reduce_to` is the reduction that most labels are right
+at, the largest of equals: a model tuned on small images has never seen a sharp one. `known_at` is the reduction, or none, at
+which the energy tells `none` best (AUROC), and `known_threshold` the energy that 95% of these photographs reach and 95% of
+the validation images as well. Writes benchmarks/photographs.json: these choices, and all that was tried.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see the library
+
+import numpy as np  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from classifier import data, load_predictor, measure, pixels, preprocess, record, strangers  # noqa: E402
+from classifier.errors import DataError, run  # noqa: E402
+from classifier.files import write_json  # noqa: E402
+from classifier.predictor import Predictor  # noqa: E402
+
+REDUCTIONS = 32, 40, 48, 64, 96, 128, 224, 448  # pixels of the shorter side
+KNOWN_AT = None, 32  # which means nothing to a model that sees no more
+
+
+def main() -> None:
+    """Tries, prints, writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", type=Path, help="folders")
+    parser.add_argument("--photos", type=Path, required=True, help="a folder a label, and `none`")
+    parser.add_argument("--dataset", default="uoft-cs/cifar10", help="whose validation split counts as well (%(default)s)")
+    parser.add_argument("--validation_fraction", type=float, default=0.02, help="as in training (%(default)s)")
+    parser.add_argument("--save", action="store_true", help="write the choices to each model's config.json")
+    args = parser.parse_args()
+    splits = data.load(args.dataset, splits=("train", "validation"), validation=args.validation_fraction)
+    photos = sorted(path for path in args.photos.glob("*/*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    names = np.array([path.parent.name for path in photos])
+    if "none" not in names or not set(names) <= {"none", *splits.labels}:
+        raise DataError(f"{args.photos} has to have a folder `none`, and others that are called as labels of {splits.name}")
+    images, _ = zip(*data.batches("validation", splits, 64), strict=True)
+    validation = [image for batch in images for image in batch]
+    rows = [choose(load_predictor(folder), photos, names, validation) for folder in args.models]
+    if args.save:
+        for folder, row in zip(args.models, rows, strict=True):
+            config = json.loads((folder / "config.json").read_text())
+            write_json(folder / "config.json", config | {key: row[key] for key in ("reduce_to", "known_at", "known_threshold")})
+    counts = {"labels": int((names != "none").sum()), "none": int((names == "none").sum())}
+    found = {"photographs": counts, "validation_images": len(validation), "models": rows, "machine": record.machine()}
+    write_json(Path(__file__).parent / "photographs.json", found)
+
+
+def choose(predictor: Predictor, photos: list[Path], names: np.ndarray, validation: list[Image.Image]) -> dict:
+    """The choices for one model, and what each reduction and score gave."""
+    known = names != "none"
+    tried = []
+    for reduce_to in REDUCTIONS:
+        images = list(pixels.decode_many(photos, reduce_to=reduce_to))
+        for known_at in KNOWN_AT[: 1 + (preprocess.size_of(predictor.processor) > KNOWN_AT[1])]:
+            logits, energies = predictor.energies(images, known_at)
+            right = np.array(predictor.labels)[logits.argmax(axis=1)] == names
+            scores = {"energy": energies}
+            if not known_at:
+                scores["max_probability"] = strangers.max_probability(logits)
+            for score, found in scores.items():
+                least = strangers.threshold(found[known])
+                tried.append(
+                    {
+                        "reduce_to": reduce_to,
+                        "known_at": known_at,
+                        "score": score,
+                        "accuracy": float(right[known].mean()),
+                        "accuracy_ci95": list(measure.bootstrap_interval(right[known].astype(float))),
+                        "auroc": strangers.auroc(found[known], found[~known]),
+                        "none_flagged_where_95_of_labels_pass": float((found[~known] < least).mean()),
+                        "threshold_of_photographs": least,
+                    }
+                )
+    most_right = max(row["accuracy"] for row in tried)
+    reduce_to = max(row["reduce_to"] for row in tried if row["accuracy"] == most_right)
+    candidates = [row for row in tried if row["reduce_to"] == reduce_to and row["score"] == "energy"]
+    best = max(candidates, key=lambda row: row["auroc"])  # the first of equals: nothing to reduce
+    of_validation = strangers.threshold(predictor.energies(validation, best["known_at"])[1])
+    chosen = {
+        "model": predictor.name,
+        **best,
+        "threshold_of_validation": of_validation,
+        "known_threshold": min(best["threshold_of_photographs"], of_validation),
+    }
+    print(
+        f"{predictor.name}: reduced to {reduce_to}, {best['accuracy']:.1%} of {known.sum()} right; energy, known at "
+        f"{best['known_at']}, AUROC {best['auroc']:.3f}, flags {best['none_flagged_where_95_of_labels_pass']:.0%} of "
+        f"{(~known).sum()} of none; threshold {chosen['known_threshold']:.3f} ({of_validation:.3f} on validation)",
+        flush=True,
+    )
+    return chosen | {"tried": tried}
+
+
+if __name__ == "__main__":
+    run(main)
