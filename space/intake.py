@@ -1,7 +1,10 @@
 """More ways in than gradio's file component has: a folder, chosen or dropped; pasted pictures; the webcam; and not too many.
 
-All of them hand files to that component, so that there is one upload, and one event.
+All of them hand files to that component, so that there is one upload, and one event. Before that, large pictures are drawn
+smaller by the browser, upright, so that 200 of a phone (600 MB) are 20 MB; what it can't draw (HEIC in most) goes up whole.
 """
+
+from collections.abc import Iterable
 
 import gradio as gr
 
@@ -13,6 +16,10 @@ HTML = """
   <button type="button" data-way="camera" hidden>Webcam</button>
   <span>or paste a picture</span>
 </div>
+<div class="smaller" hidden>
+  <label>Making large pictures smaller, before they are sent <progress></progress></label>
+  <button type="button" data-way="cancel">Cancel</button>
+</div>
 <dialog aria-label="Webcam">
   <video autoplay playsinline muted></video>
   <div>
@@ -22,16 +29,48 @@ HTML = """
 </dialog>
 """
 JS = """
-const MOST = %d;
+const MOST = %d, SIDE = %d, LARGE = 1e6;  // files; pixels of the shorter side, 0 for any; bytes
 const input = () => document.querySelector('#files input[type=file]');
-const deliver = files => {
-  if (!files.length || !input()) return;
+
+const shrink = async file => {
+  if (!SIDE || file.size < LARGE) return file;
+  try {
+    const whole = await createImageBitmap(file), sides = [whole.width, whole.height];
+    const [width, height] = sides.map(side => Math.round(side * Math.min(1, SIDE / Math.min(...sides))));
+    const small = await createImageBitmap(whole, {resizeWidth: width, resizeHeight: height, resizeQuality: 'high'});
+    whole.close();
+    const canvas = new OffscreenCanvas(width, height), context = canvas.getContext('2d');
+    context.fillStyle = 'white';  // where it is transparent, as the server has it
+    context.fillRect(0, 0, width, height);
+    context.drawImage(small, 0, 0);
+    return new File([await canvas.convertToBlob({type: 'image/jpeg', quality: 0.92})], file.name, {type: 'image/jpeg'});
+  } catch {
+    return file;
+  }
+};
+
+const AT_ONCE = 4;  // pictures that are drawn: each takes four bytes a pixel
+const smaller = element.querySelector('.smaller'), bar = smaller.querySelector('progress');
+let before = Promise.resolve(), cancelled = 0;
+const send = async files => {
+  const taken = files.slice(0, MOST), small = [], since = cancelled;
+  let next = 0;
+  [bar.max, bar.value, smaller.hidden] = [taken.length, 0, !SIDE || taken.every(file => file.size < LARGE)];
+  const work = async () => {
+    for (let i; since === cancelled && (i = next++) < taken.length; bar.value++) small[i] = await shrink(taken[i]);
+  };
+  await Promise.all(Array.from({length: AT_ONCE}, work));
+  smaller.hidden = true;
+  if (!input()) return;
+  input().value = '';  // or the same files could not be chosen again after a cancel
+  if (since !== cancelled) return;
   const transfer = new DataTransfer();
-  files.slice(0, MOST).forEach(file => transfer.items.add(file));
+  small.forEach(file => transfer.items.add(file));
   input().files = transfer.files;
-  input().dispatchEvent(new Event('change'));
+  input().dispatchEvent(Object.assign(new Event('change'), {isDelivered: true}));
   if (files.length > MOST) trigger('crowd', {count: files.length});
 };
+const deliver = files => { if (files.length) before = before.then(() => send(files)); };  // one after the other
 
 // Files of a folder and of those in it, without hidden ones
 const read = async reader => {
@@ -55,7 +94,7 @@ folder.addEventListener('change', () => {
 });
 
 document.addEventListener('change', event => {
-  if (event.target !== input() || event.target.files.length <= MOST) return;
+  if (event.target !== input() || event.isDelivered) return;
   event.stopImmediatePropagation();
   deliver([...event.target.files]);
 }, true);
@@ -81,6 +120,7 @@ element.querySelector('[data-way=camera]').hidden = !navigator.mediaDevices?.get
 element.addEventListener('click', async event => {
   const way = event.target.closest('[data-way]')?.dataset.way;
   if (way === 'folder') folder.click();
+  if (way === 'cancel') cancelled++;
   if (way === 'close') close();
   if (way === 'camera') {
     try {
@@ -101,9 +141,14 @@ element.addEventListener('click', async event => {
 """
 
 
-def ways() -> gr.HTML:
-    """Buttons for a folder and the webcam; `crowd` tells of more files than are taken, `blind` why there is no webcam."""
-    return gr.HTML(HTML, js_on_load=JS % guard.MAX_FILES, elem_id="ways", apply_default_css=False)
+def ways(reduce_to: Iterable[int | None]) -> gr.HTML:
+    """Buttons for a folder and the webcam; `crowd` tells of more files than are taken, `blind` why there is no webcam.
+
+    `reduce_to` of each model: large pictures are drawn no smaller than any of them needs.
+    """
+    sides = list(reduce_to)
+    side = max(sides) if all(sides) else 0
+    return gr.HTML(HTML, js_on_load=JS % (guard.MAX_FILES, side), elem_id="ways", apply_default_css=False)
 
 
 def warn_crowd(event: gr.EventData) -> None:

@@ -48,7 +48,7 @@ def build(predictors: dict[str, Predictor], notices: Sequence[str] = ()) -> gr.B
                 with gr.Row(elem_id="top"):
                     with gr.Column(scale=3, min_width=300, elem_id="picker"):
                         files = gr.File(label="Pictures", file_count="multiple", height=170, elem_id="files")
-                        ways = intake.ways()
+                        ways = intake.ways(predictor.reduce_to for predictor in predictors.values())
                     with gr.Column(scale=3, min_width=300, elem_id="working"):
                         progress = gr.HTML(elem_id="progress")
                         stop = gr.Button("Stop", variant="stop", elem_id="stop")

@@ -81,12 +81,14 @@ CSS = """
 #progress [role="progressbar"] span {
   display: block; height: 100%; border-radius: 99px; background: var(--primary-500); transition: width .4s;
 }
+.smaller:not([hidden]) { display: flex; align-items: center; gap: .8rem; margin-bottom: .6rem; }
+.smaller label { flex: 1; } .smaller progress { display: block; width: 100%; accent-color: var(--primary-500); }
 .ways { display: flex; flex-wrap: wrap; align-items: center; gap: .5rem; color: var(--body-text-color-subdued); }
-.ways button, #ways dialog button {
+#ways button {
   padding: .35rem .9rem; border-radius: 99px; font-weight: 500; color: var(--body-text-color);
   background: var(--block-background-fill); border: 1px solid var(--border-color-primary);
 }
-.ways button:hover { border-color: var(--primary-500); }
+#ways button:hover { border-color: var(--primary-500); }
 #ways dialog { padding: 1rem; border: 0; border-radius: var(--radius-lg); background: var(--block-background-fill); }
 #ways dialog::backdrop { background: rgb(2 6 23 / .6); }
 #ways dialog video { max-width: min(80vw, 640px); border-radius: var(--radius-md); background: black; }

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_app import THRESHOLD, running_app
+from PIL import Image
+from test_app import ROOT, THRESHOLD, running_app
 from test_predictor import LABELS, encoded, picture, save_tiny_vit
 
 from classifier import load_predictor
@@ -71,15 +72,15 @@ def opened(browser, url):
     """Opens the page; when the test ends, the browser must have seen no error and no request to another host."""
     faults, pages = [], []
 
-    def open_page(viewport: dict = DESKTOP, theme: str = "light"):
+    def open_page(viewport: dict = DESKTOP, theme: str = "light", address: str = url):
         playwright.expect.set_options(timeout=60_000)  # milliseconds; an idle machine needs two thousand
         page = browser.new_page(viewport=viewport)
         pages.append(page)
         page.set_default_timeout(60_000)
         page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("request", lambda r: None if r.url.startswith((url, "data:", "blob:")) else faults.append(r.url))
-        page.goto(f"{url}/?__theme={theme}")
+        page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else faults.append(r.url))
+        page.goto(f"{address}/?__theme={theme}")
         page.locator(INPUT).wait_for(state="attached")
         return page
 
@@ -389,3 +390,43 @@ def test_the_webcam(opened):
     page.get_by_role("button", name="Take the picture").click()
     pictures(page, 1)
     playwright.expect(page.locator("#detail .file")).to_have_text("webcam.jpg")
+
+
+@pytest.mark.slow
+def test_large_pictures_are_made_smaller_before_they_are_sent(opened, tmp_path_factory):
+    """A photograph of 12 megapixels that lies on its side, one with transparent parts, and a large file that is no picture."""
+    expect, folder, model = playwright.expect, tmp_path_factory.mktemp("large"), ROOT / "models" / "cnn"
+    grain = np.random.default_rng(0).normal(0, 8, (3000, 4000, 1))
+    photograph = Image.open(ROOT / "examples" / "cat_1.jpg").convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC)
+    photograph = Image.fromarray((np.asarray(photograph) + grain).clip(0, 255).astype(np.uint8))
+    lies = Image.Exif()
+    lies[0x0112] = 6  # orientation: a viewer turns it by 90 degrees
+    photograph.transpose(Image.Transpose.ROTATE_90).save(folder / "lies.jpg", exif=lies, quality=90)
+    ship = Image.open(ROOT / "examples" / "ship_1.png").convert("RGB").resize((1500, 1000))
+    ship.putalpha(Image.linear_gradient("L").resize(ship.size))
+    ship.save(folder / "fades.png", compress_level=0)
+    (folder / "text.jpg").write_bytes(b"no image" * 200_000)
+    files = [folder / name for name in ("lies.jpg", "fades.png", "text.jpg")]
+    assert all(file.stat().st_size > 1_500_000 for file in files)
+
+    work = tmp_path_factory.mktemp("app")
+    with running_app([model], work) as (address, _):
+        page = opened(address=address)
+        page.set_input_files(INPUT, files)
+        pictures(page, 3)
+        expect(page.locator("#summary li")).to_contain_text("text.jpg: not an image")
+        sent = {
+            path.name: path.stat().st_size
+            for path in (work / "uploads").rglob("*")
+            if path.name in [file.name for file in files]
+        }
+        assert sent.pop("text.jpg") == 1_600_000 and len(sent) == 2 and sum(sent.values()) < 200_000
+        predictor = load_predictor(model)
+        for i, row in enumerate(predictor.probabilities(files[:2])):
+            page.locator("#gallery .cell").nth(i).click()
+            expect(page.locator("#detail .file")).to_have_text(files[i].name)
+            [top] = predictor.top(row, 1)
+            expect(page.locator("#detail h2")).to_contain_text(top["label"])
+            shown = float(page.locator("#detail h2 small").inner_text().rstrip("%")) / 100
+            assert shown == pytest.approx(top["score"], abs=0.03)
+        page.close()
