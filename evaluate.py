@@ -57,7 +57,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--model", nargs="+", default=["models/cnn"], help="folders, Hub ids or id@revision (%(default)s)")
-    add("--dataset", default="uoft-cs/cifar10", help="Hub id, id@revision, or folder of parquet or images (%(default)s)")
+    add("--dataset", default="uoft-cs/cifar10", help="Hub id, id@revision, folder, or table of paths and labels (%(default)s)")
     add("--output_dir", type=Path, default="report", help="folder for evaluation.json and the report (%(default)s)")
     add("--format", nargs="*", choices=pages.FORMATS, default=pages.FORMATS, help="of the report (all)")
     add("--max_eval_samples", type=positive_int, metavar="N", help="measure so many images only, drawn by class (all)")
@@ -72,6 +72,7 @@ def parse_args() -> argparse.Namespace:
     add("--ood_dataset", nargs="*", default=[], help="data sets of none of the labels, beside the sets that are made")
     add("--image_column", help="(the column whose type is Image)")
     add("--label_column", help="(the column whose type is ClassLabel)")
+    add("--label_names", type=Path, metavar="JSON", help="a file of other names for labels, as in training")
     add("--skip_unreadable", action="store_true", help="leave out files that can't be read, and count them")
     add_hub_flags(parser)
     return parser.parse_args()
@@ -87,7 +88,12 @@ def main() -> None:
         raise ModelError(f"two of {', '.join(args.model)} have the same name: rename a folder")
     how = {"image_column": args.image_column, "label_column": args.label_column, "skip_unreadable": args.skip_unreadable}
     splits = data.load(
-        args.dataset, splits=("train", "test"), max_train_samples=1000, max_eval_samples=args.max_eval_samples, **how
+        args.dataset,
+        splits=("train", "test"),
+        label_names=args.label_names,
+        max_train_samples=1000,
+        max_eval_samples=args.max_eval_samples,
+        **how,
     )
     others = {
         name: data.load(name, splits=("test",), max_eval_samples=args.ood_samples)

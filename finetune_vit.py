@@ -13,6 +13,7 @@ import json
 import os
 import shlex
 import shutil
+import statistics
 import sys
 import time
 from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
@@ -47,6 +48,7 @@ from classifier.files import write_json, write_text
 from classifier.predictor import HUB_ID, Predictor, default_device, locate
 
 NAMES = ("train", "validation")
+FEW = 500  # training images: below, all of a backbone learns them by heart
 STALE = ("config.json", "run.json", "evaluation.json", "confusion_matrix.png", "metrics.jsonl", "README.md", "onnx/model.onnx")
 
 
@@ -62,8 +64,13 @@ class Recipe:
     _argument_group_name = "this script"
 
     model: str = flag("facebook/deit-tiny-patch16-224", "Hub id, id@revision, or folder, such as an earlier stage's")
-    freeze: str = flag("none", "backbone: train the head alone, on cached features", choices=("none", "backbone"))
-    dataset: str = flag("uoft-cs/cifar10", "Hub id, id@revision, or folder of parquet or images")
+    freeze: str = flag(
+        "auto",
+        f"backbone: train the head alone, on cached features, as auto does for fewer than {FEW} images",
+        choices=("auto", "none", "backbone"),
+    )
+    folds: int | None = flag(None, "of a frozen backbone, also cross-validate the head on so many parts of all but test")
+    dataset: str = flag("uoft-cs/cifar10", "Hub id, id@revision, folder, or table of paths and labels")
     image_size: int | None = flag(None, "pixels a side that the model gets (its own)")
     crop_pct: float | None = flag(None, "side that the centre crop keeps (the model's; for small images 1: no crop)")
     train_sizes: str = flag("0.7:0.6 1:0.4", "fractions of image_size to train at : shares of the run's steps")
@@ -78,6 +85,7 @@ class Recipe:
     validation_fraction: float = flag(0.1, "cut off train if the dataset has no such split")
     image_column: str | None = flag(None, "(the column whose type is Image)")
     label_column: str | None = flag(None, "(the column whose type is ClassLabel)")
+    label_names: str | None = field(default=None, init=False)  # the flag is Training's, which has one of that name
     max_train_samples: int | None = flag(None, "train on so many images only (all)")
     max_eval_samples: int | None = flag(None, "validate on so many images only (all)")
     skip_unreadable: bool = flag(False, "leave out files that can't be read, and count them")
@@ -92,6 +100,7 @@ class Training(TrainingArguments):
     _argument_group_name = "transformers.TrainingArguments"
 
     output_dir: str = flag("runs/vit", "folder for weights, figures and records")
+    label_names: str | None = flag(None, 'a JSON file of other names for labels: {"cane": "dog", …}')
     seed: int = flag(0, "of order and augmentation; not of the validation cut")
     num_train_epochs: float = flag(6.0, "passes over train")
     per_device_train_batch_size: int = flag(64, "images a forward pass")
@@ -138,6 +147,7 @@ def parse_args() -> tuple[Recipe, Training]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if args.eval_strategy == "no":
         raise ModelError("--eval_strategy no leaves nothing to choose weights by: pass epoch, or steps")
+    recipe.label_names, args.label_names = args.label_names, None  # Trainer's means something else
     args.load_best_model_at_end |= recipe.patience is not None
     if args.push_to_hub:
         hub.check_login()
@@ -158,10 +168,16 @@ def main() -> None:
         validation=recipe.validation_fraction,
         image_column=recipe.image_column,
         label_column=recipe.label_column,
+        label_names=recipe.label_names,
         max_train_samples=recipe.max_train_samples,
         max_eval_samples=recipe.max_eval_samples,
         skip_unreadable=recipe.skip_unreadable,
     )
+    if recipe.freeze == "auto":
+        recipe.freeze = "backbone" if len(splits.train) < FEW else "none"
+    if recipe.folds and recipe.freeze == "none":
+        raise ModelError("--folds is for a frozen backbone: pass --freeze backbone, or leave it out")
+    surveyed = data.survey(splits, output_dir / "unreadable.txt")
     found = backbone.load(recipe.model, splits.labels, drop_path=recipe.drop_path, allow_pickle=recipe.allow_pickle)
     tensors = {name: data.as_tensor(name, splits) for name in NAMES} if data.are_small("train", splits) else None
     counts = {name: class_counts(name, splits, tensors) for name in NAMES}
@@ -171,8 +187,9 @@ def main() -> None:
     run = record.describe(changed_settings(recipe, args) | {"device": args.device.type}, found.parent)
 
     if args.should_save:  # of several processes, one
-        print(f"{found.name} at {plan.image_size} pixels, {tell_initialized(found.initialized)}")
-        print(tell_imbalance(counts["train"], splits.labels, recipe.class_weights))
+        print(f"{surveyed}{tell_weights(counts['train'], recipe.class_weights)}")
+        learns = "its head alone is trained, on cached features" if recipe.freeze == "backbone" else "all of it is trained"
+        print(f"{found.name} at {plan.image_size} pixels, {tell_initialized(found.initialized)}; {learns} (--freeze)")
         output_dir.mkdir(parents=True, exist_ok=True)
         if recipe.overwrite_output_dir:  # not before data and model are known to be good
             remove_stale(output_dir, keep=resume)
@@ -352,20 +369,20 @@ def fit_head(model, processor, splits, tensors, recipe, args, plan, weights, res
         )
     train, validation = found.values()
     epochs = max(1, round(10 * args.num_train_epochs))
-    heads = features.fit_heads(
-        train,
-        validation,
-        len(splits.labels),
-        epochs=epochs,
-        label_smoothing=args.label_smoothing_factor,
-        class_weights=weights,
-        seed=args.seed,
-    )
+    smoothing = args.label_smoothing_factor
+    settings = {"epochs": epochs, "label_smoothing": smoothing, "class_weights": weights, "seed": args.seed}
+    heads = features.fit_heads(train, validation, len(splits.labels), **settings)
     backbone.head(model).load_state_dict({"weight": heads.weight, "bias": heads.bias})
     write_text(Path(args.output_dir) / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in heads.history))
     n = len(train.labels)
     chosen = {"learning_rate": heads.learning_rate, "weight_decay": heads.weight_decay, "epochs": epochs}
-    chosen |= {"label_smoothing": args.label_smoothing_factor, "cached_features": train.was_cached}
+    chosen |= {"label_smoothing": smoothing, "cached_features": train.was_cached}
+    if recipe.folds:
+        parts = features.cross_validate(train, validation, len(splits.labels), folds=recipe.folds, **settings)
+        chosen["cross_validation"] = {"accuracies": parts, "mean": statistics.mean(parts), "std": statistics.stdev(parts)}
+        print(
+            f"{recipe.folds} parts, each by a head of the others: {statistics.mean(parts):.1%} ± {statistics.stdev(parts):.1%}"
+        )
     flops = backbone.forward_flops(model, plan.image_size) * n  # once an image; the heads' own are few
     return Outcome(heads.history, heads.best_epoch, time.perf_counter() - began, n, flops, chosen)
 
@@ -414,13 +431,10 @@ def tell_initialized(names: list[str]) -> str:
     return f"{', '.join(names[:4])}{' …' if len(names) > 4 else ''} re-initialised" if names else "its head fits the labels"
 
 
-def tell_imbalance(counts: torch.Tensor, labels: list[str], class_weights: str) -> str:
-    """How many images the classes have, in words."""
-    low, high = int(counts.argmin()), int(counts.argmax())
-    if counts[high] <= 1.5 * counts[low]:
-        return f"{int(counts.sum()):,} images of {len(labels)} classes of about the same size"
-    hint = "" if class_weights == "balanced" else "; --class_weights balanced would weigh classes alike"
-    return f"{int(counts.sum()):,} images, from {counts[low]:,} of {labels[low]} to {counts[high]:,} of {labels[high]}{hint}"
+def tell_weights(counts: torch.Tensor, class_weights: str) -> str:
+    """What can be done about classes of other sizes, in words, where they are."""
+    is_even = counts.max() <= 1.5 * counts.min()
+    return "" if is_even or class_weights == "balanced" else "; --class_weights balanced would weigh classes alike"
 
 
 def changed_settings(recipe: Recipe, args: Training) -> dict:

@@ -33,6 +33,7 @@ from classifier.flags import add_hub_flags, positive_float, positive_int
 from classifier.predictor import default_device, load_predictor
 
 STALE = ("config.json", "run.json", "evaluation.json", "confusion_matrix.png", "metrics.jsonl", "README.md", "onnx/model.onnx")
+LARGE = 48  # pixels: the shorter side of images that have more to show than 32×32
 RECIPES = {
     "fast": fit.Recipe(
         sizes=((3, 20), (3, 28), (4, 32)),
@@ -55,7 +56,7 @@ def parse_args() -> argparse.Namespace:
     """The command's flags, named as in `transformers.TrainingArguments` where that has them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--dataset", default="uoft-cs/cifar10", help="Hub id, id@revision, or folder of parquet or images (%(default)s)")
+    add("--dataset", default="uoft-cs/cifar10", help="Hub id, id@revision, folder, or table of paths and labels (%(default)s)")
     add("--output_dir", type=Path, default="runs/cnn", help="folder for weights, figures and records (%(default)s)")
     add(
         "--recipe",
@@ -85,9 +86,16 @@ def parse_args() -> argparse.Namespace:
         metavar="EPOCHS",
         help="stop after so many without a better validation accuracy (never)",
     )
-    add("--image_size", type=int, default=32, metavar="PIXELS", help="a side, that images are squashed to (%(default)s)")
+    add("--image_size", type=int, metavar="PIXELS", help="a side, that images are squashed to (32; 64 for photographs)")
+    add(
+        "--mirror",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="mirror images, in training and in the views of `forward` (%(default)s); not for digits or letters",
+    )
     add("--image_column", help="(the column whose type is Image)")
     add("--label_column", help="(the column whose type is ClassLabel)")
+    add("--label_names", type=Path, metavar="JSON", help='a file of other names for labels: {"cane": "dog", …}')
     add("--max_train_samples", type=positive_int, metavar="N", help="train on so many images only (all)")
     add("--max_eval_samples", type=positive_int, metavar="N", help="validate on so many images only (all)")
     add("--skip_unreadable", action="store_true", help="leave out files that can't be read, and count them")
@@ -119,11 +127,15 @@ def main() -> None:
         validation=args.validation_fraction,
         image_column=args.image_column,
         label_column=args.label_column,
+        label_names=args.label_names,
         max_train_samples=args.max_train_samples,
         max_eval_samples=args.max_eval_samples,
         skip_unreadable=args.skip_unreadable,
     )
     args.output_dir.mkdir(parents=True, exist_ok=True)
+    found = data.survey(splits, args.output_dir / "unreadable.txt")
+    args.image_size = args.image_size or (64 if min(found.size) > LARGE else 32)
+    print(f"{found}; squashed to {args.image_size}×{args.image_size}")
     train = data.as_tensor("train", splits, size=args.image_size)
     validation = data.as_tensor("validation", splits, size=args.image_size)
     counts = {
@@ -262,6 +274,8 @@ def command_to_resume(argv: list[str]) -> str:
 def recipe_for(args: argparse.Namespace, n: int) -> fit.Recipe:
     """The recipe with the flags' changes, for n training images of --image_size."""
     recipe = RECIPES[args.recipe]
+    if not args.mirror:
+        recipe = replace(recipe, mirror=False, views=1)
     if args.image_size < 16:
         raise ModelError(f"--image_size {args.image_size} leaves nothing after three poolings: pass 16 or more")
     scale = args.image_size / 32  # recipes say pixels of an image of 32

@@ -1,6 +1,7 @@
 """Splits from any image-classification dataset, small ones as one tensor, large ones as a stream.
 
-    splits = load("uoft-cs/cifar10")  # a Hub id, id@revision, a folder of parquet, or an image folder
+    splits = load("uoft-cs/cifar10")  # a Hub id, id@revision, a folder of parquet or images, or a table of paths and labels
+    print(survey(splits, Path("unreadable.txt")))  # 50,000 images, 10 classes, smallest 4,500 (airplane); median 32×32
     images, labels = as_tensor("train", splits)  # uint8 (45000, 3, 32, 32), int64 (45000,)
     loader = stream("train", splits, transform, batch_size=64, num_workers=2, shuffle=True)
 
@@ -10,6 +11,7 @@ without a test split has that cut too, by a seed of its own, so that no run trai
 
 import hashlib
 import io
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +39,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, resize, to_pil_i
 from tqdm import tqdm
 
 from classifier.errors import DataError
+from classifier.files import write_text
 from classifier.pixels import MALFORMED, to_rgb
 
 pillow_heif.register_heif_opener()
@@ -55,6 +58,13 @@ IMAGE_SUFFIXES = {
 }
 HUB_ID = r"[\w.-]+/[\w.-]+"
 TABLE_SUFFIXES = {".parquet", ".arrow"}
+TABLES = {
+    ".csv": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".parquet": "parquet",
+}  # single files, and what `datasets` calls them
+LABEL_COLUMNS = ("label", "labels", "class", "category", "target")  # of tables, which don't say what a column holds
 OTHER_SUFFIXES = {".csv", ".json", ".jsonl", ".zip", ".tar"}  # `datasets` may find images in these
 
 # What `datasets` and the Hub's client raise for a dataset that can't be had. Most are OSError or ValueError.
@@ -99,6 +109,7 @@ def load(
     seed: int = 0,
     image_column: str | None = None,
     label_column: str | None = None,
+    label_names: str | Path | None = None,
     max_train_samples: int | None = None,
     max_eval_samples: int | None = None,
     skip_unreadable: bool = False,
@@ -107,12 +118,14 @@ def load(
 
     Args:
         dataset: a Hub id (`user/name`), `id@revision`, a folder that `datasets` can load (parquet), or an image folder
-            (`train/<label>/…` with `validation` or `val` or `dev` and `test` beside it, or `<label>/…`).
+            (`train/<label>/…` with `validation` or `val` or `dev` and `test` beside it, or `<label>/…`), or a file (CSV, JSON,
+            parquet) with a row an image: a path, relative to the file's folder, a label, and perhaps a `split`.
         splits: which of train, validation, test to return. Only evaluate.py asks for test.
         validation: fraction of train that becomes validation, where the dataset has none of its own, in (0, 0.5].
         seed: of the validation cut and of the samples. The test cut doesn't depend on it.
         image_column: the column of images; found by type (Image) if None.
         label_column: the column of labels; found by type (ClassLabel) if None. Strings and integers become classes.
+        label_names: a JSON file, `{"a label of the dataset": "what to call it", …}`; labels that it leaves out keep their name.
         max_train_samples: at most so many images of train, drawn by class.
         max_eval_samples: at most so many images of validation, and of test, drawn by class.
         skip_unreadable: whether decoding goes on past unreadable files (counted in `Splits.skipped`) or raises.
@@ -126,11 +139,15 @@ def load(
         if value is not None and value < 1:
             raise DataError(f"--{flag} {value} leaves no images: pass 1 or more")
 
-    own, name, revision = _load_folder(Path(dataset)) if Path(dataset).exists() else _load_hub(dataset)
+    if Path(dataset).is_file():
+        own, name, revision = _load_table(Path(dataset), image_column, label_column)
+    else:
+        own, name, revision = _load_folder(Path(dataset)) if Path(dataset).exists() else _load_hub(dataset)
     image_column = _find_column(name, own["train"], image_column, datasets.Image, "image")
     label_column = _find_column(name, own["train"], label_column, datasets.ClassLabel, "label")
     own = _with_images(name, own, image_column)
     own, labels = _with_classes(name, own, label_column)
+    labels = _renamed(name, labels, Path(label_names)) if label_names else labels
 
     if "test" not in own:
         own["train"], own["test"] = _cut(name, own["train"], label_column, labels, TEST_FRACTION, TEST_SEED)
@@ -235,8 +252,6 @@ def _check_class_names(name: str, files: dict[str, Sequence[str]]) -> None:
 
 
 def _load_folder(folder: Path) -> tuple[dict[str, datasets.Dataset], str, None]:
-    if not folder.is_dir():
-        raise DataError(f"{folder} is a file: pass the folder that holds it")
     files = list(_files(folder))
     pictures = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     tables = [
@@ -253,13 +268,68 @@ def _load_folder(folder: Path) -> tuple[dict[str, datasets.Dataset], str, None]:
 
 def _files(folder: Path) -> Iterator[Path]:
     """The files under a folder, as paths relative to it, without hidden ones and what operating systems leave about."""
+    above = {str(folder): {folder.resolve()}}  # a link may lead back to a folder that it is in
     for parent, names, files in os.walk(folder, followlinks=True):
-        names[:] = [name for name in names if not _is_litter(name)]
+        passed, names[:] = above.pop(parent), sorted(name for name in names if not _is_litter(name))
+        for name in list(names):
+            path = Path(parent, name)
+            if (place := path.resolve()) in passed:
+                names.remove(name)
+            else:
+                above[str(path)] = {*passed, place}
         yield from (Path(parent, name).relative_to(folder) for name in files if not _is_litter(name))
 
 
 def _is_litter(name: str) -> bool:
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+def _load_table(
+    file: Path, image_column: str | None, label_column: str | None
+) -> tuple[dict[str, datasets.Dataset], str, None]:
+    """A file with a row an image, its columns brought to `image` and `label` types that `load` finds by itself."""
+    if file.suffix.lower() not in TABLES:
+        raise DataError(f"{file} is no table ({', '.join(TABLES)}): pass one, or the folder that holds the images")
+    try:
+        rows = datasets.load_dataset(TABLES[file.suffix.lower()], data_files=str(file), split="train")
+    except UNLOADABLE as error:
+        raise DataError(f"{file} can't be read as a table: {_line(error.__cause__ or error)}. Repair it") from error
+    listed = f"its columns are {', '.join(rows.column_names)}"
+
+    def is_path(column: str) -> bool:
+        first = next((value for value in rows[column][:100] if value), None)
+        return isinstance(first, str) and Path(first).suffix.lower() in IMAGE_SUFFIXES
+
+    held = [column for column, feature in rows.features.items() if isinstance(feature, datasets.Image)]
+    found = [image_column] if image_column else held or [column for column in rows.column_names if is_path(column)]
+    if len(found) != 1 or found[0] not in rows.column_names:
+        raise DataError(f"{file} has no single column of image files ({listed}): pass --image_column")
+    [image_column] = found
+    others = [column for column in rows.column_names if column not in (image_column, "split")]
+    found = [column for column in (label_column, *LABEL_COLUMNS) if column in others] or others
+    if not found or (len(found) > 1 and found == others) or (label_column and found[0] != label_column):
+        raise DataError(f"{file} has no single column of labels ({listed}): pass --label_column")
+    label_column = found[0]
+    if _kind(rows.features[image_column]) in ("string", "large_string"):
+        paths = [value and str(file.parent / value) for value in rows[image_column]]
+        rows = rows.remove_columns(image_column).add_column(image_column, paths).cast_column(image_column, datasets.Image())
+    rows = rows.select_columns([column for column in rows.column_names if column in (image_column, label_column, "split")])
+    if not isinstance(rows.features[label_column], datasets.ClassLabel):
+        values = rows[label_column][:]
+        if None in values:
+            raise DataError(f"{file} has {values.count(None)} rows without a label (column {label_column!r}): remove them")
+        names = [str(value) for value in sorted(set(values))]
+        indices = [names.index(str(value)) for value in values]
+        rows = rows.remove_columns(label_column).add_column(label_column, indices, feature=datasets.ClassLabel(names=names))
+    if "split" not in rows.column_names:
+        return {"train": rows}, file.name, None
+    values = [str(value).lower() for value in rows["split"]]
+    if unknown := sorted(set(values) - set(SPLIT_NAMES)):
+        raise DataError(f"{file} has rows whose split is {unknown[0]!r}: name it train, validation or test")
+    of = np.array([SPLIT_NAMES[value] for value in values])
+    if "train" not in of:
+        raise DataError(f"{file} has no rows whose split is train: add some, or remove the column")
+    return {split: rows.select(np.flatnonzero(of == split)) for split in np.unique(of)}, file.name, None
 
 
 def _load_image_folder(folder: Path, pictures: list[Path]) -> dict[str, datasets.Dataset]:
@@ -397,6 +467,24 @@ def _with_classes(name: str, own: dict[str, datasets.Dataset], column: str) -> t
     return own, list(feature.names)
 
 
+def _renamed(name: str, labels: list[str], file: Path) -> list[str]:
+    """The labels by the names that a JSON file has for them."""
+    try:
+        names = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"--label_names {file} can't be read ({_line(error)}): pass a JSON file") from error
+    if not isinstance(names, dict) or not all(isinstance(value, str) and value for value in names.values()):
+        raise DataError(f'--label_names {file} is no object of names: write {{"{labels[0]}": "what to call it", …}}')
+    if unknown := sorted(set(names) - set(labels)):
+        raise DataError(
+            f"--label_names {file} names {unknown[0]!r}, which is no label of {name}: it has {', '.join(labels[:9])}"
+        )
+    renamed = [names.get(label, label) for label in labels]
+    if twice := [label for label in renamed if renamed.count(label) > 1]:
+        raise DataError(f"--label_names {file} gives two labels the name {twice[0]!r}: give each its own")
+    return renamed
+
+
 def _check_same_classes(name: str, split: str, train: list[str], other: list[str]) -> None:
     for here, there, missing in (
         ("train", split, sorted(set(train) - set(other))),
@@ -456,6 +544,72 @@ def _cut(
     if len(lost):
         raise DataError(f"too few images of class {labels[lost[0]]!r} in {name} to cut splits from: add more")
     return rows.select(rest), rows.select(cut)
+
+
+# --- What there is ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a dataset holds, by its labels and its files' headers.
+
+    Attributes:
+        counts: images of each class, in train.
+        n: images in train and validation.
+        size: median width and height, pixels, as stored.
+        unreadable: how many can't be opened.
+    """
+
+    counts: dict[str, int]
+    n: int
+    size: tuple[int, int]
+    unreadable: int
+
+    def __str__(self) -> str:
+        """In a line, of which the classes are of train."""
+        smallest, largest = (pick(self.counts, key=self.counts.get) for pick in (min, max))
+        told = f"{self.n:,} images, {len(self.counts)} classes, smallest {self.counts[smallest]:,} ({smallest})"
+        told += f", largest {self.counts[largest]:,} ({largest})" if self.counts[largest] > self.counts[smallest] else ""
+        told += f"; median {self.size[0]}×{self.size[1]}"
+        return told + (f"; {self.unreadable} unreadable" if self.unreadable else "")
+
+
+def survey(splits: Splits, listing: Path) -> Survey:
+    """Opens every image of train and validation, without decoding it; what is broken further in shows when it is decoded.
+
+    Unreadable ones are listed in the file `listing`, a line each.
+
+    Raises:
+        DataError: an image is unreadable and may not be skipped, or all are.
+    """
+    sizes, unreadable = [], {}
+    total = sum(len(splits[split]) for split in ("train", "validation"))
+    with tqdm(total=total, desc="looking at images", unit=" images", disable=None, leave=False) as bar:
+        for split in ("train", "validation"):
+            index = 0
+            for rows in _undecoded(splits[split], splits).iter(1000):
+                for cell in rows[splits.image_column]:
+                    try:
+                        if cell is None:
+                            raise ValueError("there is no image")
+                        with Image.open(cell["path"] if cell["bytes"] is None else io.BytesIO(cell["bytes"])) as image:
+                            sizes.append(image.size)
+                    except MALFORMED as error:
+                        unreadable[_where(cell, index, split)] = _line(error)
+                    index += 1
+                    bar.update()
+    if unreadable:
+        write_text(listing, "".join(f"{where}: {reason}\n" for where, reason in unreadable.items()))
+        if not sizes:
+            raise DataError(f"none of the {total} images of {splits.name} is readable, see {listing}: check the files")
+        if not splits.skip_unreadable:
+            raise DataError(
+                f"{len(unreadable)} of {total:,} images of {splits.name} are not readable, listed in {listing}: repair or "
+                "remove them, or pass --skip_unreadable to go on without"
+            )
+    counts = np.bincount(_labels(splits.name, "train", splits.train, splits.label_column), minlength=len(splits.labels))
+    width, height = np.median(np.array(sizes), axis=0).astype(int).tolist()
+    return Survey(dict(zip(splits.labels, counts.tolist(), strict=True)), total, (width, height), len(unreadable))
 
 
 # --- Pixels ----------------------------------------------------------------------------------------------------------

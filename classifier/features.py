@@ -2,23 +2,27 @@
 
 train, validation = (features.extract(model, processor, each, folder=cache) for each in (train, validation))
 fit = features.fit_heads(train, validation, num_labels=10, epochs=60)
+accuracies = features.cross_validate(train, validation, num_labels=10, folds=5, epochs=60)
 """
 
 import hashlib
 import json
 import math
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn.model_selection import StratifiedKFold
 from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from classifier import backbone, data, fit, preprocess
 from classifier.depthwise import channels_last
+from classifier.errors import DataError
 from classifier.files import replacing
 from classifier.tune import InMemory, Streamed, collate
 
@@ -154,7 +158,7 @@ def fit_heads(
     validation_inputs, validation_labels = standardised(validation.inputs), torch.from_numpy(validation.labels)
     best = (-1.0, 0.0)
     history: list[list[dict]] = [[] for _ in grid]
-    for epoch in tqdm(range(epochs), unit=" epochs", desc=f"{len(grid)} heads"):
+    for epoch in tqdm(range(epochs), unit=" epochs", desc=f"{len(grid)} heads", leave=False):
         epoch_began = time.perf_counter()
         sums = torch.zeros(len(grid), 2)
         for index in torch.randperm(n, generator=fit.generator(seed, "order", epoch)).split(batch_size):
@@ -191,6 +195,39 @@ def fit_heads(
     weight = (kept[:-1] / std[:, None]).T
     bias = kept[-1] - weight @ mean
     return Heads(weight, bias, *grid[best_g], best_epoch, history[best_g], time.perf_counter() - began)
+
+
+def cross_validate(
+    train: Features, validation: Features, num_labels: int, *, folds: int, epochs: int, seed: int = 0, **settings
+) -> list[float]:
+    """Accuracy on each of `folds` parts of all images, cut by class, of a head that was trained on the other parts.
+
+    A fifth of these others chooses learning rate, weight decay and epoch, so no image is measured that chose anything.
+    `settings` as in `fit_heads`.
+
+    Raises:
+        DataError: no class has as many images as there are parts.
+    """
+    inputs, labels = (np.concatenate([getattr(each, what) for each in (train, validation)]) for what in ("inputs", "labels"))
+    if (most := np.bincount(labels).max()) < folds:
+        raise DataError(f"--folds {folds} is more than the {most} images of the largest class: pass fewer")
+    accuracies = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of classes with fewer images than parts: some parts have none of it
+        cuts = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(inputs, labels))
+    for others, part in cuts:
+        choosing = others[data.stratified(labels[others], max(1, len(others) // 5), seed)]
+        fitting = np.setdiff1d(others, choosing)
+        heads = fit_heads(
+            *(Features(inputs[rows], labels[rows], True) for rows in (fitting, choosing)),
+            num_labels,
+            epochs=epochs,
+            seed=seed,
+            **settings,
+        )
+        logits = torch.from_numpy(inputs[part]) @ heads.weight.T + heads.bias
+        accuracies.append(float((logits.argmax(dim=1).numpy() == labels[part]).mean()))
+    return accuracies
 
 
 def head_gradient(

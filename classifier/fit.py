@@ -51,6 +51,7 @@ class Recipe:
     weight_decay: float = 2e-6  # per image of a batch, divided by the learning rate: SGD's parameters only
     whiten_bias_epochs: float = 3  # the whitening layer's bias is trained this long
     label_smoothing: float = 0.2
+    mirror: bool = True  # every second time that an image is seen
     shift: int = 2  # pixels at full size, each way
     cutout: int = 0  # pixels a side at full size
     freeze_from: float = 1.0  # share of the run after which the first stage learns no more, which spares its gradient
@@ -200,7 +201,7 @@ def fit(
         """Adds the gradient of the images at `index` (on the CPU); gives (summed loss, count of right ones), on the device."""
         where = index.to(device)
         pixels = augment.normalize(images[where], mean, std)
-        pixels = augment.flip_by_turns(pixels, flip_first[index].to(device), epoch)
+        pixels = augment.flip_by_turns(pixels, flip_first[index].to(device), epoch) if recipe.mirror else pixels
         pixels = augment.shift(pixels, recipe.shift, draw) if recipe.shift else pixels
         pixels = augment.cutout(pixels, recipe.cutout, draw) if recipe.cutout else pixels
         pixels = augment.resize(pixels, size).contiguous(memory_format=torch.channels_last)

@@ -176,6 +176,88 @@ def test_override_chooses_between_columns(tmp_path):
     assert data.load(str(folder), label_column="fine").labels == ["p", "q", "r"]
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_table_of_paths_and_labels(tmp_path, suffix):
+    folder = image_folder(tmp_path / "pets", n=10)
+    files = sorted(path.relative_to(tmp_path) for path in folder.rglob("*.png"))
+    parts = ["test" if path.stem in "01" else "val" if path.stem == "2" else "train" for path in files]
+    rows = datasets.Dataset.from_dict(
+        {"file": list(map(str, files)), "note": ["x"] * 20, "label": [path.parts[1] for path in files], "split": parts}
+    )
+    write = {"csv": rows.to_csv, "jsonl": rows.to_json, "parquet": rows.to_parquet}[suffix]
+    write(str(tmp_path / f"list.{suffix}"))
+    splits = data.load(str(tmp_path / f"list.{suffix}"), splits=("train", "validation", "test"))
+    counts = {split: count.tolist() for split, count in class_counts(splits).items()}
+    assert counts == {"train": [7, 7], "validation": [1, 1], "test": [2, 2]}
+    assert (splits.labels, splits.name) == (["cat", "dog"], f"list.{suffix}")
+    images, labels = data.as_tensor("test", splits)
+    assert sorted(images[:, 0, 0, 0].tolist()) == [0, 1, 10, 11]  # the shades of cats 0 and 1, dogs 0 and 1
+    assert torch.equal(images[:, 0, 0, 0] >= 10, labels.bool())
+    if suffix == "csv":
+        with pytest.raises(DataError, match=r"no single column of labels \(its columns are .*--label_column"):
+            data.load(str(tmp_path / "list.csv"), label_column="breed")
+
+
+def test_labels_are_renamed(tmp_path):
+    folder, names = image_folder(tmp_path / "pets"), tmp_path / "names.json"
+    names.write_text(json.dumps({"cat": "gatto"}))
+    splits = data.load(str(folder), label_names=names)
+    assert splits.labels == ["gatto", "dog"]
+    _, labels = data.as_tensor("train", splits)
+    assert torch.equal(labels, data.as_tensor("train", data.load(str(folder)))[1])  # the order stays
+    for text, message in (
+        ('{"cow": "mucca"}', r"names 'cow', which is no label of pets: it has cat, dog"),
+        ('{"cat": "dog"}', r"gives two labels the name 'dog': give each its own"),
+        ('{"cat": 1}', r'is no object of names: write \{"cat": '),
+        ("{", r"can't be read .*: pass a JSON file"),
+    ):
+        names.write_text(text)
+        with pytest.raises(DataError, match=message):
+            data.load(str(folder), label_names=names)
+
+
+def test_a_survey_of_sizes_classes_and_what_is_broken(tmp_path):
+    folder, listing = image_folder(tmp_path / "pets", n=20), tmp_path / "run/unreadable.txt"
+    for i in range(10):
+        picture(folder / "emu" / f"{i} wide\nand new.png", size=(200, 100))
+    found = data.survey(data.load(str(folder)), listing)
+    assert str(found) == "45 images, 3 classes, smallest 8 (emu), largest 17 (dog); median 8×8" and not listing.exists()
+    for i in range(10):
+        (folder / "emu" / f"{i} wide\nand new.png").write_bytes(b"")
+    with pytest.raises(DataError, match=rf"9 of 45 images of pets are not readable, listed in {listing}: repair or remove"):
+        data.survey(data.load(str(folder)), listing)
+    assert "emu" in listing.read_text()
+    assert "; 9 unreadable" in str(data.survey(data.load(str(folder), skip_unreadable=True), listing))
+
+
+def test_links_that_loop_are_followed_once(tmp_path):
+    folder = image_folder(tmp_path / "pets")
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "cat").rename(tmp_path / "elsewhere/cats")
+    (folder / "cat").symlink_to(tmp_path / "elsewhere/cats")  # a class may be elsewhere
+    (folder / "dog/again").symlink_to(folder)
+    (tmp_path / "elsewhere/cats/back").symlink_to(folder / "dog")
+    found = list(data._files(folder))
+    assert len(found) == len(set(found)) and len(found) < 100
+    (folder / "dog/again").unlink()
+    (tmp_path / "elsewhere/cats/back").unlink()
+    assert class_counts(data.load(str(folder)))["train"].tolist() == [8, 8]
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_files(tmp_path):
+    first = picture(tmp_path / "many/0/0.png")
+    for c in range(10):
+        (tmp_path / f"many/{c}").mkdir(exist_ok=True)
+        for i in range(10_000):
+            if c or i:
+                (tmp_path / f"many/{c}/{i}.png").symlink_to(first)
+    began = time.monotonic()
+    splits = data.load(str(tmp_path / "many"))
+    assert len(splits.train) + len(splits.validation) == 90_000
+    assert time.monotonic() - began < 60
+
+
 # --- Bad data: the message names the thing and the next step
 
 
@@ -184,7 +266,7 @@ def no_folder(root):
 
 
 def a_file(root):
-    return picture(root / "a.png"), r"a\.png is a file: pass the folder"
+    return picture(root / "a.png"), r"a\.png is no table \(\.csv, \.json, \.jsonl, \.parquet\): pass one, or the folder"
 
 
 def no_images(root):
