@@ -68,7 +68,7 @@ def serve(demo: gr.Blocks, predictors: dict[str, Predictor]) -> None:
     )
     warm_up(predictors)
     ready.set()
-    compile_all(predictors)  # while the first visitors are answered by the models as they are
+    compile_all(predictors, stop)  # while the first visitors are answered by the models as they are
     stop.wait()
     state.stopping = True
     deadline = time.monotonic() + STOP_WITHIN_S
@@ -85,9 +85,11 @@ def warm_up(predictors: dict[str, Predictor]) -> None:
         predictor([file.getvalue()])
 
 
-def compile_all(predictors: dict[str, Predictor]) -> None:
-    """Makes each model fast; one that can't be compiled is served as it is, and the log says so."""
+def compile_all(predictors: dict[str, Predictor], stop: threading.Event) -> None:
+    """Makes each model fast, until told to stop; one that can't be compiled is served as it is, and the log says so."""
     for predictor in predictors.values():
+        if stop.is_set():
+            return
         try:
             predictor.compile()
         except ModelError as error:
