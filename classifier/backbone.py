@@ -78,6 +78,9 @@ def load(path_or_id: str, labels: list[str], *, drop_path: float = 0.0, allow_pi
         for parameter in classifier.parameters():
             nn.init.zeros_(parameter)
         absent = sorted(own | set(absent))
+    for module in model.modules():  # transformers' MobileNets have TensorFlow's 0.997, which means the last batch alone here
+        if isinstance(module, nn.BatchNorm2d) and module.momentum and module.momentum > 0.5:
+            module.momentum = 0.1
     parent = None
     if (folder / "run.json").exists():
         parent = read_json(folder / "run.json") | {"model_sha256": record.sha256(folder / "model.safetensors")}

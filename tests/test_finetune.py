@@ -23,6 +23,8 @@ from transformers import (
     ConvNextForImageClassification,
     ConvNextImageProcessor,
     DeiTImageProcessor,
+    MobileNetV2Config,
+    MobileNetV2ForImageClassification,
     TimmWrapperConfig,
     TimmWrapperForImageClassification,
     ViTConfig,
@@ -448,6 +450,15 @@ def test_a_convnext_of_random_weights(convnext, pictures, tmp_path):
     command("--model", convnext, "--dataset", pictures, "--output_dir", tmp_path, *flags, "--drop_path", "0.1")
     assert read(tmp_path)["recipe"]["layer_decay"] == 1.0 and read(tmp_path)["recipe"]["crop_pct"] == 1.0
     assert_all_agree(tmp_path, pictures)
+
+
+def test_batch_norm_of_a_mobilenet_remembers_more_than_the_last_batch(tmp_path):
+    model = MobileNetV2ForImageClassification(MobileNetV2Config(image_size=32, depth_multiplier=0.35))
+    assert {module.momentum for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)} == {0.997}
+    model.save_pretrained(tmp_path / "model")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "model")
+    found = backbone.load(str(tmp_path / "model"), list(COLOURS)).model
+    assert {module.momentum for module in found.modules() if isinstance(module, torch.nn.BatchNorm2d)} == {0.1}
 
 
 def test_large_photographs_are_streamed(vit, tmp_path, capsys):
