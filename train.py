@@ -3,6 +3,7 @@
     python train.py --dataset uoft-cs/cifar10 --output_dir runs/cnn
     python train.py --dataset path/to/folder --output_dir runs/mine     # folder/<label>/*.jpg or folder/train/<label>/*.jpg
     python train.py --recipe accurate --output_dir runs/cnn-accurate
+    torchrun --nproc_per_node 2 train.py …                     # several processes share each batch
 
 What the recipes reach on CIFAR-10's test split, trained on 98% of train with two threads of an AMD EPYC (AVX-512, bfloat16):
 
@@ -23,6 +24,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from transformers import ViTImageProcessor
 
 from classifier import augment, card, data, errors, export, fit, hub, measure, record, report, strangers
@@ -78,7 +80,11 @@ def parse_args() -> argparse.Namespace:
         help="cut off train if the dataset has no such split (%(default)s)",
     )
     add("--num_train_epochs", type=positive_float, help="passes over train (the recipe's)")
-    add("--per_device_train_batch_size", type=positive_int, help="images an optimiser step (the recipe's; at most train / 20)")
+    add(
+        "--per_device_train_batch_size",
+        type=positive_int,
+        help="images a step, of each process (the recipe's, in all; at most train / 20)",
+    )
     add("--learning_rate", type=positive_float, help="Muon's, for convolutions, a fraction of a weight's norm (the recipe's)")
     add(
         "--patience",
@@ -119,36 +125,39 @@ def main() -> None:
     start_log = tracker(args)
     if args.push_to_hub:
         hub.check_login()
-    device = default_device()
+    state = PartialState(cpu=default_device().type == "cpu")
+    device = state.device if state.num_processes > 1 else default_device()
     bf16 = fit.has_bf16(device) if args.bf16 is None else args.bf16
 
-    splits = data.load(
-        args.dataset,
-        validation=args.validation_fraction,
-        image_column=args.image_column,
-        label_column=args.label_column,
-        label_names=args.label_names,
-        max_train_samples=args.max_train_samples,
-        max_eval_samples=args.max_eval_samples,
-        skip_unreadable=args.skip_unreadable,
-    )
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    found = data.survey(splits, args.output_dir / "unreadable.txt")
+    with state.main_process_first():  # which leaves in the cache what it prepares
+        splits = data.load(
+            args.dataset,
+            validation=args.validation_fraction,
+            image_column=args.image_column,
+            label_column=args.label_column,
+            label_names=args.label_names,
+            max_train_samples=args.max_train_samples,
+            max_eval_samples=args.max_eval_samples,
+            skip_unreadable=args.skip_unreadable,
+        )
+        args.output_dir.mkdir(parents=True, exist_ok=True)
+        found = data.survey(splits, args.output_dir / "unreadable.txt")
     args.image_size = args.image_size or (64 if min(found.size) > LARGE else 32)
-    print(f"{found}; squashed to {args.image_size}×{args.image_size}")
+    state.print(f"{found}; squashed to {args.image_size}×{args.image_size}")
     train = data.as_tensor("train", splits, size=args.image_size)
     validation = data.as_tensor("validation", splits, size=args.image_size)
     counts = {
         name: y.bincount(minlength=len(splits.labels))
         for name, (_, y) in zip(("train", "validation"), (train, validation), strict=True)
     }
-    if args.overwrite_output_dir:  # not before the data is known to be good
-        remove_stale(args.output_dir, keep=resume)
-    report.save_samples(args.output_dir / "samples.png", *train, splits.labels)
-    report.save_classes(args.output_dir / "classes.png", counts, splits.labels)
+    if state.is_main_process:
+        if args.overwrite_output_dir:  # not before the data is known to be good
+            remove_stale(args.output_dir, keep=resume)
+        report.save_samples(args.output_dir / "samples.png", *train, splits.labels)
+        report.save_classes(args.output_dir / "classes.png", counts, splits.labels)
     mean, std = augment.mean_std(train[0])
 
-    recipe = recipe_for(args, len(train[0]))
+    recipe = recipe_for(args, len(train[0]), state.num_processes)
     torch.manual_seed(args.seed)
     model = CifarCnnForImageClassification(
         CifarCnnConfig(
@@ -162,16 +171,18 @@ def main() -> None:
         )
     )
     parent = load_parent(args.init_from, model) if args.init_from else None
-    run = record.describe(vars(args) | {"bf16": bf16, "device": device.type}, parent)
+    run = record.describe(vars(args) | {"bf16": bf16, "device": device.type, "num_processes": state.num_processes}, parent)
     model.to(device)
     train, validation = [tuple(tensor.to(device) for tensor in split) for split in (train, validation)]
 
-    seconds = fit.estimate_seconds(model, train[0], recipe, bf16)
-    print(
-        f"{len(train[0]):,} images, {recipe.epochs:g} epochs, about {max(1, round(seconds / 60))} min on this machine "
-        f"({device.type}, {'bfloat16' if bf16 else 'float32'}, {torch.get_num_threads()} threads)"
+    seconds = fit.estimate_seconds(model, train[0], recipe, bf16) / state.num_processes
+    each = f"{state.num_processes} × " if state.num_processes > 1 else ""
+    state.print(
+        f"{len(train[0]):,} images, {recipe.epochs:g} epochs in batches of {recipe.batch_size}, about "
+        f"{max(1, round(seconds / 60))} min on this machine ({each}{device.type}, {'bfloat16' if bf16 else 'float32'}, "
+        f"{torch.get_num_threads()} threads)"
     )
-    with start_log() as log:
+    with start_log() if state.is_main_process else nullcontext() as log:
         try:
             progress = fit.fit(
                 model,
@@ -190,6 +201,8 @@ def main() -> None:
             )
         except Stopped as stopped:
             raise Stopped(f"{stopped}; go on with: python {command_to_resume(sys.argv)}") from None
+    if not state.is_main_process:
+        return
 
     # Calibrate on validation what will be stored: a temperature goes into the head, so every way of loading has it.
     model.half().float().eval()
@@ -271,8 +284,8 @@ def command_to_resume(argv: list[str]) -> str:
     return shlex.join([*words, "--resume_from_checkpoint", "last"])
 
 
-def recipe_for(args: argparse.Namespace, n: int) -> fit.Recipe:
-    """The recipe with the flags' changes, for n training images of --image_size."""
+def recipe_for(args: argparse.Namespace, n: int, processes: int = 1) -> fit.Recipe:
+    """The recipe with the flags' changes, for n training images of --image_size, a batch shared by so many processes."""
     recipe = RECIPES[args.recipe]
     if not args.mirror:
         recipe = replace(recipe, mirror=False, views=1)
@@ -285,7 +298,8 @@ def recipe_for(args: argparse.Namespace, n: int) -> fit.Recipe:
         shift=round(recipe.shift * scale),
         cutout=round(recipe.cutout * scale),
     )
-    size = args.per_device_train_batch_size or min(recipe.batch_size, max(16, n // 20))  # few images need more steps
+    size = (args.per_device_train_batch_size or 0) * processes
+    size = size or min(recipe.batch_size, max(16, n // 20))  # few images need more steps
     if size > n:
         raise ModelError(f"a batch of {size} is more than the {n} training images: pass --per_device_train_batch_size {n}")
     # A smaller batch has a noisier update of the same norm: the step shrinks with the square root (arXiv:2405.14578).

@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, reduce
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -42,7 +44,7 @@ class Recipe:
     hidden_act: str = "gelu"
     views: int = 1  # averaged in evaluation, see CifarCnnConfig
     batch_size: int = 2000  # images an optimiser step
-    chunk_size: int = 250  # images a forward pass: activations then fit a CPU's cache, and batch norm sees this many
+    chunk_size: int = 250  # images a forward pass, at most: activations then fit a CPU's cache, and batch norm sees this many
     learning_rate: float = 0.24  # Muon's, for convolutions; falls linearly to 0. Fraction of a weight's norm, roughly
     momentum: float = 0.6
     bias_learning_rate: float = 0.053  # SGD's, for batch norm's and the whitening layer's biases
@@ -159,7 +161,9 @@ def fit(
 ) -> Progress:
     """Trains `model` in place and leaves it with the weights of its best epoch on validation.
 
-    Writes a checkpoint and metrics.jsonl (a line an epoch) to `output_dir` after each epoch.
+    Writes a checkpoint and metrics.jsonl (a line an epoch) to `output_dir` after each epoch. Of several processes (torchrun's or
+    accelerate's) the first writes. They share each batch, and add up gradients: what is learnt is what one process learns, up
+    to the order of sums, and to batch norm where a part of the batch is smaller than `chunk_size`.
 
     Args:
         model: a `CifarCnnForImageClassification`, on its device.
@@ -179,6 +183,7 @@ def fit(
         Stopped: on SIGINT or SIGTERM, after a checkpoint was written.
     """
     keep_freed_memory()
+    state = PartialState()
     images, labels = train
     n, device = len(images), images.device
     batch_size, steps_per_epoch, total = recipe.batch_size, recipe.steps_per_epoch(n), recipe.steps(n)
@@ -188,7 +193,9 @@ def fit(
         enough = 5_000_000 // images[0, 0].numel()  # patches of 5,000 images of 32×32; more would only take memory
         sample = torch.randperm(n, generator=generator(seed, "whiten"))[:enough]
         model.init_whiten(augment.normalize(images[sample.to(device)], mean, std))
-    optimizers = build_optimizers(model, recipe)
+    parts = state.num_processes * math.ceil(batch_size / state.num_processes / recipe.chunk_size)  # of a batch, as many each
+    chunk_size = math.ceil(batch_size / parts)
+    optimizers = build_optimizers(model, recipe, parts // state.num_processes)
     first_stage = [parameter for parameter in model.stages[0].parameters() if parameter.requires_grad]
     progress, best = Progress(), copy_state(model)
     data = {"train data": digest(*train), "validation data": digest(*validation)}
@@ -211,8 +218,10 @@ def fit(
         loss.backward()
         return torch.stack([loss.detach(), (logits.argmax(dim=1) == labels[where]).sum()])
 
+    is_stopped = False
     sums = torch.zeros((total, 2), device=device)  # of loss (nats) and of right predictions, a row a step
-    bar = tqdm(total=total * batch_size, initial=progress.step * batch_size, unit="img", unit_scale=True, smoothing=0.05)
+    shown_by = {"unit": "img", "unit_scale": True, "smoothing": 0.05, "disable": not state.is_main_process}
+    bar = tqdm(total=total * batch_size, initial=progress.step * batch_size, **shown_by)
     with bar, StopSignal() as stop:
         while progress.step < total and not out_of_patience(progress, patience):
             first = progress.step
@@ -220,17 +229,19 @@ def fit(
             last = min(total, (epoch + 1) * steps_per_epoch)
             permutation = torch.randperm(n, generator=generator(seed, "order", epoch))
             began = shown = time.perf_counter()
-            while progress.step < last and not stop.caught:
+            while progress.step < last and not is_stopped:
                 step = progress.step
                 size = recipe.size_at(step / total)
                 # Where the bias is done learning, no gradient has to reach the first layer, the largest of all.
                 model.whiten.bias.requires_grad_(step < recipe.whiten_bias_epochs * steps_per_epoch)
                 for parameter in first_stage:
                     parameter.requires_grad_(step < recipe.freeze_from * total)
-                draw = generator(seed, "augment", step)
                 start = step % steps_per_epoch * batch_size
-                chunks = permutation[start : start + batch_size].split(recipe.chunk_size)
-                sums[step] = sum(backward(index, epoch, size, draw) for index in chunks)
+                chunks = permutation[start : start + batch_size].split(chunk_size)
+                own = range(state.process_index, len(chunks), state.num_processes)
+                draws = {i: generator(seed, f"augment {step}", i) for i in own}
+                found = sum(backward(chunks[i], epoch, size, draw) for i, draw in draws.items())
+                sums[step], is_stopped = add_up(model, found, stop.caught)
                 set_learning_rates(optimizers, step / total, step / (recipe.whiten_bias_epochs * steps_per_epoch))
                 for optimizer in optimizers:
                     optimizer.step()
@@ -245,8 +256,10 @@ def fit(
             check_finite(sums[first : progress.step, 0], first, epoch)
             seconds = time.perf_counter() - began
             progress.train_seconds += seconds
-            if stop.caught and progress.step < last:  # at an epoch's end, what belongs to the epoch is done first
-                save_checkpoint(output_dir / CHECKPOINT, model, optimizers, best, progress, settings)
+            average_statistics(model)
+            if is_stopped and progress.step < last:  # at an epoch's end, what belongs to the epoch is done first
+                if state.is_main_process:
+                    save_checkpoint(output_dir / CHECKPOINT, model, optimizers, best, progress, settings)
                 raise Stopped(f"stopped after step {progress.step} of {total} and saved in {output_dir}")
 
             mean_loss, mean_accuracy = (sums[first : progress.step].mean(dim=0) / batch_size).tolist()
@@ -260,18 +273,42 @@ def fit(
                 "train_seconds": round(progress.train_seconds, 2),
             }
             metrics |= validate(model, validation, mean, std, bf16)
+            broadcast_object_list(told := [metrics])  # processors differ in the last digit, and all have to decide alike
+            [metrics] = told
             progress.history.append(metrics)
             if metrics["validation_accuracy"] > progress.best_accuracy:
                 progress.improved_epoch = epoch + 1
             if metrics["validation_accuracy"] >= progress.best_accuracy:  # of equals the later, which was trained longer
                 progress.best_accuracy, progress.best_epoch = metrics["validation_accuracy"], epoch + 1
                 best = copy_state(model)
-            write_text(output_dir / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in progress.history))
-            save_checkpoint(output_dir / CHECKPOINT, model, optimizers, best, progress, settings)
-            bar.write(" · ".join(f"{name} {value:g}" for name, value in metrics.items()))
-            log(metrics)
+            if state.is_main_process:
+                write_text(output_dir / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in progress.history))
+                save_checkpoint(output_dir / CHECKPOINT, model, optimizers, best, progress, settings)
+                bar.write(" · ".join(f"{name} {value:g}" for name, value in metrics.items()))
+                log(metrics)
     model.load_state_dict(best)
     return progress
+
+
+def add_up(model: nn.Module, sums: torch.Tensor, caught: bool) -> tuple[torch.Tensor, bool]:
+    """Makes gradients the sums over all processes; gives `sums` (2,) summed, and whether any process was told to stop."""
+    if PartialState().num_processes == 1:
+        return sums, caught
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    told = [*(gradient.flatten() for gradient in gradients), sums.float(), sums.new_tensor([caught], dtype=torch.float32)]
+    summed = reduce(torch.cat(told), reduction="sum").split([len(each) for each in told])
+    for gradient, each in zip(gradients, summed, strict=False):
+        gradient.copy_(each.view_as(gradient))
+    return summed[-2], bool(summed[-1])
+
+
+def average_statistics(model: nn.Module) -> None:
+    """Makes batch norm's running statistics, of which each process has its own, their means."""
+    if PartialState().num_processes > 1:
+        buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+        means = reduce(torch.cat([buffer.flatten() for buffer in buffers]), reduction="mean")
+        for buffer, mean in zip(buffers, means.split([buffer.numel() for buffer in buffers]), strict=True):
+            buffer.copy_(mean.view_as(buffer))
 
 
 def generator(seed: int, purpose: str, counter: int = 0) -> torch.Generator:
@@ -280,14 +317,17 @@ def generator(seed: int, purpose: str, counter: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
 
 
-def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the convolutions, SGD for biases and head. Whitening filters and batch norm's scales stay as they are."""
+def build_optimizers(model: nn.Module, recipe: Recipe, chunks: int) -> list[torch.optim.Optimizer]:
+    """Muon for the convolutions, SGD for biases and head. Whitening filters and batch norm's scales stay as they are.
+
+    `chunks` is how many parts of a batch this process sees.
+    """
     model.whiten.weight.requires_grad_(False)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.weight.requires_grad_(False)
         # Running statistics keep 0.6 of the past at each step, as weights move fast; a step updates them once a chunk.
-        norm.momentum = 1 - 0.6 ** min(1, recipe.chunk_size / recipe.batch_size)
+        norm.momentum = 1 - 0.6 ** (1 / chunks)
     convolutions = [p for p in model.stages.parameters() if p.ndim == 4]
     biases = [norm.bias for norm in norms]
     groups = [
