@@ -6,7 +6,8 @@
 The photographs are a folder a label, and one that is called `none`. `reduce_to` is the reduction that most labels are right
 at, the largest of equals: a model tuned on small images has never seen a sharp one. `known_at` is the reduction, or none, at
 which the energy tells `none` best (AUROC), and `known_threshold` the energy that 95% of these photographs reach and 95% of
-the validation images as well. Writes benchmarks/photographs.json: these choices, and all that was tried.
+the validation images as well. benchmarks/photographs.json has these choices, and all that was
+tried, of the models given now or before.
 """
 
 import argparse
@@ -50,9 +51,12 @@ def main() -> None:
         for folder, row in zip(args.models, rows, strict=True):
             config = json.loads((folder / "config.json").read_text())
             write_json(folder / "config.json", config | {key: row[key] for key in ("reduce_to", "known_at", "known_threshold")})
+    output, names_now = Path(__file__).parent / "photographs.json", {row["model"] for row in rows}
+    before = json.loads(output.read_text())["models"] if output.exists() else []
+    rows = sorted([*rows, *(row for row in before if row["model"] not in names_now)], key=lambda row: row["model"])
     counts = {"labels": int((names != "none").sum()), "none": int((names == "none").sum())}
     found = {"photographs": counts, "validation_images": len(validation), "models": rows, "machine": record.machine()}
-    write_json(Path(__file__).parent / "photographs.json", found)
+    write_json(output, found)
 
 
 def choose(predictor: Predictor, photos: list[Path], names: np.ndarray, validation: list[Image.Image]) -> dict:

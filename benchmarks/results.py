@@ -68,6 +68,7 @@ def render() -> str:
     ]
     if (Path(__file__).parent / "backbones.json").exists():
         lines += ["", *render_backbones()]
+    lines += ["", render_photographs()]
     startup = json.loads((Path(__file__).parent / "startup.json").read_text())
     first, memory = startup["first_answer_s"], startup["resident_mb"]
     lines += [
@@ -76,6 +77,21 @@ def render() -> str:
         f"{startup['runs']} starts, `benchmarks/startup.py`) and then holds {memory['median'] / 1024:.1f} GB with its workers.",
     ]
     return "\n".join(lines)
+
+
+def render_photographs() -> str:
+    """What the models make of ordinary photographs, in words."""
+    found = json.loads((Path(__file__).parent / "photographs.json").read_text())
+    each = []
+    for row in sorted(found["models"], key=lambda row: -row["accuracy"]):
+        (low, high), flagged = row["accuracy_ci95"], row["none_flagged_where_95_of_labels_pass"]
+        right = f"`models/{row['model']}` has {row['accuracy']:.1%} right ({low:.0%} to {high:.0%})"
+        each.append(f"{right} and flags {flagged:.0%} (AUROC {row['auroc']:.2f})")
+    n = found["photographs"]
+    return (
+        f"Of {n['labels']} ordinary photographs of the labels and {n['none']} of none, which chose each model's reduction and "
+        f"threshold (`benchmarks/photographs.py`), {'; '.join(each)}, where 95% of the labels' pass."
+    )
 
 
 def tell_machine(machine: dict) -> str:

@@ -161,8 +161,8 @@ def fit(
 ) -> Progress:
     """Trains `model` in place and leaves it with the weights of its best epoch on validation.
 
-    Writes a checkpoint and metrics.jsonl (a line an epoch) to `output_dir` after each epoch. Of several processes (torchrun's or
-    accelerate's) the first writes. They share each batch, and add up gradients: what is learnt is what one process learns, up
+    Writes a checkpoint and metrics.jsonl (a line an epoch) to `output_dir` after each epoch. Of several processes (of torchrun
+    or accelerate) the first writes. They share each batch, and add up gradients: what is learnt is what one process learns, up
     to the order of sums, and to batch norm where a part of the batch is smaller than `chunk_size`.
 
     Args:
