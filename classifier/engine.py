@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from classifier.errors import ModelError
+from classifier.predictor import quiet
 
 MOST = 1e-3  # difference of logits, on noise
 
@@ -46,7 +47,7 @@ def compile_model(model: PreTrainedModel, size: int) -> Callable[[torch.Tensor],
 
     model = Logits(model).eval()
     try:
-        with torch.inference_mode(), warnings.catch_warnings():
+        with torch.inference_mode(), quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what tracing may miss: the comparison below finds it
             graph = openvino.convert_model(model, example_input=torch.zeros(2, 3, size, size), input=[-1, 3, size, size])
     except RuntimeError as error:

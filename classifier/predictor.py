@@ -323,7 +323,7 @@ def load_weights(folder: Path, *, allow_pickle: bool = False, **options) -> tupl
     if not allow_pickle and not any((folder / n).exists() for n in ("model.safetensors", "model.safetensors.index.json")):
         raise ModelError(f"no model.safetensors in {folder}: other formats may run code, save it as safetensors")
     try:
-        with _quiet():  # what is absent is the caller's to tell, in a line
+        with quiet():  # what is absent is the caller's to tell, in a line
             model, loaded = AutoModelForImageClassification.from_pretrained(
                 folder,
                 dtype=torch.float32,  # the default computes in the dtype of the file
@@ -344,7 +344,7 @@ def load_weights(folder: Path, *, allow_pickle: bool = False, **options) -> tupl
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Neither bars nor warnings of transformers."""
     bar_was_on, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
@@ -360,7 +360,7 @@ def _quiet() -> Iterator[None]:
 def load_processor(folder: Path) -> BaseImageProcessor:
     """The processor saved in `folder`, on torchvision; timm's is in config.json."""
     try:
-        with _quiet():  # timm's has but one backend, and warns that it isn't this one
+        with quiet():  # timm's has but one backend, and warns that it isn't this one
             return AutoImageProcessor.from_pretrained(folder, backend="torchvision", trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelError(
