@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import datasets
 import httpx2  # what huggingface_hub talks through: its errors are what an unreachable Hub raises
@@ -101,6 +102,24 @@ class Splits:
         return found
 
 
+class Images(NamedTuple):
+    """The images of one split, in its order, without their labels.
+
+    Attributes:
+        rows: each cell of `column` is {"bytes", "path"}, undecoded, or None.
+        column: of the images.
+        split: the dataset's own name of it.
+        name: Hub id, or the folder's name without what leads to it.
+        revision: the Hub's commit; of a folder, a digest of its files' names, sizes and dates.
+    """
+
+    rows: datasets.Dataset
+    column: str
+    split: str
+    name: str
+    revision: str
+
+
 def load(
     dataset: str,
     *,
@@ -140,9 +159,10 @@ def load(
             raise DataError(f"--{flag} {value} leaves no images: pass 1 or more")
 
     if Path(dataset).is_file():
-        own, name, revision = _load_table(Path(dataset), image_column, label_column)
+        loaded, name, revision = _load_table(Path(dataset), image_column, label_column)
     else:
-        own, name, revision = _load_folder(Path(dataset)) if Path(dataset).exists() else _load_hub(dataset)
+        loaded, name, revision = _load_any(dataset)
+    own = _by_our_names(name, loaded)
     image_column = _find_column(name, own["train"], image_column, datasets.Image, "image")
     label_column = _find_column(name, own["train"], label_column, datasets.ClassLabel, "label")
     own = _with_images(name, own, image_column)
@@ -170,7 +190,57 @@ def load(
     )
 
 
-# --- Where datasets come from: each gives ({split: Dataset} with train, name, revision) -----------------------------
+def load_images(dataset: str, *, split: str | None = None, image_column: str | None = None) -> Images:
+    """Loads one split's images, for those who label them: it needs neither labels nor a train split. Nothing is decoded.
+
+    Args:
+        dataset: as in `load`, but for files.
+        split: test if None, or the only one that there is.
+        image_column: as in `load`.
+
+    Raises:
+        DataError: the dataset, the split or the column can't be used. The message says which, and what to do.
+    """
+    if Path(dataset).is_file():
+        raise DataError(f"{dataset} is a file: pass the folder that holds it")
+    loaded, name, revision = _load_any(dataset)
+    wanted = split or ("test" if len(loaded) > 1 else next(iter(loaded)))
+    found = [own for own in loaded if own == wanted] or [own for own in loaded if SPLIT_NAMES.get(own.lower()) == wanted]
+    if not found:
+        raise DataError(f"{name} has no {wanted} split, only {', '.join(loaded)}: pass one of them as --split")
+    [own, *_] = found
+    column = _find_column(name, loaded[own], image_column, datasets.Image, "image")
+    rows = _with_images(name, {own: loaded[own]}, column)[own]
+    rows = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    if not len(rows):
+        raise DataError(f"the {own} split of {name} is empty: pass another --split")
+    return Images(rows, column, own, name, revision or _digest_of_files(Path(dataset)))
+
+
+def _digest_of_files(folder: Path) -> str:
+    """What tells a folder's content from an earlier one's, unread: 32 hex digits over names, sizes and dates."""
+    hashed = hashlib.sha256()
+    for path in sorted(_files(folder)):
+        status = (folder / path).stat()
+        hashed.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return hashed.hexdigest()[:32]
+
+
+# --- Where datasets come from: each gives ({the dataset's own name of a split: Dataset}, name, revision) -------------
+
+
+def _load_any(dataset: str) -> tuple[dict[str, datasets.Dataset], str, str | None]:
+    return _load_folder(Path(dataset)) if Path(dataset).exists() else _load_hub(dataset)
+
+
+def _by_our_names(name: str, loaded: dict[str, datasets.Dataset]) -> dict[str, datasets.Dataset]:
+    """The splits that we know, by our names, train among them: the only one there is, whatever it is called."""
+    own = {SPLIT_NAMES[split.lower()]: rows for split, rows in loaded.items() if split.lower() in SPLIT_NAMES}
+    if "train" not in own and len(loaded) == 1:
+        own["train"] = next(iter(loaded.values()))
+    if "train" not in own:
+        raise DataError(f"{name} has no train split, only {', '.join(loaded)}: rename the one to train on to train")
+    return own
 
 
 def _load_hub(dataset: str) -> tuple[dict[str, datasets.Dataset], str, str | None]:
@@ -202,18 +272,18 @@ def _load_hub(dataset: str) -> tuple[dict[str, datasets.Dataset], str, str | Non
             "network, set HF_HUB_OFFLINE=1 if it was downloaded before, or pass a local folder"
         ) from None
     try:
-        own, found = _load_datasets(name, name, commit)
+        loaded, found = _load_datasets(name, name, commit)
     except DataError:
         if is_gated:  # the Hub describes a gated dataset to all, and then keeps the files
             raise gated from None
         raise
     if revision and commit == revision and found != commit:
         raise DataError(f"offline, the cache holds {name} at commit {found}, not {revision}: pass {name}@{found}, or go online")
-    return own, name, found
+    return loaded, name, found
 
 
 def _load_datasets(path: str, name: str, revision: str | None) -> tuple[dict[str, datasets.Dataset], str]:
-    """What `datasets.load_dataset` loads, by our split names; and the builder's hash (the Hub's commit)."""
+    """What `datasets.load_dataset` loads, and the builder's hash (the Hub's commit)."""
     try:
         builder = datasets.load_dataset_builder(path, revision=revision)
         builder.download_and_prepare()
@@ -225,12 +295,7 @@ def _load_datasets(path: str, name: str, revision: str | None) -> tuple[dict[str
         raise DataError(
             f"{name} can't be loaded: {reason}. Pass an image folder (train/<label>/…) or what `load_dataset` loads"
         ) from error
-    own = {SPLIT_NAMES[split.lower()]: rows for split, rows in loaded.items() if split.lower() in SPLIT_NAMES}
-    if "train" not in own and len(loaded) == 1:
-        own["train"] = next(iter(loaded.values()))
-    if "train" not in own:
-        raise DataError(f"{name} has no train split, only {', '.join(loaded)}: rename the one to train on to train")
-    return own, builder.hash
+    return loaded, builder.hash
 
 
 def _check_class_names(name: str, files: dict[str, Sequence[str]]) -> None:

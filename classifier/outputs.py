@@ -84,6 +84,7 @@ def digest(predictor: Predictor, images: str) -> str:
         hashed.update(name.encode())
         hashed.update(tensor.contiguous().cpu().numpy().tobytes())
     processor = {key: value for key, value in predictor.processor.to_dict().items() if key != "image_processor_type"}
-    settings = [predictor.model.config.to_dict(), processor, predictor.reduce_to]
+    config = predictor.model.config.to_dict() | {"_name_or_path": ""}  # a model that was moved is the same one
+    settings = [config, processor, predictor.reduce_to]
     hashed.update(json.dumps(settings, sort_keys=True, default=str).encode())
     return hashed.hexdigest()[:32]
