@@ -17,7 +17,6 @@ from functools import partial
 from itertools import combinations
 from pathlib import Path
 
-import huggingface_hub
 import numpy as np
 import torch
 from PIL import Image
@@ -42,12 +41,11 @@ from classifier import (
 from classifier.errors import DataError, ModelError, run
 from classifier.files import write_json, write_text
 from classifier.flags import add_hub_flags, positive_int
-from classifier.outputs import Outputs
+from classifier.outputs import CACHE, Outputs
 from classifier.predictor import Predictor, load_predictor
 
 ROOT = Path(__file__).resolve().parent
 EMBEDDED, MODEL_CARD = ROOT / "models", ROOT / "model_card.md"
-CACHE = Path(huggingface_hub.constants.HF_HOME) / "outputs"
 MISTAKES = 12  # that are told
 PICTURES = 64  # a batch
 

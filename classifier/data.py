@@ -5,8 +5,8 @@
     images, labels = as_tensor("train", splits)  # uint8 (45000, 3, 32, 32), int64 (45000,)
     loader = stream("train", splits, transform, batch_size=64, num_workers=2, shuffle=True)
 
-There are always three splits. A dataset without a validation split has one cut from train, by class and by seed; one
-without a test split has that cut too, by a seed of its own, so that no run trains on what another is tested on.
+There are always three splits, unless `cut` is off. A dataset without a validation split has one cut from train, by class and
+by seed; one without a test split has that cut too, by a seed of its own, so that no run trains on what another is tested on.
 """
 
 import hashlib
@@ -74,7 +74,7 @@ UNLOADABLE = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsErr
 
 @dataclass(frozen=True)
 class Splits:
-    """A dataset's splits, None where not asked for, and what is needed to read them.
+    """A dataset's splits, None where not asked for or not there, and what is needed to read them.
 
     `skipped` grows while images are decoded: the files that were unreadable, where `skip_unreadable` lets that pass.
     """
@@ -132,6 +132,7 @@ def load(
     max_train_samples: int | None = None,
     max_eval_samples: int | None = None,
     skip_unreadable: bool = False,
+    cut: bool = True,
 ) -> Splits:
     """Loads a dataset and cuts it into train, validation and test. No image is decoded here.
 
@@ -139,7 +140,7 @@ def load(
         dataset: a Hub id (`user/name`), `id@revision`, a folder that `datasets` can load (parquet), or an image folder
             (`train/<label>/…` with `validation` or `val` or `dev` and `test` beside it, or `<label>/…`), or a file (CSV, JSON,
             parquet) with a row an image: a path, relative to the file's folder, a label, and perhaps a `split`.
-        splits: which of train, validation, test to return. Only evaluate.py asks for test.
+        splits: which of train, validation, test to return. Only evaluate.py asks for test, and classifier.clean.
         validation: fraction of train that becomes validation, where the dataset has none of its own, in (0, 0.5].
         seed: of the validation cut and of the samples. The test cut doesn't depend on it.
         image_column: the column of images; found by type (Image) if None.
@@ -148,6 +149,7 @@ def load(
         max_train_samples: at most so many images of train, drawn by class.
         max_eval_samples: at most so many images of validation, and of test, drawn by class.
         skip_unreadable: whether decoding goes on past unreadable files (counted in `Splits.skipped`) or raises.
+        cut: whether a split that the dataset has not is cut from train. Otherwise it stays None, and rows are the dataset's.
 
     Raises:
         DataError: the dataset, a folder, a file or a column can't be used. The message says which, and what to do.
@@ -169,11 +171,11 @@ def load(
     own, labels = _with_classes(name, own, label_column)
     labels = _renamed(name, labels, Path(label_names)) if label_names else labels
 
-    if "test" not in own:
+    if cut and "test" not in own:
         own["train"], own["test"] = _cut(name, own["train"], label_column, labels, TEST_FRACTION, TEST_SEED)
-    if "validation" not in own:
+    if cut and "validation" not in own:
         own["train"], own["validation"] = _cut(name, own["train"], label_column, labels, validation, seed)
-    wanted = {split: own[split] for split in splits}
+    wanted = {split: own[split] for split in splits if split in own}
     for split, rows in wanted.items():
         limit = max_train_samples if split == "train" else max_eval_samples
         y = _labels(name, split, rows, label_column)
@@ -761,20 +763,50 @@ def _batches(
     split: str, splits: Splits, batch_size: int, size: int | None = None
 ) -> Iterator[list[tuple[str, Image.Image, int]]]:
     """Batches of (where it is from, image, label), without unreadable ones."""
+    for attempts in _attempts(split, splits, batch_size, size):
+        batch = []
+        for index, cell, image, label in attempts:
+            where = _where(cell, index, split)
+            if isinstance(image, Exception):
+                unreadable(splits, where, image)
+            else:
+                batch.append((where, image, label))
+        yield batch
+
+
+def _attempts(
+    split: str, splits: Splits, batch_size: int, size: int | None = None
+) -> Iterator[list[tuple[int, dict | None, Image.Image | Exception, int]]]:
+    """Batches of (row, cell, image or the exception that it caused, label)."""
     start = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for rows in _undecoded(splits[split], splits).iter(batch_size):
             cells = rows[splits.image_column]
             images = pool.map(_decode, cells, [size] * len(cells))
-            batch = []
-            for index, (cell, image, label) in enumerate(zip(cells, images, rows[splits.label_column], strict=True), start):
-                where = _where(cell, index, split)
-                if isinstance(image, Exception):
-                    unreadable(splits, where, image)
-                else:
-                    batch.append((where, image, label))
-            yield batch
+            yield list(zip(range(start, start + len(cells)), cells, images, rows[splits.label_column], strict=True))
             start += len(cells)
+
+
+class Row(NamedTuple):
+    """A row of a split, decoded.
+
+    Attributes:
+        index: of the row.
+        file: the image's path, or the name that the table has for it; None where it has none.
+        image: upright RGB, or the exception that says why it can't be decoded.
+        label: class index.
+    """
+
+    index: int
+    file: str | None
+    image: Image.Image | Exception
+    label: int
+
+
+def scan(split: str, splits: Splits, batch_size: int) -> Iterator[list[Row]]:
+    """Every row of a split, `batch_size` at a time; an unreadable image is neither skipped nor raises."""
+    for attempts in _attempts(split, splits, batch_size):
+        yield [Row(index, cell and cell["path"], image, label) for index, cell, image, label in attempts]
 
 
 class Stream:

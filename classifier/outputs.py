@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
@@ -18,6 +19,8 @@ from classifier import backbone
 from classifier.errors import DataError
 from classifier.files import replacing
 from classifier.predictor import Predictor
+
+CACHE = Path(huggingface_hub.constants.HF_HOME) / "outputs"  # of the commands
 
 Batches = Iterable[tuple[list[Image.Image], list[int]]]
 

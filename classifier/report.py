@@ -301,6 +301,38 @@ def save_mistakes(path: Path, pictures: Sequence[tuple[Image.Image, Image.Image 
     save_figure(figure, path, dpi=200)
 
 
+def save_pictures(
+    path: Path, groups: Sequence[tuple[str, Sequence[tuple[Image.Image, str]]]], columns: int, title: str
+) -> None:
+    """A contact sheet of groups of pictures, all groups of one length, side by side and `columns` to a row.
+
+    Args:
+        path: the PNG to write.
+        groups: (what is written above, [(picture, what is written below in two lines)]) each.
+        columns: groups a row.
+        title: of the sheet.
+    """
+    each = len(groups[0][1])
+    near, far = 0.06, 0.2  # inches between pictures of a group, and between groups
+    side = (WIDTH - far * (columns + 1) - near * columns * (each - 1)) / (columns * each)
+    above, below, top = 0.2, 0.38, 0.4  # inches of text
+    step_x, step_y = each * side + (each - 1) * near + far, above + side + below
+    height = top + step_y * -(-len(groups) // columns)
+    figure = Figure(figsize=(WIDTH, height))
+    figure.text(far / WIDTH, 1 - 0.25 / height, title, fontsize=9, va="center")
+    for i, (heading, pictures) in enumerate(groups):
+        left, y = far + step_x * (i % columns), height - top - step_y * (i // columns)
+        figure.text(left / WIDTH, (y - above / 2) / height, heading, fontsize=7.5, fontweight="bold", va="center")
+        for k, (picture, caption) in enumerate(pictures):
+            x, bottom = left + k * (side + near), y - above - side
+            axes = figure.add_axes((x / WIDTH, bottom / height, side / WIDTH, side / height))
+            axes.imshow(np.asarray(picture), interpolation="nearest")
+            axes.set_axis_off()
+            lines = "\n".join(shorten(line) for line in caption.splitlines())
+            figure.text(x / WIDTH, (bottom - 0.04) / height, lines, fontsize=6.5, va="top", linespacing=1.1)
+    save_figure(figure, path)
+
+
 def save_architecture(path: Path, layers: Sequence[Layer], name: str, input_shape: Sequence[int]) -> None:
     """A model's layers as boxes from the top down, with the shapes of their outputs and their share of the parameters."""
     total = sum(layer.n_parameters for layer in layers)

@@ -1,0 +1,92 @@
+"""What copies of training images among the test images do to accuracy, and how many of the known ones classifier.clean finds.
+
+    python -m classifier.clean uoft-cs/cifar10 --model models/cnn --output_dir clean
+    python benchmarks/duplicates.py models/cnn models/mobilenet models/vit --found clean --known duplicates_cifar10.csv
+
+`--known` is the list of Barz and Denzler (arXiv:1902.00423), meta/duplicates_cifar10.csv of github.com/cvjena/cifair. They
+looked at the nearest training images of test images by a CNN's features, and sorted by eye: 1, near-duplicate, is the same
+photograph after other processing; 2, very similar, is another. Writes benchmarks/duplicates.json.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see the library
+
+import numpy as np  # noqa: E402
+
+from classifier import data, load_predictor, measure, outputs  # noqa: E402
+from classifier.errors import DataError, run  # noqa: E402
+from classifier.files import write_json  # noqa: E402
+from classifier.predictor import Predictor  # noqa: E402
+
+JUDGMENTS = {"1": "near", "2": "very_similar"}  # there is no 0, exact, in CIFAR-10
+
+
+def main() -> None:
+    """Reads what was found, measures, prints, writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", type=Path, help="folders")
+    parser.add_argument("--found", type=Path, default=Path("clean"), help="output_dir of classifier.clean (%(default)s)")
+    parser.add_argument("--dataset", default="uoft-cs/cifar10", help="that this is of (%(default)s)")
+    parser.add_argument("--known", type=Path, help="list of Barz and Denzler; only for CIFAR-10")
+    args = parser.parse_args()
+    if not (args.found / "clean.json").exists():
+        raise DataError(
+            f"no clean.json in {args.found}: run python -m classifier.clean {args.dataset} --output_dir {args.found}"
+        )
+    found = json.loads((args.found / "clean.json").read_text())
+    copies = found.pop("copies_of_earlier_splits").get("test")
+    if found["dataset"] != args.dataset or copies is None:
+        raise DataError(f"{args.found} is of {found['dataset']}, or of no test split: run classifier.clean on {args.dataset}")
+    splits = data.load(args.dataset, splits=("test",))
+    is_copy = np.zeros(len(splits.test), bool)
+    is_copy[copies] = True
+    models = [measure_model(load_predictor(folder), splits, is_copy) for folder in args.models]
+    result = {"clean": found, "test_images_with_a_copy_in_train": len(copies), "models": models}
+    if args.known:
+        result["known"] = compare(args.known, is_copy)
+    write_json(Path(__file__).parent / "duplicates.json", result)
+
+
+def measure_model(predictor: Predictor, splits: data.Splits, is_copy: np.ndarray) -> dict:
+    """Accuracy on test, without the copies, and on these alone."""
+    found = outputs.compute(
+        predictor,
+        partial(data.batches, "test", splits, 64),
+        images=data.fingerprint("test", splits),
+        folder=outputs.CACHE,
+        n=len(splits.test),
+        name="test",
+    )
+    right = np.array(predictor.labels)[found.logits.argmax(axis=1)] == np.array(splits.labels)[found.labels]
+    row: dict = {"model": predictor.name}
+    for name, part in (("all", right), ("without_copies", right[~is_copy]), ("copies", right[is_copy])):
+        if len(part):
+            interval = list(measure.bootstrap_interval(part.astype(float)))
+            row[name] = {"n": len(part), "accuracy": float(part.mean()), "accuracy_ci95": interval}
+    print(", ".join([predictor.name, *(f"{name} {row[name]['accuracy']:.2%} of {row[name]['n']:,}" for name in list(row)[1:])]))
+    return row
+
+
+def compare(path: Path, is_copy: np.ndarray) -> dict:
+    """How many of the test images of a list are among the copies, by the list's judgment; and how many are in no list."""
+    with path.open(newline="") as file:
+        judged = {int(row["TestID"]): row["Judgment"] for row in csv.DictReader(file)}
+    counts = {}
+    for judgment, name in JUDGMENTS.items():
+        images = [image for image, given in judged.items() if given == judgment]
+        counts[name] = {"listed": len(images), "found": int(is_copy[images].sum())}
+        print(f"{name}: {counts[name]['found']} of {len(images)} test images of the list are found")
+    counts["found_beyond_the_list"] = int(is_copy.sum() - is_copy[list(judged)].sum())
+    print(f"{counts['found_beyond_the_list']} are found that the list has not")
+    return counts
+
+
+if __name__ == "__main__":
+    run(main)
