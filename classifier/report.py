@@ -322,7 +322,7 @@ def save_pictures(
     figure.text(far / WIDTH, 1 - 0.25 / height, title, fontsize=9, va="center")
     for i, (heading, pictures) in enumerate(groups):
         left, y = far + step_x * (i % columns), height - top - step_y * (i // columns)
-        figure.text(left / WIDTH, (y - above / 2) / height, heading, fontsize=7.5, fontweight="bold", va="center")
+        figure.text(left / WIDTH, (y - above / 2) / height, heading, fontsize=7, fontweight="bold", va="center")
         for k, (picture, caption) in enumerate(pictures):
             x, bottom = left + k * (side + near), y - above - side
             axes = figure.add_axes((x / WIDTH, bottom / height, side / WIDTH, side / height))

@@ -114,7 +114,7 @@ def test_a_set_shaped_like_animals_10(tmp_path):
     assert "1 of 103 images of raw-img are not readable, listed in runs/animals/unreadable.txt" in said
     assert "ragno/broken.jpg" in (tmp_path / "runs/animals/unreadable.txt").read_text()
     said = command(tmp_path, "train.py", *words, "--skip_unreadable", "--num_train_epochs", "4")
-    assert "10 classes, smallest 5 (elephant)" in said and "squashed to 64×64" in said
+    assert "10 classes, smallest 4 (elephant), largest 10 (horse)" in said and "squashed to 64×64" in said
     run = json.loads((tmp_path / "runs/animals/run.json").read_text())
     assert run["data"]["labels"] == list(ANIMALS.values())
 
