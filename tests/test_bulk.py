@@ -160,6 +160,7 @@ def test_a_folder_of_nothing_but_broken_files_is_a_table(run, tmp_path):
 # --- Going on
 
 
+@pytest.mark.slow
 def test_killed_and_given_again_it_is_the_table_of_an_uninterrupted_run(tiny, run, tmp_path):
     folder = pictures(tmp_path / "pictures", 5 * bulk.CHUNK - 10)
     whole = run(folder, output="whole.csv")
@@ -405,6 +406,7 @@ def dataset(folder: Path, **n: int) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_dataset_needs_neither_labels_nor_train(tiny, run, tmp_path, monkeypatch, small_chunks):
     folder = dataset(tmp_path / "table", test=70, validation=3)
     whole = run(folder, output="whole.jsonl")

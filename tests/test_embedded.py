@@ -66,6 +66,7 @@ def test_records_are_complete(folder):
     assert low < measured["accuracy"] < high
 
 
+@pytest.mark.slow
 def test_evaluation_agrees_with_the_pipeline_and_the_library(folder, tmp_path):
     """evaluate.py on some true test images counts what `transformers.pipeline` and the library `evaluate` count on them."""
     if "HUB_MIRROR" not in os.environ:

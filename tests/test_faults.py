@@ -95,6 +95,7 @@ def test_a_disk_that_is_full_in_evaluation_leaves_the_earlier_one(folder, small_
 
 
 @pytest.mark.parametrize("small_disk", [8], indirect=True)
+@pytest.mark.slow
 def test_a_disk_that_fills_up_in_labelling_costs_no_part(run, small_disk, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(bulk, "CHUNK", bulk.BATCH_SIZE)
     images = pictures(tmp_path / "pictures", 100)

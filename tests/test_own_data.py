@@ -80,6 +80,7 @@ def test_digits_from_a_folder_to_the_page(tmp_path):
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="needs photographs beside HUB_MIRROR")
+@pytest.mark.slow
 def test_a_few_photographs_train_a_head_and_are_cross_validated(tmp_path):
     words = ("--model", DEIT, "--dataset", PHOTOS, "--folds", "5", "--output_dir", "few")
     said = command(tmp_path, "finetune_vit.py", *words)
