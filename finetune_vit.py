@@ -145,6 +145,8 @@ def parse_args() -> tuple[Recipe, Training]:
         raise ModelError(f"these flags don't go together ({str(error).splitlines()[0]}): see --help") from error
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if recipe.folds is not None and recipe.folds < 2:
+        raise ModelError(f"--folds {recipe.folds} leaves nothing to train on: pass 2 or more")
     if args.eval_strategy == "no":
         raise ModelError("--eval_strategy no leaves nothing to choose weights by: pass epoch, or steps")
     recipe.label_names, args.label_names = args.label_names, None  # Trainer's means something else
@@ -377,14 +379,14 @@ def fit_head(model, processor, splits, tensors, recipe, args, plan, weights, res
     n = len(train.labels)
     chosen = {"learning_rate": heads.learning_rate, "weight_decay": heads.weight_decay, "epochs": epochs}
     chosen |= {"label_smoothing": smoothing, "cached_features": train.was_cached}
+    seconds = time.perf_counter() - began  # without what only measures
     if recipe.folds:
         parts = features.cross_validate(train, validation, len(splits.labels), folds=recipe.folds, **settings)
-        chosen["cross_validation"] = {"accuracies": parts, "mean": statistics.mean(parts), "std": statistics.stdev(parts)}
-        print(
-            f"{recipe.folds} parts, each by a head of the others: {statistics.mean(parts):.1%} ± {statistics.stdev(parts):.1%}"
-        )
+        mean, std = statistics.mean(parts), statistics.stdev(parts)
+        chosen["cross_validation"] = {"accuracies": parts, "mean": mean, "std": std}
+        print(f"{recipe.folds} parts, each by a head of the others: {mean:.1%} ± {std:.1%} right")
     flops = backbone.forward_flops(model, plan.image_size) * n  # once an image; the heads' own are few
-    return Outcome(heads.history, heads.best_epoch, time.perf_counter() - began, n, flops, chosen)
+    return Outcome(heads.history, heads.best_epoch, seconds, n, flops, chosen)
 
 
 def train_sizes(text: str, size: int, multiple: int) -> tuple[tuple[float, int], ...]:

@@ -6,8 +6,8 @@
 The photographs are a folder a label, and one that is called `none`. `reduce_to` is the reduction that most labels are right
 at, the largest of equals: a model tuned on small images has never seen a sharp one. `known_at` is the reduction, or none, at
 which the energy tells `none` best (AUROC), and `known_threshold` the energy that 95% of these photographs reach and 95% of
-the validation images as well. benchmarks/photographs.json has these choices, and all that was
-tried, of the models given now or before.
+the validation images as well. benchmarks/photographs.json has these choices, and all that was tried, of the models given now
+or before.
 """
 
 import argparse

@@ -161,7 +161,8 @@ def load(
             raise DataError(f"--{flag} {value} leaves no images: pass 1 or more")
 
     if Path(dataset).is_file():
-        loaded, name, revision = _load_table(Path(dataset), image_column, label_column)
+        loaded, name, image_column, label_column = _load_table(Path(dataset), image_column, label_column)
+        revision = None
     else:
         loaded, name, revision = _load_any(dataset)
     own = _by_our_names(name, loaded)
@@ -353,8 +354,8 @@ def _is_litter(name: str) -> bool:
 
 def _load_table(
     file: Path, image_column: str | None, label_column: str | None
-) -> tuple[dict[str, datasets.Dataset], str, None]:
-    """A file with a row an image, its columns brought to `image` and `label` types that `load` finds by itself."""
+) -> tuple[dict[str, datasets.Dataset], str, str, str]:
+    """A file with a row an image: its splits, its name, and which columns hold images and labels."""
     if file.suffix.lower() not in TABLES:
         raise DataError(f"{file} is no table ({', '.join(TABLES)}): pass one, or the folder that holds the images")
     try:
@@ -373,30 +374,21 @@ def _load_table(
         raise DataError(f"{file} has no single column of image files ({listed}): pass --image_column")
     [image_column] = found
     others = [column for column in rows.column_names if column not in (image_column, "split")]
-    found = [column for column in (label_column, *LABEL_COLUMNS) if column in others] or others
-    if not found or (len(found) > 1 and found == others) or (label_column and found[0] != label_column):
+    found = [label_column] if label_column else [column for column in LABEL_COLUMNS if column in others][:1] or others
+    if len(found) != 1 or found[0] not in others:
         raise DataError(f"{file} has no single column of labels ({listed}): pass --label_column")
-    label_column = found[0]
     if _kind(rows.features[image_column]) in ("string", "large_string"):
         paths = [value and str(file.parent / value) for value in rows[image_column]]
         rows = rows.remove_columns(image_column).add_column(image_column, paths).cast_column(image_column, datasets.Image())
-    rows = rows.select_columns([column for column in rows.column_names if column in (image_column, label_column, "split")])
-    if not isinstance(rows.features[label_column], datasets.ClassLabel):
-        values = rows[label_column][:]
-        if None in values:
-            raise DataError(f"{file} has {values.count(None)} rows without a label (column {label_column!r}): remove them")
-        names = [str(value) for value in sorted(set(values))]
-        indices = [names.index(str(value)) for value in values]
-        rows = rows.remove_columns(label_column).add_column(label_column, indices, feature=datasets.ClassLabel(names=names))
     if "split" not in rows.column_names:
-        return {"train": rows}, file.name, None
+        return {"train": rows}, file.name, image_column, found[0]
     values = [str(value).lower() for value in rows["split"]]
     if unknown := sorted(set(values) - set(SPLIT_NAMES)):
         raise DataError(f"{file} has rows whose split is {unknown[0]!r}: name it train, validation or test")
     of = np.array([SPLIT_NAMES[value] for value in values])
     if "train" not in of:
         raise DataError(f"{file} has no rows whose split is train: add some, or remove the column")
-    return {split: rows.select(np.flatnonzero(of == split)) for split in np.unique(of)}, file.name, None
+    return {split: rows.select(np.flatnonzero(of == split)) for split in np.unique(of)}, file.name, image_column, found[0]
 
 
 def _load_image_folder(folder: Path, pictures: list[Path]) -> dict[str, datasets.Dataset]:
@@ -665,6 +657,7 @@ def survey(splits: Splits, listing: Path) -> Survey:
                         unreadable[_where(cell, index, split)] = _line(error)
                     index += 1
                     bar.update()
+    listing.unlink(missing_ok=True)  # an earlier run's
     if unreadable:
         write_text(listing, "".join(f"{where}: {reason}\n" for where, reason in unreadable.items()))
         if not sizes:

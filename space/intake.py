@@ -1,7 +1,8 @@
 """More ways in than gradio's file component has: a folder, chosen or dropped; pasted pictures; the webcam; and not too many.
 
 All of them hand files to that component, so that there is one upload, and one event. Before that, large pictures are drawn
-smaller by the browser, upright, so that 200 of a phone (600 MB) are 20 MB; what it can't draw (HEIC in most) goes up whole.
+smaller by the browser, upright: the models see a few hundred pixels of a phone's thousands. What it can't draw (HEIC in most)
+goes up whole.
 """
 
 from collections.abc import Iterable

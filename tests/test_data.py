@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -194,6 +195,13 @@ def test_a_table_of_paths_and_labels(tmp_path, suffix):
     assert sorted(images[:, 0, 0, 0].tolist()) == [0, 1, 10, 11]  # the shades of cats 0 and 1, dogs 0 and 1
     assert torch.equal(images[:, 0, 0, 0] >= 10, labels.bool())
     if suffix == "csv":
+        text = (tmp_path / "list.csv").read_text()
+        (tmp_path / "new.csv").write_text(f"{text}pets/cat/0.png,x,emu,test\n")
+        with pytest.raises(DataError, match=r"differ between splits: emu in test but not in train"):
+            data.load(str(tmp_path / "new.csv"))
+        (tmp_path / "empty.csv").write_text(f"{text}pets/cat/0.png,x,,train\n")
+        with pytest.raises(DataError, match=r"rows without a label in train"):
+            data.load(str(tmp_path / "empty.csv"))
         with pytest.raises(DataError, match=r"no single column of labels \(its columns are .*--label_column"):
             data.load(str(tmp_path / "list.csv"), label_column="breed")
 
@@ -228,6 +236,9 @@ def test_a_survey_of_sizes_classes_and_what_is_broken(tmp_path):
         data.survey(data.load(str(folder)), listing)
     assert "emu" in listing.read_text()
     assert "; 9 unreadable" in str(data.survey(data.load(str(folder), skip_unreadable=True), listing))
+    shutil.rmtree(folder / "emu")
+    data.survey(data.load(str(folder)), listing)
+    assert not listing.exists()
 
 
 def test_links_that_loop_are_followed_once(tmp_path):

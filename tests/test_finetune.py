@@ -595,7 +595,7 @@ def test_a_pickle_is_loaded_when_asked_for(vit, tmp_path):
     assert found.initialized == ["classifier.bias", "classifier.weight"]
 
 
-@pytest.mark.parametrize("flags", [("--model", "user/no-such-model@v9"), ("--num_train_epoch", "3")])
+@pytest.mark.parametrize("flags", [("--model", "user/no-such-model@v9"), ("--num_train_epoch", "3"), ("--folds", "1")])
 def test_a_users_command_exits_with_2(flags, pictures, tmp_path):
     words = [sys.executable, str(ROOT / "finetune_vit.py"), "--dataset", str(pictures), *flags]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
