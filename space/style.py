@@ -81,8 +81,16 @@ CSS = """
 #progress [role="progressbar"] span {
   display: block; height: 100%; border-radius: 99px; background: var(--primary-500); transition: width .4s;
 }
-.smaller:not([hidden]) { display: flex; align-items: center; gap: .8rem; margin-bottom: .6rem; }
-.smaller label { flex: 1; } .smaller progress { display: block; width: 100%; accent-color: var(--primary-500); }
+.smaller:not([hidden]) { display: flex; align-items: center; gap: .8rem; margin-top: .8rem; }
+.smaller label { flex: 1; }
+.smaller progress {
+  display: block; width: 100%; height: .7rem; margin-top: .3rem; appearance: none; border: 0; border-radius: 99px;
+  overflow: hidden; background: var(--neutral-200);
+}
+.dark .smaller progress { background: var(--neutral-700); }
+.smaller progress::-webkit-progress-bar { background: transparent; }
+.smaller progress::-webkit-progress-value { border-radius: 99px; background: var(--primary-500); }
+.smaller progress::-moz-progress-bar { border-radius: 99px; background: var(--primary-500); }
 .ways { display: flex; flex-wrap: wrap; align-items: center; gap: .5rem; color: var(--body-text-color-subdued); }
 #ways button {
   padding: .35rem .9rem; border-radius: 99px; font-weight: 500; color: var(--body-text-color);
