@@ -43,6 +43,7 @@ from classifier import (
     strangers,
     tune,
 )
+from classifier import teacher as teaching
 from classifier.errors import ModelError, Stopped
 from classifier.files import write_json, write_text
 from classifier.predictor import HUB_ID, Predictor, default_device, locate
@@ -80,6 +81,7 @@ class Recipe:
     cutmix: float = flag(0.0, "alpha of CutMix; 0: none")
     layer_decay: float | None = flag(None, "learning rate of a block, as a fraction of the next's (transformers 0.75, CNNs 1)")
     drop_path: float = flag(0.0, "highest rate of stochastic depth, where the architecture has it")
+    teacher: str | None = flag(None, "learn what this model (an id or a folder) thinks of each crop, instead of the labels")
     class_weights: str = flag("none", "balanced: each class weighs the same in the loss", choices=("none", "balanced"))
     patience: int | None = flag(None, "stop after so many epochs without a better validation accuracy, keep the best (never)")
     validation_fraction: float = flag(0.1, "cut off train if the dataset has no such split")
@@ -150,6 +152,10 @@ def parse_args() -> tuple[Recipe, Training]:
     if args.eval_strategy == "no":
         raise ModelError("--eval_strategy no leaves nothing to choose weights by: pass epoch, or steps")
     recipe.label_names, args.label_names = args.label_names, None  # Trainer's means something else
+    if recipe.teacher and recipe.freeze == "backbone":
+        raise ModelError("--teacher teaches all of a model: leave out --freeze backbone")
+    if recipe.teacher:
+        recipe.freeze, args.label_smoothing_factor = "none", 0.0  # a teacher's targets are soft
     args.load_best_model_at_end |= recipe.patience is not None
     if args.push_to_hub:
         hub.check_login()
@@ -298,6 +304,9 @@ def fit_all(model, processor, splits, tensors, recipe, args, plan, weights, resu
         args.dataloader_num_workers = args.dataloader_num_workers or os.cpu_count()
         train = tune.Streamed("train", splits, processor, recipe.crop_scale, plan.image_size, args.seed)
         validation = tune.Streamed("validation", splits, processor, None, plan.image_size, args.seed)
+    teacher = None
+    if recipe.teacher:
+        teacher = teaching.Teacher(recipe.teacher, splits.labels, *preprocess.mean_std(processor), args.device)
     with fit.StopSignal() as stop:
         progress = tune.Progress(
             Path(args.output_dir), what_must_match(recipe, args, plan, model, splits), stop, recipe.patience
@@ -316,6 +325,7 @@ def fit_all(model, processor, splits, tensors, recipe, args, plan, weights, resu
             cutmix=recipe.cutmix,
             layer_decay=plan.layer_decay,
             class_weights=weights,
+            teacher=teacher,
         )
         try:
             trainer.train(resume_from_checkpoint=resume and str(resume))
@@ -347,7 +357,7 @@ def fit_all(model, processor, splits, tensors, recipe, args, plan, weights, resu
             "layer_decay": plan.layer_decay,
             "weight_decay": args.weight_decay,
             "label_smoothing": args.label_smoothing_factor,
-            **{name: getattr(recipe, name) for name in ("crop_scale", "mirror", "mixup", "cutmix", "drop_path")},
+            **{name: getattr(recipe, name) for name in ("crop_scale", "mirror", "mixup", "cutmix", "drop_path", "teacher")},
         },
     )
 
@@ -452,7 +462,7 @@ def what_must_match(recipe: Recipe, args: Training, plan: Plan, model, splits: d
     names += ("warmup_steps", "gradient_accumulation_steps", "seed", "bf16")
     chosen = {name: getattr(args, name) for name in names} | asdict(plan)
     del chosen["reduce_to"]  # which no training image meets
-    chosen |= {name: getattr(recipe, name) for name in ("crop_scale", "mirror", "mixup", "cutmix", "class_weights")}
+    chosen |= {name: getattr(recipe, name) for name in ("crop_scale", "mirror", "mixup", "cutmix", "class_weights", "teacher")}
     data_set = {"train images": len(splits.train), "labels": splits.labels}
     return chosen | data_set | {"model": type(model).__name__}
 

@@ -28,6 +28,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import sort_checkpoints
 
 from classifier import augment, backbone, data, depthwise, fit, preprocess
+from classifier import teacher as teaching
 from classifier.depthwise import channels_last
 from classifier.errors import ModelError
 from classifier.files import write_text
@@ -258,6 +259,7 @@ class Tuner(Trainer):
         mixup, cutmix: see `augment.mix`.
         layer_decay: the learning rate of a depth, as a fraction of the next deeper one's (arXiv:2106.08254).
         class_weights: (num_labels,), or None for equal ones.
+        teacher: whose probabilities are the targets, instead of the labels; None for labels.
     """
 
     loss_is_scaled_for_ga = False  # `compute_loss` gives a batch's mean
@@ -278,10 +280,11 @@ class Tuner(Trainer):
         cutmix: float,
         layer_decay: float,
         class_weights: torch.Tensor | None,
+        teacher: teaching.Teacher | None = None,
     ):
         self.processor, self.progress, self.sizes = processor, progress, sizes
         self.crop_scale, self.mirror, self.mixup, self.cutmix = crop_scale, mirror, mixup, cutmix
-        self.layer_decay = layer_decay
+        self.layer_decay, self.teacher = layer_decay, teacher
         self.mean, self.std = preprocess.mean_std(processor)
         self.bicubic = preprocess.is_bicubic(processor)
         self.flops = {size: backbone.forward_flops(model, size) for _, size in sizes}
@@ -364,6 +367,9 @@ class Tuner(Trainer):
             return torch.zeros((), device=self.args.device)
         pixels, targets = self.augmented(inputs["pixels"], inputs["labels"])
         self.progress.size = pixels.shape[-1]
+        if self.teacher:
+            with self.compute_loss_context_manager():
+                targets = self.teacher.probabilities(pixels)
         return super().training_step(model, {"pixel_values": pixels, "labels": targets}, num_items_in_batch)
 
     def prediction_step(self, model, inputs: dict, prediction_loss_only: bool, ignore_keys=None) -> tuple:
@@ -383,11 +389,13 @@ class Tuner(Trainer):
 
     def compute_loss(self, model, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
         """Cross-entropy (nats), smoothed and weighted, of pixel values (N, 3, H, W) and targets (N, num_labels)."""
-        targets = inputs["labels"]
+        targets, weight = inputs["labels"], self.class_weights
         logits = backbone.forward(model, channels_last(inputs["pixel_values"]), self.model).float()
-        loss = F.cross_entropy(
-            logits, targets, weight=self.class_weights, label_smoothing=self.args.label_smoothing_factor, reduction="sum"
-        )
+        if self.teacher:
+            loss = teaching.loss(logits, targets, weight)
+        else:
+            smoothing = self.args.label_smoothing_factor
+            loss = F.cross_entropy(logits, targets, weight=weight, label_smoothing=smoothing, reduction="sum")
         right = (logits.argmax(dim=1) == targets.argmax(dim=1)).sum()
         self.progress.add(loss, right, len(targets))
         return loss / len(targets)

@@ -36,6 +36,7 @@ from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmW
 
 import finetune_vit
 from classifier import augment, backbone, data, errors, features, fit, load_predictor, preprocess, tune
+from classifier import teacher as teaching
 from classifier.errors import ModelError
 
 ROOT = Path(__file__).parent.parent
@@ -324,6 +325,39 @@ def test_overfits_one_batch(tmp_path):
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     assert losses[0] > 1 and losses[-1] < 0.1
     assert trainer.evaluate()["eval_accuracy"] == 1
+
+
+def test_a_student_that_is_its_teacher_has_nothing_to_learn(tuned, tmp_path):
+    predictor, labels = load_predictor(tuned), sorted(COLOURS, reverse=True)  # in another order than the teacher's
+    mean, std = [0.3, 0.4, 0.5], [0.2, 0.25, 0.3]
+    teacher = teaching.Teacher(tuned, labels, mean, std, torch.device("cpu"))
+    images, _ = noise(4, size=32)
+    own = augment.normalize(images.float(), *preprocess.mean_std(predictor.processor))
+    expected = predictor.model(pixel_values=own).logits[:, [predictor.labels.index(label) for label in labels]]
+    targets = teacher.probabilities(augment.normalize(images.float(), mean, std))
+    torch.testing.assert_close(targets, (expected / 2).softmax(dim=1), rtol=1e-4, atol=1e-5)
+    logits = expected.detach().clone().requires_grad_()
+    teaching.loss(logits, targets, None).backward()
+    assert logits.grad.abs().max() < 1e-4
+    halves = torch.tensor([[2.0, 0.0]]).requires_grad_()  # by hand: 4 × (log(1 + e) - 1 + 0.5), its gradient 2 × (σ(1) - 0.5)
+    loss = teaching.loss(halves, torch.tensor([[0.5, 0.5]]), None)
+    loss.backward()
+    assert loss.item() == pytest.approx(3.2530, abs=1e-3) and halves.grad[0, 0].item() == pytest.approx(0.4621, abs=1e-3)
+
+
+def test_a_teacher_is_copied_and_one_of_other_labels_refused(pictures, vit, convnext, tuned, tmp_path, capsys):
+    """The student's labels are shuffled, so that what it gets right it has from the teacher."""
+    images, labels = noise(48)
+    shuffled = write_images(tmp_path / "shuffled", images, labels.roll(1))
+    write_images(shuffled, *noise(16, seed=1), split="validation")
+    words = ["--model", convnext, "--dataset", shuffled, *SHORT, "--num_train_epochs", "20", "--learning_rate", "0.01"]
+    command(*words, "--teacher", tuned, "--output_dir", tmp_path / "student")
+    run = read(tmp_path / "student")
+    assert read(tuned)["validation"]["accuracy"] >= 0.9 and run["validation"]["accuracy"] >= 0.8
+    assert run["recipe"]["teacher"] == str(tuned) and run["recipe"]["label_smoothing"] == 0
+    with pytest.raises(SystemExit) as stopped:
+        command("--model", convnext, "--dataset", pictures, "--teacher", vit, "--output_dir", tmp_path / "other")
+    assert stopped.value.code == 2 and "fine-tune it on this dataset first" in capsys.readouterr().err
 
 
 def test_a_block_learns_slower_than_the_next(tmp_path):

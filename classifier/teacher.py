@@ -1,0 +1,57 @@
+"""A trained model that teaches another what it thinks of the very crops that the student sees.
+
+Knowledge distillation (arXiv:1503.02531) by function matching (arXiv:2106.05237): the teacher's probabilities are the targets,
+and no label enters the loss.
+"""
+
+import torch
+from torch.nn import functional as F
+
+from classifier import backbone, preprocess
+from classifier.depthwise import channels_last
+from classifier.errors import ModelError
+from classifier.predictor import load_predictor
+
+TEMPERATURE = 2.0  # of teacher and student, so that what the teacher holds for unlikely is learnt too
+
+
+class Teacher:
+    """A model with the student's labels, in whatever order.
+
+    Args:
+        path_or_id: as in `load_predictor`.
+        labels: the student's.
+        mean, std: what the student's pixels were normalised by, (3,) each.
+        device: where the pixels are.
+
+    Raises:
+        ModelError: it has other labels, or can't be loaded.
+    """
+
+    def __init__(self, path_or_id: str, labels: list[str], mean: list[float], std: list[float], device: torch.device):
+        predictor = load_predictor(path_or_id, device=device)
+        if set(predictor.labels) != set(labels):
+            raise ModelError(
+                f"the teacher {path_or_id} knows {', '.join(predictor.labels[:5])}{' …' if len(predictor.labels) > 5 else ''}, "
+                f"not {', '.join(labels[:5])}{' …' if len(labels) > 5 else ''}: fine-tune it on this dataset first"
+            )
+        self.model = predictor.model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.order = [predictor.labels.index(label) for label in labels]
+        self.size = preprocess.size_of(predictor.processor)
+        own_mean, own_std = preprocess.mean_std(predictor.processor)
+        mean, std, own_mean, own_std = (torch.as_tensor(x).view(3, 1, 1).to(device) for x in (mean, std, own_mean, own_std))
+        self.scale, self.shift = std / own_std, (mean - own_mean) / own_std
+
+    @torch.no_grad()
+    def probabilities(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(N, num_labels) at `TEMPERATURE`, of the student's pixels (N, 3, H, W)."""
+        pixels = pixels * self.scale + self.shift
+        if pixels.shape[-1] != self.size:
+            pixels = F.interpolate(pixels, (self.size, self.size), mode="bicubic", antialias=True)
+        logits = backbone.forward(self.model, channels_last(pixels)).float()[:, self.order]
+        return (logits / TEMPERATURE).softmax(dim=1)
+
+
+def loss(logits: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+    """Cross-entropy (nats, summed) of logits (N, C) with a teacher's probabilities, times the square of the temperature."""
+    return TEMPERATURE**2 * F.cross_entropy(logits / TEMPERATURE, targets, weight=weight, reduction="sum")
