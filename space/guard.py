@@ -1,23 +1,27 @@
 """What stands between the network and gradio: what costs too much, or names what is not the sender's, is refused here.
 
 Refusals are JSON that gradio's clients turn into an exception with the message, and a script can act on: 422 for what has to
-be sent differently, 411 and 413 for what is too large, 503 with Retry-After for what may be sent again later. A tool's call by
-MCP that names a URL gets the message as the tool's error, which the model that called it can read.
+be sent differently, 404 for what is not there, 411 and 413 for what is too large, 503 with Retry-After for what may be sent
+again later. A tool's call by MCP that names a URL gets the message as the tool's error, which the model that calls it can read.
 """
 
 import json
 import logging
+import re
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from starlette.datastructures import Headers, MutableHeaders
+from gradio.server_messages import UnexpectedErrorMessage
+from starlette.datastructures import Headers, MutableHeaders, QueryParams
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MAX_FILES = 500  # a request
+from space.calls import BY_URL, SCHEMES, Fault, Functions, check, strings
+
 MAX_CALL_BYTES = 1_000_000  # of a call's JSON: 500 files are named in 200 kB
 MAX_MCP_BYTES = 10_000_000  # of a message by MCP, which holds an image as base64
 MAX_UPLOAD_BYTES = 2_000_000_000  # of one request; page and gradio_client send a gallery's files in several
@@ -25,10 +29,13 @@ MIN_FREE_BYTES = 1_000_000_000  # on the disk with the uploads, which are delete
 RETRY_AFTER_S = 10
 UPLOAD = "/gradio_api/upload"
 MCP = "/gradio_api/mcp"
-WORK = (UPLOAD, "/gradio_api/queue/", "/gradio_api/call/", "/gradio_api/run/", "/gradio_api/api/")
-SCHEMES = ("http://", "https://")
+CALL = "/gradio_api/call/"
+DATA = "/gradio_api/queue/data"
+CALLS = ("/gradio_api/queue/", CALL, "/gradio_api/run/", "/gradio_api/api/")
+WORK = (UPLOAD, *CALLS)
+POSTED = (*WORK, MCP, "/gradio_api/cancel", "/gradio_api/reset")  # what page and clients send to; gradio has more
+PRINTS = "/gradio_api/custom_component/"  # what it was asked for, into the log; there are none
 FETCHED = tuple(f"/gradio_api/{name}{scheme}" for name in ("file=", "file/", "proxy=") for scheme in ("http:", "https:"))
-BY_URL = "an image given by URL: download it, then send "
 
 log = logging.getLogger("space")
 
@@ -41,6 +48,23 @@ class State:
     open: int = 0  # requests for work, or for its results, that are being answered
 
 
+class Answers(Protocol):
+    """The answers that wait to be fetched, of a visit or of one call by its number."""
+
+    def has_visit(self, visit: str) -> bool:
+        """Whether a visit is known."""
+
+    def has_call(self, call: str) -> bool:
+        """Whether a call is known whose answer was not fetched yet."""
+
+    def forget(self, call: str) -> None:
+        """Lets go of what is kept for a call."""
+
+
+class NoRoom(Exception):
+    """The disk is too full to go on with an upload."""
+
+
 class Guard:
     """ASGI middleware around gradio.
 
@@ -48,16 +72,22 @@ class Guard:
         app: gradio's.
         state: shared with whoever wants to stop.
         uploads: a folder on the disk that must keep MIN_FREE_BYTES.
+        functions: what can be called.
+        answers: gradio's.
     """
 
-    def __init__(self, app: ASGIApp, state: State, uploads: Path):
-        self.app, self.state, self.uploads = app, state, uploads
+    def __init__(self, app: ASGIApp, state: State, uploads: Path, functions: Functions, answers: Answers):
+        self.app, self.state, self.uploads, self.functions, self.answers = app, state, uploads, functions, answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuses, or passes on; then logs a line that holds neither a file's name nor an address."""
-        if scope["type"] == "http" and scope["path"].lower().startswith(FETCHED):
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        if scope["path"].lower().startswith(FETCHED):
             return await refusal(422, f"{BY_URL}the file")(scope, receive, send)
-        if scope["type"] != "http" or not (scope["path"].startswith(WORK) or is_message(scope)):
+        if scope["path"].startswith(PRINTS) or (scope["method"] == "POST" and not scope["path"].startswith(POSTED)):
+            return await refusal(404, "not part of this app")(scope, receive, send)
+        if scope["method"] != "POST" and not scope["path"].startswith(WORK):
             return await self.app(scope, receive, send)
         began, status = time.perf_counter(), 0
 
@@ -74,46 +104,92 @@ class Guard:
             await self.answer(scope, receive, observed)
         finally:
             self.state.open -= 1
-            what = "/".join(scope["path"].split("/")[2:4])  # not an event's id
-            log.info("%s %s %d %.3f s", scope["method"], what, status, time.perf_counter() - began)
+            what = re.sub(r"[^\w/]", "?", "/".join(scope["path"].split("/")[2:4]), flags=re.ASCII)  # not an event's id
+            log.info("%s %s %d %.3f s", scope["method"], what[:40], status, time.perf_counter() - began)
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuses, or lets gradio answer."""
-        reply, body = None, b""
+        reply = None
         if scope["method"] == "POST":
-            is_upload = scope["path"].startswith(UPLOAD)
-            most = MAX_UPLOAD_BYTES if is_upload else MAX_MCP_BYTES if is_message(scope) else MAX_CALL_BYTES
-            reply = self.refused_unread(most, is_upload, Headers(scope=scope).get("content-length", ""))
-            if not reply and not is_upload:
+            most = MAX_UPLOAD_BYTES if is_upload(scope) else MAX_MCP_BYTES if is_message(scope) else MAX_CALL_BYTES
+            reply = self.refused_unread(scope, most)
+            if is_upload(scope):
+                receive = self.with_room(receive)
+            elif not reply:
                 body = await read(receive)
-                reply = refused_message(body, scope["path"]) if is_message(scope) else refused_call(body)
+                reply = refused_message(body, scope["path"]) if is_message(scope) else self.refused_call(body, scope["path"])
                 receive = replay(body, receive)
-        await (reply or self.app)(scope, receive, send)
+        elif scope["method"] == "GET":
+            reply = self.refused_answer(scope)
+        try:
+            await (reply or self.app)(scope, receive, send)
+        except NoRoom:
+            await no_room()(scope, receive, send)
+        except ClientDisconnect:  # in the middle of an upload
+            return
+        finally:
+            if scope["method"] == "GET" and scope["path"].startswith(CALL):
+                self.answers.forget(called(scope))
 
-    def refused_unread(self, most: int, is_upload: bool, length: str) -> Response | None:
-        """The refusal of a request for work of at most so many bytes, by what is known before its body is read."""
-        if self.state.stopping:
+    def refused_unread(self, scope: Scope, most: int) -> Response | None:
+        """The refusal of a request of at most so many bytes, by what is known before its body is read."""
+        headers = Headers(scope=scope)
+        length = headers.get("content-length", "")
+        if self.state.stopping and scope["path"].startswith((*WORK, MCP)):
             return refusal(503, f"the server stops: try again in {RETRY_AFTER_S} s")
-        if not length.isdigit():
+        if not length.isdecimal() or "transfer-encoding" in headers:
             return refusal(411, "the body's length is not told: send Content-Length")
         if int(length) > most:
             return refusal(413, f"{int(length) / 1e6:,.1f} MB in one request: at most {most / 1e6:,.0f} MB, send fewer files")
-        if is_upload and shutil.disk_usage(self.uploads).free < MIN_FREE_BYTES:
-            return refusal(503, f"no room for more files at the moment: try again in {RETRY_AFTER_S} s")
+        if is_upload(scope) and not self.has_room():
+            return no_room()
         return None
 
-
-def refused_call(body: bytes) -> Response | None:
-    """The refusal of a call by what it names; what is no JSON is gradio's to tell."""
-    try:
-        paths = list(file_paths(json.loads(body)))
-    except (ValueError, RecursionError):
+    def refused_call(self, body: bytes, path: str) -> Response | None:
+        """The refusal of a call by what is in it; what is no JSON is gradio's to tell."""
+        if not path.startswith(CALLS):
+            return None
+        try:
+            check(path, json.loads(body), self.functions, self.uploads)
+        except Fault as fault:
+            return refusal(fault.status, str(fault))
+        except (ValueError, RecursionError):
+            return None
         return None
-    if any(path.lower().startswith(SCHEMES) for path in paths):
-        return refusal(422, f"{BY_URL}the file")
-    if len(paths) > MAX_FILES:
-        return refusal(422, f"{len(paths):,} files: at most {MAX_FILES} a request")
-    return None
+
+    def refused_answer(self, scope: Scope) -> Response | None:
+        """The refusal to give an answer that is not there: gradio would begin, and end in a trace."""
+        if scope["path"].startswith(CALL) and not self.answers.has_call(called(scope)):
+            return refusal(404, "no such call, or its answer was fetched before: call again")
+        visit = QueryParams(scope["query_string"]).get("session_hash")
+        if scope["path"] == DATA and visit and not self.answers.has_visit(visit):
+            unknown = UnexpectedErrorMessage(message="404: Not Found", session_not_found=True).model_dump_json()
+            return Response(f"data: {unknown}\n\n", media_type="text/event-stream")  # as gradio begins
+        return None
+
+    def has_room(self) -> bool:
+        """Whether there is room for more uploads."""
+        return shutil.disk_usage(self.uploads).free >= MIN_FREE_BYTES
+
+    def with_room(self, receive: Receive) -> Receive:
+        """A `receive` that raises NoRoom once the disk is too full for what comes; the sweep takes what is there by then."""
+
+        async def receive_with_room() -> Message:
+            if not self.has_room():
+                raise NoRoom
+            return await receive()
+
+        return receive_with_room
+
+
+def called(scope: Scope) -> str:
+    """The number of the call whose answer is asked for."""
+    return scope["path"].rpartition("/")[2]
+
+
+def is_upload(scope: Scope) -> bool:
+    """Whether files are sent."""
+    return scope["method"] == "POST" and scope["path"].startswith(UPLOAD)
 
 
 def is_message(scope: Scope) -> bool:
@@ -135,32 +211,6 @@ def refused_message(body: bytes, path: str) -> Response | None:
         return refusal(422, text)
     result = {"content": [{"type": "text", "text": text}], "isError": True}
     return JSONResponse({"jsonrpc": "2.0", "id": message.get("id"), "result": result})
-
-
-def strings(content: object) -> Iterator[str]:
-    """Every string in a JSON value, save names."""
-    waiting = [content]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, str):
-            yield value
-        elif isinstance(value, dict):
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
-
-
-def file_paths(content: object) -> Iterator[str]:
-    """The `path` of everything in a JSON value that gradio may take for a file."""
-    waiting = [content]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            if isinstance(value.get("path"), str):
-                yield value["path"]
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
 
 
 async def read(receive: Receive) -> bytes:
@@ -185,6 +235,11 @@ def replay(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return again
+
+
+def no_room() -> JSONResponse:
+    """The refusal of an upload for which the disk is too full."""
+    return refusal(503, f"no room for more files at the moment: try again in {RETRY_AFTER_S} s")
 
 
 def refusal(status: int, message: str) -> JSONResponse:

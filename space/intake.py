@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import gradio as gr
 
-from space import guard
+from space import calls
 
 HTML = """
 <div class="ways">
@@ -149,12 +149,12 @@ def ways(reduce_to: Iterable[int | None]) -> gr.HTML:
     """
     sides = list(reduce_to)
     side = max(sides) if all(sides) else 0
-    return gr.HTML(HTML, js_on_load=JS % (guard.MAX_FILES, side), elem_id="ways", apply_default_css=False)
+    return gr.HTML(HTML, js_on_load=JS % (calls.MAX_FILES, side), elem_id="ways", apply_default_css=False)
 
 
 def warn_crowd(event: gr.EventData) -> None:
     """Says that not all files are taken."""
-    gr.Warning(f"{event.count:,} files: the first {guard.MAX_FILES} are taken.")
+    gr.Warning(f"{event.count:,} files: the first {calls.MAX_FILES} are taken.")
 
 
 def warn_blind(event: gr.EventData) -> None:

@@ -19,11 +19,12 @@ from starlette.routing import Route
 from classifier import pixels
 from classifier.errors import ClassifierError, ModelError
 from classifier.predictor import Predictor
-from space import style, sweep
+from space import calls, style, sweep
 from space.guard import Guard, State, log
 
 MAX_WAITING = 256  # requests in the queue; one more is told that it is full
 CONCURRENCY = 2  # galleries at a time: more would only hold more images in memory
+SESSIONS = 1000  # visits that are kept, and calls whose answer nobody fetched; 0.1 MB each, and what they named
 STOP_WITHIN_S = 25.0  # for what was accepted; hosts kill after 30
 
 
@@ -46,10 +47,10 @@ def serve(demo: gr.Blocks, predictors: dict[str, Predictor]) -> None:
     hosted = "PORT" in os.environ or "SPACE_ID" in os.environ
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     log.setLevel(logging.INFO)
-    state, uploads = State(), Path(get_upload_folder())
+    state, uploads, functions = State(), Path(get_upload_folder()), calls.functions(demo)
     uploads.mkdir(parents=True, exist_ok=True)
     sweep.start(uploads)
-    demo.queue(max_size=MAX_WAITING, default_concurrency_limit=CONCURRENCY).launch(
+    demo.queue(max_size=MAX_WAITING, default_concurrency_limit=CONCURRENCY, api_open=False).launch(
         server_name=os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0" if hosted else "127.0.0.1"),
         server_port=int(text),
         share=False,
@@ -62,8 +63,9 @@ def serve(demo: gr.Blocks, predictors: dict[str, Predictor]) -> None:
         footer_links=["api", "settings"],
         app_kwargs={
             "routes": [Route("/health", health)],
-            "middleware": [Middleware(Guard, state=state, uploads=uploads)],
+            "middleware": [Middleware(Guard, state=state, uploads=uploads, functions=functions, answers=Answers(demo))],
         },
+        state_session_capacity=SESSIONS,
         prevent_thread_lock=True,
     )
     warm_up(predictors)
@@ -75,6 +77,29 @@ def serve(demo: gr.Blocks, predictors: dict[str, Predictor]) -> None:
     while time.monotonic() < deadline and (state.open or any(list(demo._queue.pending_event_ids_session.values()))):
         time.sleep(0.05)
     demo.close()
+
+
+class Answers:
+    """What gradio holds for a call by name: it would keep a session of each, until there are too many."""
+
+    def __init__(self, demo: gr.Blocks):
+        self.demo = demo
+
+    def has_visit(self, visit: str) -> bool:
+        """Whether a visit, or a call that came with none, is known."""
+        return visit in self.demo._queue.pending_messages_per_session
+
+    def has_call(self, call: str) -> bool:
+        """Whether a call is known whose answer was not fetched yet."""
+        pending = list(self.demo._queue.pending_event_ids_session.values())
+        return call in self.demo._queue.event_ids_to_events or self.has_visit(call) or any(call in each for each in pending)
+
+    def forget(self, call: str) -> None:
+        """Lets go of the session of a call that came with none of its own."""
+        self.demo.state_holder.session_data.pop(call, None)
+        self.demo.state_holder.time_last_used.pop(call, None)
+        self.demo._queue.pending_messages_per_session.pop(call, None)
+        self.demo._queue.pending_event_ids_session.pop(call, None)
 
 
 def warm_up(predictors: dict[str, Predictor]) -> None:

@@ -13,7 +13,7 @@ from test_app import ROOT, THRESHOLD, running_app
 from test_predictor import LABELS, encoded, picture, save_tiny_vit
 
 from classifier import load_predictor
-from space import guard
+from space import calls
 from space.cells import percent
 from space.page import EXAMPLES
 
@@ -375,11 +375,11 @@ def test_results_stream_in_and_can_be_stopped(opened, tmp_path):
 def test_more_files_than_are_taken(opened, tmp_path):
     page = opened()
     content = encoded(picture(0, (32, 32)))
-    for i in range(guard.MAX_FILES + 3):
+    for i in range(calls.MAX_FILES + 3):
         (tmp_path / f"{i:03}.png").write_bytes(content)
     page.set_input_files(INPUT, sorted(tmp_path.iterdir()))
     playwright.expect(page.get_by_text("503 files: the first 500 are taken.")).to_be_visible()
-    pictures(page, guard.MAX_FILES)
+    pictures(page, calls.MAX_FILES)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from gradio_client.exceptions import ValidationError
 from test_app import running_app
 from test_predictor import encoded, picture, save_tiny_vit
 
-from space import cells, guard, serving
+from space import calls, cells, guard, serving
 from space.classify import Result
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,7 +83,7 @@ def test_the_file_that_it_asks_for_instead_is_taken(app, tmp_path):
 
 def test_too_many_files_and_bytes_are_refused_at_once(app):
     url = f"{app[0]}/gradio_api"
-    files = [{"path": f"/tmp/{i}.png", "meta": {"_type": "gradio.FileData"}} for i in range(guard.MAX_FILES + 1)]
+    files = [{"path": f"/tmp/{i}.png", "meta": {"_type": "gradio.FileData"}} for i in range(calls.MAX_FILES + 1)]
     many = httpx.post(f"{url}/call/classify_gallery", json={"data": [files, None, 5]})
     assert (many.status_code, many.json()["error"]) == (422, "501 files: at most 500 a request")
     long = httpx.post(f"{url}/call/classify", content=b" " * (guard.MAX_CALL_BYTES + 1))
@@ -108,16 +108,63 @@ def test_others_files_are_not_to_be_read_by_guessing(app, tmp_path):
         assert reply.status_code in (403, 404), guess
 
 
+def test_what_the_app_does_not_use_is_not_there(app, elsewhere):
+    """gradio's own routes: they would read any number of bytes, start ffmpeg, change a call that waits, print what they got."""
+    url, log = app
+    address, asked = elsewhere
+    [path] = httpx.post(f"{url}/gradio_api/upload", files={"files": ("a.png", encoded(picture(0)))}).json()
+    image = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    call = f"{url}/gradio_api/call/classify_gallery"
+    sent = [httpx.post(call, json={"data": [[image] * n, None, 5]}) for n in (100, 100, 1)]  # the last one waits
+    events = [reply.json()["event_id"] for reply in sent]
+    changed = {"data": [[image | {"path": address}], None, 5]}
+    assert httpx.post(f"{url}/gradio_api/stream/{events[-1]}", json=changed).status_code == 404
+    assert [httpx.get(f"{call}/{event}", timeout=300).text.count("event: complete") for event in events] == [1, 1, 1]
+    assert not asked
+    for route in ("process_recording", "component_server", "vibe-edit", "stream/x/close", "custom_component/a/client/b/c.js"):
+        assert httpx.post(f"{url}/gradio_api/{route}", files={"video": ("a.mp4", b"a")}).status_code == 404
+    assert httpx.post(f"{url}/login", data={"username": "a", "password": "b"}).status_code == 404
+    assert httpx.get(f"{url}/gradio_api/custom_component/printed/client/b/c.js").status_code == 404
+    assert httpx.post(f"{url}/gradio_api/run/classify", json={"data": [image, None, 5]}).status_code == 404  # past the queue
+    for route in ("cancel", "reset"):
+        assert httpx.post(f"{url}/gradio_api/{route}", content=b" " * (guard.MAX_CALL_BYTES + 1)).status_code == 413
+        assert httpx.post(f"{url}/gradio_api/{route}", content=iter([b"{}"])).status_code == 411
+    assert "printed" not in log.read_text()
+
+
+def test_an_upload_that_is_broken_off_leaves_no_trace(app):
+    url, log = app
+    start, head = log.stat().st_size, "POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n"
+    with connected(url) as connection:
+        connection.sendall(f"{head}Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n".encode())
+        time.sleep(0.5)
+    deadline = time.monotonic() + 20
+    while "INFO POST upload" not in (gained := log.read_bytes()[start:].decode()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert "INFO POST upload 0" in gained and "Traceback" not in gained
+
+
+def test_a_line_of_the_log_can_not_be_forged(app):
+    url, log = app
+    assert httpx.post(f"{url}/gradio_api/call/x%0A2026 INFO all is well", json={"data": []}).status_code == 404
+    time.sleep(0.2)
+    assert "INFO POST call/x?2026?INFO?all?is?well 404" in log.read_text()
+
+
 def test_names_are_shown_as_they_are():
     name = "<img src=x onerror=alert(1)>.png"
     shown = cells.failures([Result(name, f"/tmp/{name}", error="<b>broken")])
     assert "<img" not in shown and "<b>broken" not in shown and "&lt;img src=x onerror=alert(1)&gt;.png" in shown
 
 
+def connected(url: str) -> socket.socket:
+    host, _, port = url.removeprefix("http://").partition(":")
+    return socket.create_connection((host, int(port)), timeout=20)
+
+
 def raw(url: str, request: str) -> int:
     """The status that a request's head is answered with, before any body is sent."""
-    host, _, port = url.removeprefix("http://").partition(":")
-    with socket.create_connection((host, int(port)), timeout=20) as connection:
+    with connected(url) as connection:
         connection.sendall(request.encode())
         return int(connection.recv(4096).split()[1])
 
