@@ -8,6 +8,7 @@ from pathlib import Path
 KEPT_S = 3600  # that a file stays, at least
 EVERY_S = 600  # between two sweeps
 DIGEST = "[0-9a-f]" * 64  # the name of the folder that gradio, or `new_file`, keeps a file in
+PART = "tmp" + "[a-z0-9_]" * 8  # the name of a file that gradio was still receiving when its sender went away
 
 
 def start(folder: Path) -> None:
@@ -24,8 +25,10 @@ def _work(folder: Path) -> None:
 def sweep(folder: Path, kept_s: float) -> None:
     """Deletes uploads in `folder`, and what was made of them, that have not changed for `kept_s` seconds; nothing else."""
     before = time.time() - kept_s
+    paths = [path for path in folder.glob(PART) if path.is_file()]
     for each in folder.glob(DIGEST):
-        for path in [*sorted(each.rglob("*"), reverse=True), each]:  # what is in a folder comes before the folder
-            with contextlib.suppress(OSError):  # gone already, or a folder that isn't empty
-                if path.lstat().st_ctime < before:
-                    path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        paths += [*sorted(each.rglob("*"), reverse=True), each]  # what is in a folder comes before the folder
+    for path in paths:
+        with contextlib.suppress(OSError):  # gone already, or a folder that isn't empty
+            if path.lstat().st_ctime < before:
+                path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()

@@ -371,13 +371,13 @@ def test_mcp_is_bounded_as_well(url, files):
 
 
 def test_old_files_are_swept_and_nothing_that_is_not_an_upload(tmp_path):
-    a, b = tmp_path / ("a" * 64), tmp_path / ("b" * 64)
-    others = [tmp_path / "notes.txt", tmp_path / "photos" / "mine.jpg"]
-    for path in (a / "old.jpg", b / "new.jpg", b / "deep" / "old.jpg", *others):
+    a, b, part = tmp_path / ("a" * 64), tmp_path / ("b" * 64), tmp_path / "tmp0a_bcdef"
+    others = [tmp_path / "notes.txt", tmp_path / "photos" / "mine.jpg", tmp_path / "tmp1a_bcdef" / "mine.jpg"]
+    for path in (a / "old.jpg", b / "new.jpg", b / "deep" / "old.jpg", part, *others):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
     sweep.sweep(tmp_path, 60)
-    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 5
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 7
     time.sleep(0.05)
     (b / "new.jpg").write_bytes(b"changed")
     sweep.sweep(tmp_path, 0.03)

@@ -133,3 +133,9 @@ def test_uploads_stop_before_the_disk_is_full_and_go_on_when_it_is_not(small_dis
         assert "event: complete" in httpx.get(f"{call}/{event['event_id']}").text
         ballast.unlink()
         assert upload().status_code == 200
+        ballast = fill(small_disk, leave=1_010_000_000)  # enough to begin with
+        large = [("files", (f"{i}.png", os.urandom(20_000_000))) for i in range(3)]
+        cut = httpx.post(f"{url}/gradio_api/upload", files=large, timeout=60)
+        assert cut.status_code == 503 and "no room" in cut.json()["error"]
+        assert os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize > 980_000_000
+        assert "Traceback" not in (tmp_path / "app.log").read_text()
