@@ -29,6 +29,7 @@ FORMATS = ("md", "pdf", "pptx")
 DATE = datetime(2000, 1, 1, tzinfo=UTC)  # in the files: the true one would differ on every run
 TALLEST = 1.25  # height of a picture, of the text's width: a page's text is 1.5
 MAX_ROWS = 30  # of a table of classes
+LONG = 20  # rows of a table that may go on on the next page
 SAMPLES = 10  # images a class
 SCORES = {"max_probability": "top probability", "energy": "energy", "neighbours": "nearest neighbours"}
 Look = Callable[[Predictor, Image.Image], Image.Image]
@@ -309,7 +310,7 @@ def settings(model: Measured) -> dict[str, str]:
         found["images seen"] = f"{run['images_seen']:,}"
     found["time"] = card.duration(model.seconds) if model.seconds else "–"
     machine = run["machine"]
-    found["machine"] = machine["accelerator"] or f"{machine['threads']} threads, {machine['processor']}"
+    found["machine"] = machine["accelerator"] or f"{plural(machine['threads'], 'thread')}, {machine['processor']}"
     found["seed"] = str(flags.get("seed", "–"))
     return found
 
@@ -882,7 +883,8 @@ def typeset_block(block: Block, width: float | None) -> str:
     cells = ", ".join(f"text({quoted(cell)})" for row in block.rows for cell in row)
     rules = "table.hline(stroke: 0.8pt)", "table.hline(stroke: 0.4pt)"
     table = f"table(columns: {n}, {align}, {rules[0]}, table.header({head}), {rules[1]}, {cells}, {rules[0]})"
-    return f"figure({table}, {caption}, kind: table)"
+    figure = f"figure({table}, {caption}, kind: table)"
+    return f"[#show figure: set block(breakable: true)\n#{figure}]" if len(block.rows) > LONG else figure
 
 
 def quoted(text: str, lines: bool = False) -> str:
