@@ -4,7 +4,12 @@
     python finetune_vit.py --model google/mobilenet_v2_1.0_224 --dataset path/to/folder --output_dir runs/mine
     python finetune_vit.py --model runs/vit --learning_rate 1e-4 --output_dir runs/vit2     # a further stage
     python finetune_vit.py --freeze backbone --output_dir runs/probe                        # the head alone, on cached features
-    accelerate launch finetune_vit.py …                                                     # several devices
+    accelerate launch finetune_vit.py …                                                     # several GPUs
+    torchrun --nproc_per_node 2 finetune_vit.py …                                           # several processes, also of CPUs
+
+Processes share each step, which is of per_device_train_batch_size × processes × gradient_accumulation_steps images. A stopped
+run keeps that product when it goes on with another number of them. The first process writes, and trains a frozen backbone's
+head by itself.
 
 The flags are those below and those of transformers' TrainingArguments, of which some have defaults of our own.
 """
@@ -23,6 +28,7 @@ from pathlib import Path
 import huggingface_hub
 import numpy as np
 import torch
+from accelerate import PartialState
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.utils import logging
@@ -105,7 +111,7 @@ class Training(TrainingArguments):
     label_names: str | None = flag(None, 'a JSON file of other names for labels: {"cane": "dog", …}')
     seed: int = flag(0, "of order and augmentation; not of the validation cut")
     num_train_epochs: float = flag(6.0, "passes over train")
-    per_device_train_batch_size: int = flag(64, "images a forward pass")
+    per_device_train_batch_size: int = flag(64, "images a forward pass, of each process")
     per_device_eval_batch_size: int = flag(128, "images a forward pass")
     learning_rate: float = flag(1e-3, "AdamW's highest, for the head")
     weight_decay: float = flag(0.05, "AdamW's; norms, biases, tokens and positions have none")
@@ -171,28 +177,32 @@ def main() -> None:
     to_push, args.push_to_hub = args.push_to_hub, False  # the finished folder goes up, not what Trainer has meanwhile
     resume = checkpoint_to_resume(recipe, args)
 
-    splits = data.load(
-        recipe.dataset,
-        validation=recipe.validation_fraction,
-        image_column=recipe.image_column,
-        label_column=recipe.label_column,
-        label_names=recipe.label_names,
-        max_train_samples=recipe.max_train_samples,
-        max_eval_samples=recipe.max_eval_samples,
-        skip_unreadable=recipe.skip_unreadable,
-    )
-    if recipe.freeze == "auto":
-        recipe.freeze = "backbone" if len(splits.train) < FEW else "none"
-    if recipe.folds and recipe.freeze == "none":
-        raise ModelError("--folds is for a frozen backbone: pass --freeze backbone, or leave it out")
-    surveyed = data.survey(splits, output_dir / "unreadable.txt")
-    found = backbone.load(recipe.model, splits.labels, drop_path=recipe.drop_path, allow_pickle=recipe.allow_pickle)
+    with PartialState().main_process_first():  # which leaves in the caches what it prepares and fetches
+        splits = data.load(
+            recipe.dataset,
+            validation=recipe.validation_fraction,
+            image_column=recipe.image_column,
+            label_column=recipe.label_column,
+            label_names=recipe.label_names,
+            max_train_samples=recipe.max_train_samples,
+            max_eval_samples=recipe.max_eval_samples,
+            skip_unreadable=recipe.skip_unreadable,
+        )
+        if recipe.freeze == "auto":
+            recipe.freeze = "backbone" if len(splits.train) < FEW else "none"
+        if recipe.folds and recipe.freeze == "none":
+            raise ModelError("--folds is for a frozen backbone: pass --freeze backbone, or leave it out")
+        surveyed = data.survey(splits, output_dir / "unreadable.txt")
+        found = backbone.load(recipe.model, splits.labels, drop_path=recipe.drop_path, allow_pickle=recipe.allow_pickle)
+    if recipe.freeze == "backbone" and not args.should_save:
+        return  # features are computed once, and a grid of heads takes seconds
     tensors = {name: data.as_tensor(name, splits) for name in NAMES} if data.are_small("train", splits) else None
     counts = {name: class_counts(name, splits, tensors) for name in NAMES}
     plan = make_plan(recipe, found, min(tensors["train"][0].shape[-2:]) if tensors else None)
     model = backbone.resize(found.model, plan.image_size).to(memory_format=torch.channels_last)
     processor = preprocess.resized(found.processor, model, plan.image_size, plan.crop_pct)
-    run = record.describe(changed_settings(recipe, args) | {"device": args.device.type}, found.parent)
+    settings = changed_settings(recipe, args) | {"device": args.device.type, "num_processes": args.world_size}
+    run = record.describe(settings, found.parent)
 
     if args.should_save:  # of several processes, one
         print(f"{surveyed}{tell_weights(counts['train'], recipe.class_weights)}")
@@ -301,12 +311,14 @@ def fit_all(model, processor, splits, tensors, recipe, args, plan, weights, resu
     if tensors:
         train, validation = (tune.InMemory(*tensors[name]) for name in NAMES)
     else:
-        args.dataloader_num_workers = args.dataloader_num_workers or os.cpu_count()
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # on this machine, whose cores they share
+        args.dataloader_num_workers = args.dataloader_num_workers or max(1, os.cpu_count() // processes)
         train = tune.Streamed("train", splits, processor, recipe.crop_scale, plan.image_size, args.seed)
         validation = tune.Streamed("validation", splits, processor, None, plan.image_size, args.seed)
     teacher = None
     if recipe.teacher:
         teacher = teaching.Teacher(recipe.teacher, splits.labels, *preprocess.mean_std(processor), args.device)
+    keep_step(args, resume)
     with fit.StopSignal() as stop:
         progress = tune.Progress(
             Path(args.output_dir), what_must_match(recipe, args, plan, model, splits), stop, recipe.patience
@@ -327,18 +339,21 @@ def fit_all(model, processor, splits, tensors, recipe, args, plan, weights, resu
             class_weights=weights,
             teacher=teacher,
         )
+        if args.should_save and args.world_size > 1:
+            each = args.train_batch_size * args.gradient_accumulation_steps
+            print(f"steps of {each * args.world_size} images, {each} of them on each of {args.world_size} processes")
         try:
             trainer.train(resume_from_checkpoint=resume and str(resume))
         except RuntimeError as error:
             if not any(words in str(error) for words in ("reached zero", "allocate memory", "out of memory")):
                 raise
             raise ModelError(
-                f"not even a small batch fits into memory ({str(error).splitlines()[0]}): pass a lower --image_size, "
-                "--gradient_checkpointing, or a lower --per_device_train_batch_size"
+                f"a batch does not fit into memory ({str(error).splitlines()[0]}): pass a lower --image_size, "
+                "--gradient_checkpointing, or a lower --per_device_train_batch_size with more --gradient_accumulation_steps"
             ) from error
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # its forward is its own again, without autocast
     step, total = trainer.state.global_step, trainer.state.max_steps
-    if stop.caught and step < total:
+    if progress.is_stopping and step < total:
         raise Stopped(
             f"stopped after step {step} of {total} and saved in {args.output_dir}; "
             f"go on with: python {command_to_resume(sys.argv)}"
@@ -348,11 +363,11 @@ def fit_all(model, processor, splits, tensors, recipe, args, plan, weights, resu
         progress.history,
         progress.best_epoch if args.load_best_model_at_end else None,
         progress.train_seconds,
-        progress.images_seen * args.world_size,
+        progress.totals()["images_seen"],
         int(trainer.state.total_flos),
         {
             "sizes": [(share * epochs, size) for share, size in plan.sizes],
-            "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            "batch_size": progress.step_images,
             "learning_rate": args.learning_rate,
             "layer_decay": plan.layer_decay,
             "weight_decay": args.weight_decay,
@@ -459,7 +474,7 @@ def changed_settings(recipe: Recipe, args: Training) -> dict:
 def what_must_match(recipe: Recipe, args: Training, plan: Plan, model, splits: data.Splits) -> dict:
     """The settings without which going on from a checkpoint would compute something else."""
     names = ("learning_rate", "weight_decay", "num_train_epochs", "max_steps", "label_smoothing_factor", "lr_scheduler_type")
-    names += ("warmup_steps", "gradient_accumulation_steps", "seed", "bf16")
+    names += ("warmup_steps", "seed", "bf16")
     chosen = {name: getattr(args, name) for name in names} | asdict(plan)
     del chosen["reduce_to"]  # which no training image meets
     chosen |= {name: getattr(recipe, name) for name in ("crop_scale", "mirror", "mixup", "cutmix", "class_weights", "teacher")}
@@ -488,6 +503,26 @@ def checkpoint_to_resume(recipe: Recipe, args: Training) -> Path | None:
     if folder is None:
         raise ModelError(f"no checkpoint in {output_dir if wanted == 'last' else wanted}: leave out --resume_from_checkpoint")
     return folder
+
+
+def keep_step(args: Training, resume: Path | None) -> None:
+    """Makes a step of the run that is gone on with as many images as before, whatever the number of processes.
+
+    Raises:
+        ModelError: they can't be shared out evenly.
+    """
+    # A batch is made smaller in the process that runs out of memory, and may be neither where others or a checkpoint wait.
+    args.auto_find_batch_size &= args.world_size == 1 and resume is None
+    saved = json.loads((resume / "trainer_state.json").read_text())["stateful_callbacks"].get("Progress") if resume else None
+    if saved is None or "step_images" not in saved["attributes"]:  # a foreign checkpoint is refused later, an old one is not
+        return
+    images, parts = saved["attributes"]["step_images"], args.world_size * args.gradient_accumulation_steps * max(1, args.n_gpu)
+    if images % parts:
+        raise ModelError(
+            f"a step of {resume} is of {images} images, which {args.world_size} processes and "
+            f"{args.gradient_accumulation_steps} gradient_accumulation_steps can't share evenly: pass others"
+        )
+    args.per_device_train_batch_size = images // parts
 
 
 def remove_stale(output_dir: Path, keep: Path | None) -> None:

@@ -302,6 +302,14 @@ def add_up(model: nn.Module, sums: torch.Tensor, caught: bool) -> tuple[torch.Te
     return summed[-2], bool(summed[-1])
 
 
+def any_told(caught: bool) -> bool:
+    """Whether any process was told to stop. All have to ask, and get the same answer."""
+    state = PartialState()
+    if state.num_processes == 1:
+        return caught
+    return bool(reduce(torch.tensor(float(caught), device=state.device), reduction="sum"))
+
+
 def average_statistics(model: nn.Module) -> None:
     """Makes batch norm's running statistics, of which each process has its own, their means."""
     if PartialState().num_processes > 1:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
 from safetensors import SafetensorError
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import InterpolationMode, pil_to_tensor, resized_crop
@@ -101,12 +103,16 @@ def collate(items: dict | list[tuple]) -> dict:
 class Progress(TrainerCallback, ExportableState):
     """What a run has done so far: sums of the epoch at hand, a line of metrics an epoch, and seconds spent training.
 
+    Of several processes each counts what it sees itself, and the first one also what a checkpoint says that all had seen.
+
     Attributes:
         settings: what a checkpoint must have been made with to go on from it.
         patience: epochs without a better validation accuracy after which training stops; None never does.
         history: a dict an epoch, as in metrics.jsonl.
         train_seconds: without validation.
-        images_seen: by this process, if there are several.
+        images_seen: by this process.
+        step_images: of a step, on all processes.
+        is_stopping: whether any process was told to stop; the same on all.
     """
 
     def __init__(self, output_dir: Path, settings: dict, stop: fit.StopSignal, patience: int | None = None):
@@ -121,13 +127,27 @@ class Progress(TrainerCallback, ExportableState):
         self.images_seen = self.epoch_images = 0
         self.sums = torch.zeros(2)  # of loss (nats) and of right predictions, in this epoch
         self.began: float | None = None
-        self.size = 0
+        self.size = self.step_images = 0
+        self.is_stopping = False
+        self.shared = {"sums": [0.0, 0.0], "images_seen": 0, "epoch_images": 0}  # totals, as a checkpoint keeps them
 
     def add(self, losses: torch.Tensor, right: torch.Tensor, n: int) -> None:
         """Counts a batch of n images: their summed loss, and how many were right. Nothing waits for the device."""
         self.sums = self.sums.to(losses.device) + torch.stack([losses, right]).detach()
         self.images_seen += n
         self.epoch_images += n
+
+    def totals(self) -> dict:
+        """`sums`, `images_seen` and `epoch_images` over all processes, all of which have to ask."""
+        if PartialState().num_processes == 1:
+            return {"sums": self.sums.tolist(), "images_seen": self.images_seen, "epoch_images": self.epoch_images}
+        counts = self.sums.new_tensor([self.images_seen, self.epoch_images], dtype=torch.float64)
+        loss, right, seen, of_epoch = reduce(torch.cat([self.sums.double(), counts]), reduction="sum").tolist()
+        return {"sums": [loss, right], "images_seen": int(seen), "epoch_images": int(of_epoch)}
+
+    def share(self) -> None:
+        """Before a checkpoint, on all processes: adds up what the one that writes it will say."""
+        self.shared = self.totals()
 
     def clock(self) -> None:
         """Adds the time since the last call, while steps are running."""
@@ -140,14 +160,14 @@ class Progress(TrainerCallback, ExportableState):
     def state(self) -> dict:
         """What a checkpoint keeps, as JSON."""
         self.clock()
-        names = ("history", "train_seconds", "epoch_seconds", "images_seen", "epoch_images")
-        attributes = {name: getattr(self, name) for name in names}
-        return {"args": {}, "attributes": attributes | {"sums": self.sums.tolist(), "settings": self.settings}}
+        names = ("history", "train_seconds", "epoch_seconds", "step_images", "settings")
+        return {"args": {}, "attributes": {name: getattr(self, name) for name in names} | self.shared}
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         """Takes over what the checkpoint had."""
         self.reset()
         if state.global_step == 0:
+            self.step_images = state.train_batch_size * args.gradient_accumulation_steps * args.world_size
             return
         saved = state.stateful_callbacks.get("Progress")
         if saved is None:
@@ -157,7 +177,11 @@ class Progress(TrainerCallback, ExportableState):
             was = ", ".join(f"{name} {before.get(name)} (now {self.settings[name]})" for name in changed)
             raise ModelError(f"the checkpoint was trained with {was}: give the same settings, or another --output_dir")
         for name, value in saved["attributes"].items():
-            setattr(self, name, torch.tensor(value) if name == "sums" else value)
+            if name not in self.shared:
+                setattr(self, name, value)
+            elif state.is_world_process_zero:
+                setattr(self, name, torch.tensor(value) if name == "sums" else value)
+        self.step_images = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs) -> None:
         """Tells a streamed data set the epoch, before workers get their copy of it."""
@@ -169,7 +193,8 @@ class Progress(TrainerCallback, ExportableState):
     def on_step_end(self, args, state, control, **kwargs) -> None:
         """After a signal: saves and stops, unless the epoch ends here, which is then finished first."""
         self.clock()
-        if self.stop.caught and state.epoch % 1 > 1e-9 and state.global_step < state.max_steps:
+        self.is_stopping = fit.any_told(self.stop.caught)  # where one saved and another went on, both would wait forever
+        if self.is_stopping and state.epoch % 1 > 1e-9 and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = True
 
     def on_save(self, args, state, control, **kwargs) -> None:
@@ -177,14 +202,14 @@ class Progress(TrainerCallback, ExportableState):
 
         The one just saved remembers it.
         """
-        if self.stop.caught and state.global_step < state.max_steps:
+        if self.is_stopping and state.global_step < state.max_steps:
             state.best_model_checkpoint = None
 
     def on_epoch_end(self, args, state, control, **kwargs) -> None:
         """An epoch that was broken off is neither validated nor saved again."""
         self.clock()
         self.began = None
-        if self.stop.caught:
+        if self.is_stopping:
             if control.should_training_stop and state.global_step < state.max_steps:
                 control.should_evaluate = control.should_save = control.should_log = False
             control.should_training_stop = True
@@ -199,16 +224,17 @@ class Progress(TrainerCallback, ExportableState):
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs) -> None:
         """Writes the epoch's line of metrics.jsonl."""
-        if not self.epoch_images:
+        totals = self.totals()
+        if not totals["epoch_images"]:
             return
-        loss, right = (self.sums / self.epoch_images).tolist()
+        loss, right = (each / totals["epoch_images"] for each in totals["sums"])
         line = {
             "epoch": len(self.history) + 1 if args.eval_strategy == "epoch" else round(state.epoch, 3),
             "step": state.global_step,
             "size": self.size,
             "train_loss": loss,
             "train_accuracy": right,
-            "images_per_second": round(self.epoch_images * args.world_size / self.epoch_seconds, 1),
+            "images_per_second": round(totals["epoch_images"] / self.epoch_seconds, 1),
             "train_seconds": round(self.train_seconds, 2),
             "validation_loss": metrics["eval_nll"],
             "validation_accuracy": metrics["eval_accuracy"],
@@ -414,6 +440,7 @@ class Tuner(Trainer):
     def _save_checkpoint(self, model, trial) -> None:
         """Saves whole or not at all, so that the last good checkpoint stays the last."""
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        self.progress.share()
         try:
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError, SafetensorError) as error:  # a full disk is any of these

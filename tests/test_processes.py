@@ -1,4 +1,4 @@
-"""train.py on two processes: what one learns, written once, and a stop and a resume on another number of them."""
+"""Training on two processes: what one learns, written once, and a stop and a resume on another number of them."""
 
 import json
 import os
@@ -10,26 +10,45 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from test_finetune import noise, write_images
+from test_finetune import noise, tiny_vit, write_images
+from transformers import ViTImageProcessor
+
+import finetune_vit
+from classifier.errors import ModelError
 
 ROOT = Path(__file__).resolve().parent.parent
-LAUNCH = ("-m", "torch.distributed.run", "--nproc_per_node", "2")  # as `accelerate launch` does on GPUs; on CPUs it starts one
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+ACCELERATE = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("processes")
     write_images(folder / "pictures", *noise(400))
+    tiny_vit(num_labels=4).save_pretrained(folder / "vit")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder / "vit")
     return folder
 
 
-def start(folder: Path, n: int, output_dir: str, *flags: str) -> subprocess.Popen:
-    """`train.py` in fp32 on n processes of one thread."""
-    words = ["--dataset", "pictures", "--image_size", "20", "--num_train_epochs", "6", "--no-bf16", "--output_dir", output_dir]
-    launch = LAUNCH if n == 2 else ()
+def start(folder: Path, launcher: tuple[str, ...], output_dir: str, *flags: str) -> subprocess.Popen:
+    """`train.py` in fp32."""
+    words = ["--image_size", "20", "--num_train_epochs", "6", "--no-bf16"]
+    return launch(folder, launcher, "train.py", output_dir, *words, *flags)
+
+
+def start_tuning(folder: Path, launcher: tuple[str, ...], output_dir: str, *flags: str) -> subprocess.Popen:
+    """`finetune_vit.py` in fp32: 18 steps an epoch, and nothing random but the order."""
+    words = ["--model", "vit", "--validation_fraction", "0.2", "--num_train_epochs", "4", "--no_bf16", "--crop_scale", "1"]
+    words += ["--freeze", "none", "--no_mirror", "--learning_rate", "0.003", "--disable_tqdm", "true"]
+    return launch(folder, launcher, "finetune_vit.py", output_dir, *words, *flags)
+
+
+def launch(folder: Path, launcher: tuple[str, ...], script: str, output_dir: str, *flags: str) -> subprocess.Popen:
+    """A script on the launcher's processes, or on one, of one thread each."""
+    words = ["--dataset", "pictures", "--output_dir", output_dir, *flags]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "cache")}
     return subprocess.Popen(
-        [sys.executable, *launch, str(ROOT / "train.py"), *words, *flags],
+        [sys.executable, *launcher, str(ROOT / script), *words],
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
@@ -39,9 +58,19 @@ def start(folder: Path, n: int, output_dir: str, *flags: str) -> subprocess.Pope
 
 
 def finished(process: subprocess.Popen) -> str:
-    said = process.communicate(timeout=300)[0]
+    said = process.communicate(timeout=600)[0]
     assert process.returncode == 0, said
     return said
+
+
+def stop_at_first(process: subprocess.Popen, checkpoint: Path) -> None:
+    """Sends SIGTERM once there is a checkpoint, and waits for the end."""
+    deadline = time.monotonic() + 600
+    while not checkpoint.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=300)
 
 
 def lines(folder: Path) -> list[dict]:
@@ -50,8 +79,8 @@ def lines(folder: Path) -> list[dict]:
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(folder):
-    finished(start(folder, 1, "one"))
-    said = finished(start(folder, 2, "two"))
+    finished(start(folder, (), "one"))
+    said = finished(start(folder, ACCELERATE, "two"))
     assert said.count("saved in two") == 1 and "2 × cpu" in said  # one process speaks, and writes
     one, two = lines(folder / "one"), lines(folder / "two")
     assert len(one) == len(two) == 6
@@ -65,14 +94,49 @@ def test_two_processes_learn_what_one_does(folder):
 
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_with_another_number_of_processes(folder):
-    process = start(folder, 2, "stopped", "--num_train_epochs", "20")
-    deadline = time.monotonic() + 120
-    while not (folder / "stopped/checkpoint.safetensors").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=120)
+    process = start(folder, TORCHRUN, "stopped", "--num_train_epochs", "20")
+    stop_at_first(process, folder / "stopped/checkpoint.safetensors")
     done = len(lines(folder / "stopped"))
     assert 1 <= done < 20
-    finished(start(folder, 1, "stopped", "--num_train_epochs", "20", "--resume_from_checkpoint", "last"))
+    finished(start(folder, (), "stopped", "--num_train_epochs", "20", "--resume_from_checkpoint", "last"))
     assert [line["epoch"] for line in lines(folder / "stopped")] == list(range(1, 21))
+
+
+@pytest.mark.slow
+def test_two_processes_tune_as_one_does(folder):
+    finished(start_tuning(folder, (), "tuned1", "--per_device_train_batch_size", "16"))
+    said = finished(start_tuning(folder, ACCELERATE, "tuned2", "--per_device_train_batch_size", "8"))
+    assert said.count("saved in tuned2") == 1 and said.count("steps of 16 images, 8 of them on each of 2 processes") == 1
+    one, two = lines(folder / "tuned1"), lines(folder / "tuned2")
+    assert [line["step"] for line in one] == [line["step"] for line in two] == [18, 36, 54, 72]
+    for alone, shared in zip(one, two, strict=True):
+        for name in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy"):
+            assert shared[name] == pytest.approx(alone[name], rel=1e-4)
+    one, two = (json.loads((folder / name / "run.json").read_text()) for name in ("tuned1", "tuned2"))
+    assert two["settings"]["num_processes"] == 2 and two["validation"]["accuracy"] == one["validation"]["accuracy"] == 1
+    for name in ("images_seen", "train_flops", "recipe"):
+        assert two[name] == one[name]
+    assert not list((folder / "tuned2").glob("checkpoint-*")) and load_file(folder / "tuned2/model.safetensors")
+
+
+@pytest.mark.slow
+def test_a_stopped_tuning_goes_on_with_another_number_of_processes(folder):
+    flags = ("--num_train_epochs", "8", "--per_device_train_batch_size", "8")
+    stop_at_first(start_tuning(folder, TORCHRUN, "paused", *flags), folder / "paused/checkpoint-18/trainer_state.json")
+    done = len(lines(folder / "paused"))
+    assert 1 <= done < 8 and not (folder / "paused/run.json").exists()
+    finished(start_tuning(folder, (), "paused", *flags, "--resume_from_checkpoint", "last"))
+    assert [line["step"] for line in lines(folder / "paused")] == list(range(18, 145, 18))
+    run = json.loads((folder / "paused/run.json").read_text())
+    assert run["recipe"]["batch_size"] == 16 and run["images_seen"] == 8 * 288 and run["settings"]["num_processes"] == 1
+
+
+def test_a_step_keeps_its_images_whatever_the_number_of_parts(tmp_path):
+    state = {"stateful_callbacks": {"Progress": {"attributes": {"step_images": 30}}}}
+    (tmp_path / "trainer_state.json").write_text(json.dumps(state))
+    args = finetune_vit.Training(output_dir=str(tmp_path), per_device_train_batch_size=8, gradient_accumulation_steps=3)
+    finetune_vit.keep_step(args, tmp_path)
+    assert args.per_device_train_batch_size == 10 and not args.auto_find_batch_size
+    args.gradient_accumulation_steps = 4
+    with pytest.raises(ModelError, match="30 images, which 1 processes and 4 gradient_accumulation_steps can't share evenly"):
+        finetune_vit.keep_step(args, tmp_path)
