@@ -18,8 +18,9 @@ end. A part counts only for the model and the very files (by position, name, siz
 were changed in between, their chunks are computed again, and where some came or went, all chunks after them as well.
 
 Several processes, with OUTPUT where all of them see it, share the chunks out among them, and a run may go on with another
-number. `accelerate launch` starts them as well, but on CPUs it starts one alone. Whatever their number, and however often a
-run was stopped, the table is the same bytes on the same kind of machine with the same number of threads a process.
+number. `accelerate launch` starts them as well, but on CPUs one alone unless told `--multi_gpu`. Whatever their number, and
+however often a run was stopped, the table is the same bytes on the same kind of machine with the same number of threads a
+process.
 """
 
 import argparse
@@ -38,6 +39,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from itertools import takewhile, tee
 from pathlib import Path
 from typing import NamedTuple
@@ -163,7 +165,7 @@ class Rows:
 
     def reason(self, item: Item, error: ImageError) -> str:
         """Why it can't be read."""
-        return _text(re.sub(r"^image of [\d,]+ bytes: ", "", str(error)))
+        return why(error)
 
 
 def open_source(source: str, split: str | None, image_column: str | None, output: Path) -> Pictures | Rows:
@@ -248,6 +250,11 @@ def leads(names: Sequence[str], pattern: Sequence[str]) -> bool:
     return fnmatch.fnmatchcase(names[0], pattern[0]) and leads(names[1:], pattern[1:])
 
 
+def why(error: ImageError) -> str:
+    """Why bytes are no image, without how many there are."""
+    return _text(re.sub(r"^image of [\d,]+ bytes: ", "", str(error)))
+
+
 def _text(name: str) -> str:
     """A name or message as Unicode: a byte that is no UTF-8 becomes \\xff."""
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
@@ -288,8 +295,10 @@ def schema(k: int) -> pa.Schema:
     return pa.schema(columns | {"error": pa.string()})
 
 
-def cells(predictor: Predictor, answer: Answer, k: int) -> dict:
-    """The cells of an image that was read, without its index and name. Probabilities have six decimals."""
+def cells(predictor: Predictor, answer: Answer | ImageError, k: int, reason: Callable[[ImageError], str]) -> dict:
+    """An image's cells, without its index and name. Probabilities have six decimals; `reason` says why there are none."""
+    if isinstance(answer, ImageError):
+        return {"status": "error", "error": reason(answer)}
     probabilities, known = answer
     found = {"status": "ok", "known": known, "error": ""}
     for rank, entry in enumerate(predictor.top(probabilities, k), 1):
@@ -544,8 +553,7 @@ def label(
         stop_if_asked(stop, parts)
         rows = []
         for index, (item, answer) in enumerate(zip(items, answers, strict=False), number * CHUNK):
-            is_bad = isinstance(answer, ImageError)
-            found = {"status": "error", "error": source.reason(item, answer)} if is_bad else cells(predictor, answer, k)
+            found = cells(predictor, answer, k, partial(source.reason, item))
             rows.append({"index": index, "file": item.file} | found)
             bar.update()
         parts.write(number, keys[number], rows)
