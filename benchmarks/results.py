@@ -1,10 +1,11 @@
 """Writes the README's results from the files that hold them: *.json here, run.json and evaluation.json in models/.
 
-python benchmarks/results.py            # rewrites the part of README.md between the two marks
+python benchmarks/results.py            # rewrites the parts of README.md and of docs/scale.md between the two marks
 """
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -14,6 +15,7 @@ from classifier import card  # noqa: E402
 from classifier.files import write_text  # noqa: E402
 
 RECORDS = ("evaluation", "timing", "run")
+IMAGES, MACHINES, PRICE = 100_000_000, 100, 0.04  # docs/scale.md's example; the price is dollars a vCPU-hour
 BEGIN, END = "<!-- results: written by benchmarks/results.py -->", "<!-- end of results -->"
 
 
@@ -138,11 +140,68 @@ def render_backbones() -> list[str]:
     return lines
 
 
-def place(readme: str) -> str:
-    """`readme` with the results of today between the marks."""
-    before, rest = readme.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{render()}\n\n{END}{rest.split(END)[1]}"
+def render_scale() -> str:
+    """What classifier.bulk does on one and on two cores, and what that comes to on a hundred machines, as Markdown."""
+    path = Path(__file__).parent / "scale.json"
+    if not path.exists():
+        return "Not measured yet: `benchmarks/scale.py` does."
+    found = json.loads(path.read_text())
+    lines = [
+        "| pictures | model | one core | two, one process | two, a process each | start of a process |",
+        "|---|---|---|---|---|---|",
+    ]
+    ways: dict[tuple[str, str], dict] = {}
+    for row in found["rows"]:
+        ways.setdefault((row["kind"], row["model"]), {})[row["cores"], row["processes"]] = row
+    for (kind, model), way in ways.items():
+        speeds = (f"{tell_spread(way[cores, n]['images_per_second'])}" for cores, n in ((1, 1), (2, 1), (2, 2)))
+        lines.append(
+            f"| {kind}, {found['kinds'][kind]['bytes_per_image'] / 1e3:.1f} kB | `models/{model}` | {' | '.join(speeds)} "
+            f"| {way[1, 1]['start_s']['median']:.0f} s |"
+        )
+    photographs, listed = found["kinds"]["photographs"], found["files_listed_per_second"]["median"]
+    lines += [
+        "",
+        f"Images a second, medians and extremes of {found['rounds']} rounds of {found['images']:,} images, by "
+        f"`benchmarks/scale.py` on {tell_machine(found['machine'])}. The photographs are {photographs['distinct']} again and "
+        f"again, of {photographs['median_megapixels']:.1f} megapixels (median), all in the page cache. "
+        f"A process goes through {listed:,.0f} names of a local folder a second, with their sizes and dates.",
+        "",
+        f"{IMAGES / 1e6:.0f} million images on {MACHINES} such machines, {2 * MACHINES} processes:",
+        "",
+        "| pictures | model | hours | vCPU-hours | cost | read in all | a machine reads | shard | more for it |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (kind, model), way in ways.items():
+        size, speed = found["kinds"][kind]["bytes_per_image"], way[2, 2]["images_per_second"]["median"]
+        hours, start, processes = IMAGES / MACHINES / speed / 3600, way[1, 1]["start_s"]["median"], 2 * MACHINES
+        shard = (IMAGES * start * (speed / 2) / processes) ** 0.5
+        more = 2 * (start * (speed / 2) * processes / IMAGES) ** 0.5  # starts and the wait for the last shard, of `hours`
+        lines.append(
+            f"| {kind} | `models/{model}` | {hours:.1f} | {hours * processes:,.0f} | ${hours * processes * PRICE:,.0f} "
+            f"| {IMAGES * size / 1e12:.2g} TB | {speed * size / 1e6:.2g} MB/s | {round(shard, -3):,.0f} images | {more:.0%} |"
+        )
+    lines += [
+        "",
+        f"One process that went through {IMAGES / 1e6:.0f} million single files, only to know which are its own, would need "
+        f"{IMAGES / listed / 3600:.1f} hours for that on a local disk.",
+    ]
+    return "\n".join(lines)
 
+
+def tell_spread(found: dict) -> str:
+    """A median and its extremes."""
+    return f"{found['median']:,.1f} ({found['min']:,.1f} to {found['max']:,.1f})"
+
+
+def place(text: str, rendered: Callable[[], str] = render) -> str:
+    """`text` with the results of today between the marks."""
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n\n{rendered()}\n\n{END}{rest.split(END)[1]}"
+
+
+PAGES = {"README.md": render, "docs/scale.md": render_scale}
 
 if __name__ == "__main__":
-    write_text(ROOT / "README.md", place((ROOT / "README.md").read_text()))
+    for name, rendered in PAGES.items():
+        write_text(ROOT / name, place((ROOT / name).read_text(), rendered))

@@ -41,11 +41,12 @@ def test_errors_are_one_line_with_the_next_step(words, message, tmp_path):
     assert not list(tmp_path.iterdir())  # and nothing was left behind
 
 
-def test_readme_shows_the_figures_of_the_files():
+@pytest.mark.parametrize("page", ["README.md", "docs/scale.md"])
+def test_pages_show_the_figures_of_the_files(page):
     from benchmarks import results
 
-    readme = (ROOT / "README.md").read_text()
-    assert results.place(readme) == readme, "run benchmarks/results.py"
+    text = (ROOT / page).read_text()
+    assert results.place(text, results.PAGES[page]) == text, "run benchmarks/results.py"
 
 
 def test_train_says_what_its_recipes_reach():

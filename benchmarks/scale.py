@@ -1,0 +1,154 @@
+"""Times `python -m classifier.bulk` on one and on two cores, for docs/scale.md.
+
+    python benchmarks/scale.py models/cnn models/vit --photos path/to/photographs --dataset uoft-cs/cifar10
+
+In turns, so that whatever else the machine does meets each: one process of one thread on one core, one of two threads on two,
+and two of one thread (torchrun), of photographs as files and of CIFAR-10's test images as files. The speed is the one that
+the command says, from the first image to the last; the rest of the time is its start. Also how fast it goes through a folder's
+names, sizes and dates, which each process does for all files. Writes benchmarks/scale.json; benchmarks/results.py then writes
+the page's tables.
+"""
+
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import cycle, islice
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see the library
+
+from PIL import Image  # noqa: E402
+
+from classifier import bulk, data, record  # noqa: E402
+from classifier.errors import DataError, run  # noqa: E402
+from classifier.files import write_json  # noqa: E402
+
+WAYS = (1, 1), (2, 1), (2, 2)  # (cores, processes): the cores' threads are shared out among the processes
+
+
+def main() -> None:
+    """Measures, prints, writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("models", nargs="+", type=Path, help="folders")
+    add("--photos", type=Path, required=True, help="a folder of photographs, at any depth, that are labelled again and again")
+    add("--dataset", default="uoft-cs/cifar10", help="whose test images are written out as files (%(default)s)")
+    add("--images", type=int, default=4 * bulk.CHUNK, help="of each kind; a multiple of 512 is shared evenly (%(default)s)")
+    add("--rounds", type=int, default=3, help="of all runs (%(default)s)")
+    add("--listed", type=int, default=20_000, help="files of the folder that is only gone through (%(default)s)")
+    add("--output", type=Path, default=Path(__file__).parent / "scale.json", help="(beside this command)")
+    args = parser.parse_args()
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise DataError("this process may use one core alone: start it where there are two")
+    with tempfile.TemporaryDirectory() as folder:
+        kinds = {
+            "photographs": repeat_photographs(args.photos, Path(folder) / "photographs", args.images),
+            "small pictures": write_small(args.dataset, Path(folder) / "small pictures", args.images),
+        }
+        measured = {(model, kind, way): [] for model in args.models for kind in kinds for way in WAYS}
+        for turn in range(args.rounds):
+            for (model, kind, way), found in measured.items():
+                found.append(label(Path(folder) / kind, model, cores[: way[0]], way[1]))
+                speed, start = found[-1]
+                print(f"round {turn + 1}: {model.name}, {kind}, cores and processes {way}: {speed} images/s, start {start} s")
+                sys.stdout.flush()
+        listing = [list_files(Path(folder) / f"listed {turn}", args.listed) for turn in range(args.rounds)]
+    rows = [
+        {
+            "model": model.name,
+            "kind": kind,
+            "cores": way[0],
+            "processes": way[1],
+            "images_per_second": spread([speed for speed, _ in found]),
+            "start_s": spread([start for _, start in found]),
+        }
+        for (model, kind, way), found in measured.items()
+    ]
+    about = {"images": args.images, "rounds": args.rounds, "kinds": kinds, "listed": args.listed}
+    found = {"rows": rows, "files_listed_per_second": spread(listing), "machine": record.machine()}
+    write_json(args.output, about | found)
+
+
+def repeat_photographs(source: Path, folder: Path, n: int) -> dict:
+    """n links to the photographs in `source`, over and over; says what they are."""
+    photographs = sorted(path for path in source.rglob("*") if path.suffix.lower() in data.IMAGE_SUFFIXES)
+    if not photographs:
+        raise DataError(f"no photographs in {source}: pass another --photos")
+    folder.mkdir()
+    pixels = []
+    for i, path in enumerate(islice(cycle(photographs), n)):
+        (folder / f"{i:06}{path.suffix}").symlink_to(path.resolve())
+        with Image.open(path) as image:
+            pixels.append(image.width * image.height)
+    return describe(folder) | {"distinct": min(n, len(photographs)), "median_megapixels": statistics.median(pixels) / 1e6}
+
+
+def write_small(dataset: str, folder: Path, n: int) -> dict:
+    """The first n test images as files, as the dataset holds them; says what they are."""
+    rows = data.load_images(dataset, split="test")
+    if len(rows.rows) < n:
+        raise DataError(f"{dataset} has {len(rows.rows):,} test images: pass a lower --images")
+    folder.mkdir()
+    pixels = []
+    for i in range(n):
+        path = folder / f"{i:06}.png"
+        path.write_bytes(rows.rows[i][rows.column]["bytes"])
+        with Image.open(path) as image:
+            pixels.append(image.width * image.height)
+    return describe(folder) | {"distinct": n, "median_megapixels": statistics.median(pixels) / 1e6}
+
+
+def describe(folder: Path) -> dict:
+    """The mean size of its files."""
+    return {"bytes_per_image": round(statistics.mean(path.stat().st_size for path in folder.iterdir()))}
+
+
+def label(folder: Path, model: Path, cores: list[int], processes: int) -> tuple[float, float]:
+    """Images a second as the command says, and the seconds that it took beside that."""
+    words = ["-m", "classifier.bulk", str(folder), "--model", str(model.resolve())]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
+    environment = os.environ | {"OMP_NUM_THREADS": str(len(cores) // processes), "HF_HUB_OFFLINE": "1"}
+    with tempfile.TemporaryDirectory() as output:
+        began = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, *launch, *words, "--output", f"{output}/predictions.csv"],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),
+        )
+        seconds = time.perf_counter() - began
+    said = re.search(r"^([\d,]+) images, 0 of them errors.* ([\d,.]+) images/s", done.stdout, re.MULTILINE)
+    if done.returncode or not said:
+        raise DataError(f"classifier.bulk has not labelled every image of {folder}: {(done.stdout + done.stderr)[-500:]}")
+    n, speed = (float(number.replace(",", "")) for number in said.groups())
+    return speed, round(seconds - n / speed, 1)
+
+
+def list_files(folder: Path, n: int) -> float:
+    """Files a second, of n empty ones that are new, that are gone through as a run goes through all that are not its own."""
+    folder.mkdir()
+    for i in range(n):
+        (folder / f"{i:08}.jpg").touch()
+    source, parts = bulk.Pictures(str(folder)), bulk.Parts(folder, {}, bulk.schema(1))
+    began = time.perf_counter()
+    for number, items in enumerate(bulk.batches(source, bulk.CHUNK)):
+        parts.key(number, (f"{item.file} {source.stamp(item)}" for item in items))
+    return round(n / (time.perf_counter() - began))
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median and extremes."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+if __name__ == "__main__":
+    run(main)
