@@ -298,7 +298,7 @@ def save_mistakes(path: Path, pictures: Sequence[tuple[Image.Image, Image.Image 
         panels[row, column].set_title(f"{shorten(label)}\n→ {shorten(predicted)} {probability:.0%}", fontsize=7)
         if heat:
             panels[row + 1, column].imshow(np.asarray(heat), interpolation="nearest")
-    save_figure(figure, path, dpi=120)  # 126 pixels a picture: a PDF holds them unpacked
+    save_figure(figure, path, dpi=100)  # 105 pixels a picture: a PDF holds them unpacked
 
 
 def save_pictures(
