@@ -15,6 +15,7 @@ import atexit
 import contextlib
 import io
 import logging
+import math
 import os
 import queue
 import signal
@@ -38,6 +39,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "HEIF")  # by co
 MAX_BYTES = 30_000_000  # of the file
 MAX_MEGAPIXELS = 120  # width x height / 1e6, as the header has it; telephones reach 108
 MAX_SIDE = 20_000  # pixels
+DRAFT = 1.5  # times the wanted size that a JPEG is decoded to at least: less is blurred, more costs time
 TIME_LIMIT_S = 10.0  # of wall time, one image
 START_LIMIT_S = 60.0  # of wall time, until a new worker is ready: 0.2 s on an idle machine
 WORKER_MEMORY = 3 << 30  # bytes of address space (Linux only); what 120 megapixels take at worst (WebP with alpha)
@@ -157,9 +159,9 @@ def _decode(source: str | io.BytesIO, reduce_to: int | None) -> Image.Image:
             raise ValueError(f"{image.width:,} × {image.height:,} pixels; at most {MAX_SIDE:,} a side")
         size, box = _reduced_size(image.size, reduce_to), None
         if size != image.size and image.format in ("JPEG", "MPO"):
-            # 1/2, 1/4 or 1/8 out of the DCT, still twice the target. The scaled picture's last column and row may
+            # 1/2, 1/4 or 1/8 out of the DCT, still more than the target. The scaled picture's last column and row may
             # reach beyond the picture: `box` is where that ends, in scaled pixels.
-            _, box = image.draft(None, (2 * size[0], 2 * size[1])) or (None, None)
+            _, box = image.draft(None, (math.ceil(DRAFT * size[0]), math.ceil(DRAFT * size[1]))) or (None, None)
         return _to_rgb(image, size, box)
 
 
