@@ -286,11 +286,16 @@ class Predictor:
         files = pixels.decode_many([image for image in images if not isinstance(image, Image.Image)], reduce_to=self.reduce_to)
         for image in images:
             if isinstance(image, Image.Image):
-                yield pixels.to_rgb(image)
+                yield image if is_plain(image) else pixels.to_rgb(image)
             elif isinstance(decoded := next(files), Exception):
                 raise decoded
             else:
                 yield decoded
+
+
+def is_plain(image: Image.Image) -> bool:
+    """Whether `pixels.to_rgb` would only copy the image, as it would what was decoded already."""
+    return type(image) is Image.Image and image.mode == "RGB" and not image.info
 
 
 def batches(items: Iterable, size: int) -> Iterator[list]:
