@@ -3,11 +3,11 @@
     python benchmarks/photographs.py models/cnn models/vit --photos path/to/photographs --dataset uoft-cs/cifar10
     python benchmarks/photographs.py models/vit --photos path/to/photographs --save         # into the model's config.json
 
-The photographs are a folder a label, and one that is called `none`. `reduce_to` is the reduction that most labels are right
-at, the largest of equals: a model tuned on small images has never seen a sharp one. `known_at` is the reduction, or none, at
-which the energy tells `none` best (AUROC), and `known_threshold` the energy that 95% of these photographs reach and 95% of
-the validation images as well. benchmarks/photographs.json has these choices, and all that was tried, of the models given now
-or before.
+The photographs are a folder a label, and one that is called `none`. `reduce_to` is the reduction at which most labels are
+right: a model tuned on small images has never seen a sharp one. `known_at` is the reduction, or none, at which the energy
+tells `none` best (AUROC), which also decides between equals. `known_threshold` is the energy that 95% of these photographs
+reach and 95% of the validation images as well. benchmarks/photographs.json has these choices, and all that was tried, of the
+models given now or before.
 """
 
 import argparse
@@ -86,9 +86,8 @@ def choose(predictor: Predictor, photos: list[Path], names: np.ndarray, validati
                     }
                 )
     most_right = max(row["accuracy"] for row in tried)
-    reduce_to = max(row["reduce_to"] for row in tried if row["accuracy"] == most_right)
-    candidates = [row for row in tried if row["reduce_to"] == reduce_to and row["score"] == "energy"]
-    best = max(candidates, key=lambda row: row["auroc"])  # the first of equals: nothing to reduce
+    candidates = [row for row in tried if row["accuracy"] == most_right and row["score"] == "energy"]
+    best = max(candidates, key=lambda row: row["auroc"])  # the first of equals: it costs least
     of_validation = strangers.threshold(predictor.energies(validation, best["known_at"])[1])
     chosen = {
         "model": predictor.name,
@@ -97,7 +96,7 @@ def choose(predictor: Predictor, photos: list[Path], names: np.ndarray, validati
         "known_threshold": min(best["threshold_of_photographs"], of_validation),
     }
     print(
-        f"{predictor.name}: reduced to {reduce_to}, {best['accuracy']:.1%} of {known.sum()} right; energy, known at "
+        f"{predictor.name}: reduced to {best['reduce_to']}, {best['accuracy']:.1%} of {known.sum()} right; energy, known at "
         f"{best['known_at']}, AUROC {best['auroc']:.3f}, flags {best['none_flagged_where_95_of_labels_pass']:.0%} of "
         f"{(~known).sum()} of none; threshold {chosen['known_threshold']:.3f} ({of_validation:.3f} on validation)",
         flush=True,
