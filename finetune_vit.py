@@ -27,7 +27,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import huggingface_hub
-import numpy as np
 import torch
 from accelerate import PartialState
 from transformers import HfArgumentParser, TrainingArguments
@@ -36,6 +35,7 @@ from transformers.utils import logging
 
 from classifier import (
     backbone,
+    calibrate,
     card,
     data,
     errors,
@@ -43,17 +43,15 @@ from classifier import (
     features,
     fit,
     hub,
-    measure,
     preprocess,
     record,
     report,
-    strangers,
     tune,
 )
 from classifier import teacher as teaching
 from classifier.errors import ModelError, Stopped
 from classifier.files import write_json, write_text
-from classifier.predictor import HUB_ID, Predictor, default_device, locate
+from classifier.predictor import HUB_ID, default_device, locate
 
 NAMES = ("train", "validation")
 FEW = 500  # training images: below, all of a backbone learns them by heart
@@ -223,12 +221,7 @@ def main() -> None:
     if not args.should_save:
         return
 
-    # Calibrate on validation what will be stored: a temperature goes into the head, so every way of loading has it.
-    model.half().float().eval()
-    inputs, logits, labels = validate(Predictor(model, processor, name=output_dir.name), splits)
-    temperature = measure.fit_temperature(logits, labels)
-    logits = fold(backbone.head(model), temperature, inputs)
-    model.config.known_threshold = strangers.threshold(strangers.energy(logits))
+    calibrated = calibrate.calibrate(model, processor, splits, output_dir.name)
     model.config.known_at = plan.known_at
     model.config.reduce_to = plan.reduce_to
     export.save(model, processor, output_dir)
@@ -248,18 +241,14 @@ def main() -> None:
         "train_flops": outcome.train_flops,
         "inference_flops": backbone.forward_flops(model, plan.image_size),  # an image
         "best_epoch": outcome.best_epoch,
-        "validation": {
-            "accuracy": float((logits.argmax(axis=1) == labels).mean()),
-            "nll": measure.nll(logits, labels),
-            "temperature": temperature,
-        },
+        "validation": vars(calibrated),
     }
     write_json(output_dir / "run.json", run | results)
     card.write(output_dir)
     for folder in output_dir.glob("checkpoint-*"):  # what they were for is done, and they are not part of the model
         shutil.rmtree(folder)
     print(
-        f"{results['validation']['accuracy']:.2%} of {len(labels):,} validation images right after "
+        f"{calibrated.accuracy:.2%} of {counts['validation'].sum():,} validation images right after "
         f"{outcome.train_seconds:,.0f} s of training; saved in {output_dir}. "
         f"Measure it: python evaluate.py --model {output_dir} --dataset {recipe.dataset}"
     )
@@ -286,7 +275,6 @@ class Outcome:
     history: list[dict]
     best_epoch: int | None  # whose weights were kept; None: the last one's
     train_seconds: float
-    crop_pct = recipe.crop_pct or (1.0 if is_small else preprocess.crop_pct_of(found.processor))
     images_seen: int
     train_flops: int
     recipe: dict  # the settings in force, for the record
@@ -298,6 +286,7 @@ def make_plan(recipe: Recipe, found: backbone.Backbone, side: int | None) -> Pla
     patch = patch if isinstance(patch, int) and patch >= 8 else 32  # Swin's patches of 4 are merged three times
     is_small = side is not None and side < own
     size = recipe.image_size or own
+    crop_pct = recipe.crop_pct or (1.0 if is_small else preprocess.crop_pct_of(found.processor))
     return Plan(
         image_size=size,
         crop_pct=crop_pct,
@@ -427,26 +416,6 @@ def train_sizes(text: str, size: int, multiple: int) -> tuple[tuple[float, int],
     if not sizes or min(share for share, _ in sizes) <= 0:
         raise ModelError(f"--train_sizes {text!r} has no share above 0: pass such as '0.6:0.5 1:0.5'")
     return tuple((share / total, size if pixels > size else pixels) for share, pixels in sizes)
-
-
-def validate(predictor: Predictor, splits: data.Splits) -> tuple:
-    """What the head gets (N, D) and gives (N, C), and labels (N,), of validation in fp32, by the predictor's pixel path."""
-    inputs, logits, labels = [], [], []
-    hook = backbone.head(predictor.model).register_forward_pre_hook(lambda module, args: inputs.append(args[0].float().cpu()))
-    for images, batch_labels in data.batches("validation", splits, 64):
-        logits.extend(predictor.logits(images))
-        labels.extend(batch_labels)
-    hook.remove()
-    return torch.cat(inputs), np.stack(logits), np.array(labels)
-
-
-def fold(head: torch.nn.Linear, temperature: float, inputs: torch.Tensor) -> np.ndarray:
-    """Divides the head by a temperature, rounds it to what will be stored, and gives its logits (N, C) of inputs (N, D)."""
-    with torch.no_grad():
-        for parameter in head.parameters():
-            parameter /= temperature
-        head.half().float()
-        return head(inputs.to(head.weight.device)).cpu().numpy()
 
 
 def class_counts(name: str, splits: data.Splits, tensors: dict | None) -> torch.Tensor:

@@ -263,6 +263,13 @@ def _validation(run: dict) -> str:
         return ""
     found = run["validation"]
     text = f"On validation the saved model gets {found['accuracy']:.2%} right"
+    if averaged := run.get("averaged"):
+        each = " and ".join(f"{row['nll']:.4f}" for row in averaged["models"] if row["taken"])
+        text = "What is saved is the mean of this stage's weights and of earlier ones' "
+        text += (
+            f"(`{portable(averaged['command'])}`): by itself, each has a negative log-likelihood of {each} on validation, the "
+        )
+        text += f"mean {found['nll']:.4f}, and {found['accuracy']:.2%} right"
     if run.get("best_epoch"):
         text += f"; its weights are those of epoch {run['best_epoch']}, the best there"
     if found.get("temperature"):

@@ -303,6 +303,8 @@ def settings(model: Measured) -> dict[str, str]:
     found["early stopping"] = f"after {plural(patience, 'epoch')} without gain" if patience else "none"
     if run.get("best_epoch"):
         found["epoch kept"] = str(run["best_epoch"])
+    if run.get("averaged"):
+        found["weights"] = f"mean of {plural(sum(row['taken'] for row in run['averaged']['models']), 'stage')}"
     for name, value in recipe.items():
         if value is not None and name not in ("image_size",):
             found[name.replace("_", " ")] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)

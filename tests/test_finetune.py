@@ -35,7 +35,7 @@ from transformers import (
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 import finetune_vit
-from classifier import augment, backbone, data, errors, features, fit, load_predictor, preprocess, tune
+from classifier import augment, average, backbone, data, errors, features, fit, load_predictor, preprocess, record, tune
 from classifier import teacher as teaching
 from classifier.errors import ModelError
 
@@ -477,6 +477,48 @@ def test_a_stage_goes_on_from_the_last_ones_head_at_another_resolution(tuned, pi
     assert run["parent"]["command"] == read(tuned)["command"] and len(run["parent"]["model_sha256"]) == 64
     assert json.loads((tmp_path / "config.json").read_text())["image_size"] == 48
     assert_all_agree(tmp_path, pictures)
+
+
+def average_of(monkeypatch, model: Path, stage: Path, output_dir: Path) -> None:
+    """What `python -m classifier.average` does."""
+    monkeypatch.setattr(sys, "argv", ["average", str(model), "--stages", str(stage), "--output_dir", str(output_dir)])
+    average.main()
+
+
+def stages(tuned: Path, folder: Path, early: float, late: float) -> tuple[Path, Path]:
+    """Two stages: the tuned model with so much of a random matrix added to its head, once and again."""
+    shift = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
+    for name, scale in (("early", early), ("late", late)):
+        shutil.copytree(tuned, folder / name)
+        weights = load_file(tuned / "model.safetensors")
+        weights["classifier.weight"] = (weights["classifier.weight"].float() + scale * shift).half()
+        save_file(weights, folder / name / "model.safetensors", metadata={"format": "pt"})
+    parent = read(tuned) | {"model_sha256": record.sha256(folder / "early/model.safetensors")}
+    (folder / "late/run.json").write_text(json.dumps(read(tuned) | {"parent": parent}))
+    return folder / "early", folder / "late"
+
+
+def test_stages_that_miss_on_either_side_are_averaged(tuned, pictures, tmp_path, monkeypatch):
+    early, late = stages(tuned, tmp_path, 3.0, -3.0)
+    average_of(monkeypatch, late, early, tmp_path / "mean")
+    found = read(tmp_path / "mean")
+    assert [row["taken"] for row in found["averaged"]["models"]] == [True, True]
+    assert found["validation"]["nll"] < min(row["nll"] for row in found["averaged"]["models"])
+    assert found["validation"]["accuracy"] == read(tuned)["validation"]["accuracy"]
+    mean, middle = (load_predictor(each).model.classifier.weight for each in (tmp_path / "mean", tuned))
+    torch.testing.assert_close(mean * found["validation"]["temperature"], middle, atol=0.01, rtol=0)
+    assert found["parent"]["model_sha256"] == record.sha256(early / "model.safetensors")
+    assert "mean of this stage's weights" in (tmp_path / "mean/README.md").read_text()
+    assert_all_agree(tmp_path / "mean", pictures)
+
+
+def test_a_mean_that_is_no_better_is_not_written(tuned, tmp_path, monkeypatch):
+    early, late = stages(tuned, tmp_path, 3.0, 0.0)
+    with pytest.raises(ModelError, match=r"no mean is better than .*late"):
+        average_of(monkeypatch, late, early, tmp_path / "mean")
+    with pytest.raises(ModelError, match="is no stage that"):
+        average_of(monkeypatch, early, late, tmp_path / "mean")
+    assert not (tmp_path / "mean").exists()
 
 
 def test_a_convnext_of_random_weights(convnext, pictures, tmp_path):
