@@ -35,6 +35,7 @@ def render() -> str:
         seconds, flops = (sum(stage[name] for stage in stages) for name in ("train_seconds", "train_flops"))
         trained_on |= {tell_machine(stage["machine"]) for stage in stages}
         told = f" in {len(stages)} stages" if len(stages) > 1 else ""
+        told += ", averaged" if "averaged" in run else ""
         views = f" ({measured['views']} views)" if "views" in measured else ""
         lines.append(
             f"| `models/{folder.name}`, {origin(run)} "

@@ -1,7 +1,8 @@
 """A trained model that teaches another what it thinks of the very crops that the student sees.
 
 Knowledge distillation (arXiv:1503.02531) by function matching (arXiv:2106.05237): the teacher's probabilities are the targets,
-and no label enters the loss.
+and no label enters the loss. Who has learnt the same training images by heart has little to add to their labels: a teacher is
+for a student of other images, or of few.
 """
 
 import torch
