@@ -45,9 +45,10 @@ def main() -> None:
     for notice in notices:
         print(notice, file=sys.stderr)
 
-    from space import page, serving  # gradio takes seconds to import: not before the models are known to load
+    from space import ahead, page, serving  # gradio takes seconds to import: not before the models are known to load
 
-    serving.serve(page.build(predictors, notices), predictors)
+    decoder = ahead.Ahead(next(iter(predictors.values())).reduce_to)
+    serving.serve(page.build(predictors, decoder, notices), predictors, decoder)
 
 
 if __name__ == "__main__":

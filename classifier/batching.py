@@ -7,7 +7,7 @@ with Batcher(predictor) as batcher:
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from classifier import pixels
 from classifier.errors import ImageError
 from classifier.predictor import Picture, Predictor
 
-BATCH_SIZE = 32  # images a forward pass, at most
+BATCH_SIZE = 16  # images a forward pass, at most
 
 
 class Answer(NamedTuple):
@@ -40,10 +40,19 @@ class Batcher:
         predictor: the model.
         batch_size: images a forward pass, at most.
         turn: a lock that models share, so that they don't compute at the same time; none by default.
+        decode_many: what decodes, `pixels.decode_many` or something that does the same.
     """
 
-    def __init__(self, predictor: Predictor, *, batch_size: int = BATCH_SIZE, turn: AbstractContextManager | None = None):
+    def __init__(
+        self,
+        predictor: Predictor,
+        *,
+        batch_size: int = BATCH_SIZE,
+        turn: AbstractContextManager | None = None,
+        decode_many: Callable[..., Iterator[Image.Image | ImageError]] = pixels.decode_many,
+    ):
         self.predictor, self.batch_size, self.turn = predictor, batch_size, turn or nullcontext()
+        self.decode_many = decode_many
         self._waiting: queue.SimpleQueue[tuple[Image.Image, Future] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=f"batches of {predictor.name}", daemon=True)
         self._thread.start()
@@ -60,7 +69,7 @@ class Batcher:
         Two batches are decoded ahead of what was yielded, at most: memory stays flat, however many sources there are.
         """
         pending: deque[Future | ImageError] = deque()
-        for decoded in pixels.decode_many(sources, reduce_to=self.predictor.reduce_to):
+        for decoded in self.decode_many(sources, reduce_to=self.predictor.reduce_to):
             pending.append(decoded if isinstance(decoded, ImageError) else self.submit(decoded))
             while pending and (len(pending) > 2 * self.batch_size or is_done(pending[0])):
                 yield result(pending.popleft())

@@ -26,7 +26,7 @@ import sys
 import threading
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -343,16 +343,22 @@ class Decoder:
             self._idle.put(worker)
 
     def decode_many(
-        self, sources: Iterable[str | os.PathLike | bytes], *, reduce_to: int | None = None
+        self,
+        sources: Iterable[str | os.PathLike | bytes],
+        *,
+        reduce_to: int | None = None,
+        decode: Callable[..., Image.Image] | None = None,
     ) -> Iterator[Image.Image | ImageError]:
         """Decodes with all workers at once; yields in the order of `sources`, an ImageError in the place of a bad file.
 
-        `sources` may be endless: it is read LOOK_AHEAD files ahead.
+        `sources` may be endless: it is read LOOK_AHEAD files ahead. `decode`: what is called in place of `self.decode`, such
+        as by someone who has some of the images already.
         """
+        decode = decode or self.decode
 
         def attempt(source: str | os.PathLike | bytes) -> Image.Image | ImageError:
             try:
-                return self.decode(source, reduce_to=reduce_to)
+                return decode(source, reduce_to=reduce_to)
             except ImageError as error:
                 return error
 

@@ -149,6 +149,7 @@ class Predictor:
         known_at: pixels a side at which a larger image is looked at as well for that (`energies`); None when not set.
         reduce_to: pixels to which `pixels.decode` may shrink a large file first; None when not set.
         folder: with the weights and the records beside them; None when it was not loaded from one.
+        most_at_once: images of the largest call of `judge` so far, by which one knows whether to `compile`.
     """
 
     def __init__(
@@ -178,6 +179,7 @@ class Predictor:
         self.known_at = known_at
         self.reduce_to = reduce_to
         self.folder = folder
+        self.most_at_once = 0
 
     def compile(self) -> None:
         """Spends seconds on compiling the forward pass for this CPU, for those who classify many images. ModelError as there.
@@ -232,6 +234,7 @@ class Predictor:
         It does not where its `energy` is below `known_threshold`. Arguments and errors as `logits`.
         """
         images = list(self._decoded(images))
+        self.most_at_once = max(self.most_at_once, len(images))
         logits, energies = self.energies(images, self.known_at if self.known_threshold is not None else None, batch_size)
         known = [None if self.known_threshold is None else bool(energy >= self.known_threshold) for energy in energies]
         return torch.from_numpy(logits).softmax(dim=1).numpy(), known

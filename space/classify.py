@@ -17,6 +17,7 @@ from classifier import pixels
 from classifier.batching import Batcher
 from classifier.errors import ClassifierError, ImageError
 from classifier.predictor import Predictor
+from space.ahead import Ahead
 
 TOP_K = 5  # labels an image, when the caller does not say
 PREVIEW = 320  # pixels of the shorter side, at most
@@ -114,10 +115,12 @@ class Endpoints:
     in the upload folder, with the name that the sender gave them.
     """
 
-    def __init__(self, predictors: dict[str, Predictor]):
+    def __init__(self, predictors: dict[str, Predictor], ahead: Ahead):
         self.turn = threading.Lock()  # models take turns: each uses all cores
         self.predictors = predictors
-        self.batchers = {name: Batcher(predictor, turn=self.turn) for name, predictor in predictors.items()}
+        self.batchers = {
+            name: Batcher(predictor, turn=self.turn, decode_many=ahead.decode_many) for name, predictor in predictors.items()
+        }
         self.max_top_k = max(len(predictor.labels) for predictor in predictors.values())
 
     def predictor(self, model: str | None) -> Predictor:

@@ -10,6 +10,7 @@ import logging
 import re
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -74,10 +75,20 @@ class Guard:
         uploads: a folder on the disk that must keep MIN_FREE_BYTES.
         functions: what can be called.
         answers: gradio's.
+        arrived: called with the paths of the files that an upload brought.
     """
 
-    def __init__(self, app: ASGIApp, state: State, uploads: Path, functions: Functions, answers: Answers):
+    def __init__(
+        self,
+        app: ASGIApp,
+        state: State,
+        uploads: Path,
+        functions: Functions,
+        answers: Answers,
+        arrived: Callable[[list[str]], None],
+    ):
         self.app, self.state, self.uploads, self.functions, self.answers = app, state, uploads, functions, answers
+        self.arrived = arrived
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuses, or passes on; then logs a line that holds neither a file's name nor an address."""
@@ -114,7 +125,7 @@ class Guard:
             most = MAX_UPLOAD_BYTES if is_upload(scope) else MAX_MCP_BYTES if is_message(scope) else MAX_CALL_BYTES
             reply = self.refused_unread(scope, most)
             if is_upload(scope):
-                receive = self.with_room(receive)
+                receive, send = self.with_room(receive), self.telling(send)
             elif not reply:
                 body = await read(receive)
                 reply = refused_message(body, scope["path"]) if is_message(scope) else self.refused_call(body, scope["path"])
@@ -180,6 +191,22 @@ class Guard:
             return await receive()
 
         return receive_with_room
+
+    def telling(self, send: Send) -> Send:
+        """A `send` that tells `arrived` of the files that gradio lists when it took an upload."""
+        status, body = 0, b""
+
+        async def send_and_tell(message: Message) -> None:
+            nonlocal status, body
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            else:
+                body += message.get("body", b"")
+            await send(message)
+            if status == 200 and message["type"] == "http.response.body" and not message.get("more_body", False):
+                self.arrived(json.loads(body))
+
+        return send_and_tell
 
 
 def called(scope: Scope) -> str:

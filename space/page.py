@@ -14,6 +14,7 @@ from PIL import Image
 from classifier import pixels
 from classifier.predictor import Predictor
 from space import about, cells, compare, intake, look, sweep
+from space.ahead import Ahead
 from space.classify import TOP_K, Endpoints, as_messages, uploads, write_csv
 from space.rows import KINDS, Visit, classify_all, counts, picked, table, write_json
 
@@ -28,12 +29,12 @@ TELL_EVERY_S = 0.5  # between two states of a page that classifies
 UNSURE = 80  # percent: below, a picture counts as unsure until the visitor says otherwise
 
 
-def build(predictors: dict[str, Predictor], notices: Sequence[str] = ()) -> gr.Blocks:
+def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str] = ()) -> gr.Blocks:
     """The page and the API over `predictors`, the first of them the default. `serving.serve` launches it.
 
     `notices` are lines for the visitor, such as that the Hub can't be reached.
     """
-    api = Endpoints(predictors)
+    api = Endpoints(predictors, ahead)
     default = next(iter(predictors))
     labels = list(dict.fromkeys(label for predictor in predictors.values() for label in predictor.labels))
     examples = [path for path in EXAMPLES if path.stem.rpartition("_")[0] in labels]

@@ -1,9 +1,11 @@
 """Launching the page: where it listens, its bounds, `/health`, and a stop after which nothing accepted is unanswered."""
 
+import ctypes
 import io
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -20,20 +22,23 @@ from classifier import pixels
 from classifier.errors import ClassifierError, ModelError
 from classifier.predictor import Predictor
 from space import calls, style, sweep
+from space.ahead import Ahead
 from space.guard import Guard, State, log
 
 MAX_WAITING = 256  # requests in the queue; one more is told that it is full
 CONCURRENCY = 2  # galleries at a time: more would only hold more images in memory
 SESSIONS = 1000  # visits that are kept, and calls whose answer nobody fetched; 0.1 MB each, and what they named
+MANY = 8  # images that a model gets at once: then it is worth to be compiled
 STOP_WITHIN_S = 25.0  # for what was accepted; hosts kill after 30
 
 
-def serve(demo: gr.Blocks, predictors: dict[str, Predictor]) -> None:
+def serve(demo: gr.Blocks, predictors: dict[str, Predictor], ahead: Ahead) -> None:
     """Serves `demo` until SIGTERM or Ctrl-C, then answers what was accepted, refuses what comes, and closes it.
 
     Listens at GRADIO_SERVER_NAME, by default 0.0.0.0 on a host that sets PORT or SPACE_ID and 127.0.0.1 elsewhere; at port
     PORT, GRADIO_SERVER_PORT or 7860. `GET /health` answers 503 until each model has classified an image, then 200.
     """
+    few_arenas()
     ready, stop = threading.Event(), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -49,7 +54,7 @@ def serve(demo: gr.Blocks, predictors: dict[str, Predictor]) -> None:
     log.setLevel(logging.INFO)
     state, uploads, functions = State(), Path(get_upload_folder()), calls.functions(demo)
     uploads.mkdir(parents=True, exist_ok=True)
-    sweep.start(uploads)
+    sweep.start(uploads, ahead)
     demo.queue(max_size=MAX_WAITING, default_concurrency_limit=CONCURRENCY, api_open=False).launch(
         server_name=os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0" if hosted else "127.0.0.1"),
         server_port=int(text),
@@ -63,7 +68,9 @@ def serve(demo: gr.Blocks, predictors: dict[str, Predictor]) -> None:
         footer_links=["api", "settings"],
         app_kwargs={
             "routes": [Route("/health", health)],
-            "middleware": [Middleware(Guard, state=state, uploads=uploads, functions=functions, answers=Answers(demo))],
+            "middleware": [
+                Middleware(Guard, state=state, uploads=uploads, functions=functions, answers=Answers(demo), arrived=ahead.start)
+            ],
         },
         state_session_capacity=SESSIONS,
         prevent_thread_lock=True,
@@ -71,12 +78,12 @@ def serve(demo: gr.Blocks, predictors: dict[str, Predictor]) -> None:
     warm_up(predictors)
     ready.set()
     compile_all(predictors, stop)  # while the first visitors are answered by the models as they are
-    stop.wait()
     state.stopping = True
     deadline = time.monotonic() + STOP_WITHIN_S
     while time.monotonic() < deadline and (state.open or any(list(demo._queue.pending_event_ids_session.values()))):
         time.sleep(0.05)
     demo.close()
+    ahead.close()
 
 
 class Answers:
@@ -111,13 +118,28 @@ def warm_up(predictors: dict[str, Predictor]) -> None:
 
 
 def compile_all(predictors: dict[str, Predictor], stop: threading.Event) -> None:
-    """Makes each model fast, until told to stop; one that can't be compiled is served as it is, and the log says so."""
-    for predictor in predictors.values():
-        if stop.is_set():
-            return
-        try:
-            predictor.compile()
-        except ModelError as error:
-            log.warning("%s", error)
-        else:
-            log.info("%s is compiled", predictor.name)
+    """Makes the first model fast, and until told to stop each other one that is given many images: it takes 0.1 GB a model.
+
+    One that can't be compiled is served as it is, and the log says so.
+    """
+    waiting = list(predictors.values())
+    wanted = waiting[:1]
+    while not stop.is_set():
+        for predictor in wanted:
+            waiting.remove(predictor)
+            try:
+                predictor.compile()
+            except ModelError as error:
+                log.warning("%s", error)
+            else:
+                log.info("%s is compiled", predictor.name)
+        stop.wait(1.0 if waiting else None)
+        wanted = [predictor for predictor in waiting if predictor.most_at_once >= MANY]
+
+
+def few_arenas() -> None:
+    """Tells glibc, where it is glibc, to have two heaps, not one a thread: what a thread frees would stay with its own."""
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(libc, "mallopt"):
+        m_arena_max = -8
+        libc.mallopt(m_arena_max, 2)

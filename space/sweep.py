@@ -5,20 +5,23 @@ import threading
 import time
 from pathlib import Path
 
+from space.ahead import Ahead
+
 KEPT_S = 3600  # that a file stays, at least
 EVERY_S = 600  # between two sweeps
 DIGEST = "[0-9a-f]" * 64  # the name of the folder that gradio, or `new_file`, keeps a file in
 PART = "tmp" + "[a-z0-9_]" * 8  # the name of a file that gradio was still receiving when its sender went away
 
 
-def start(folder: Path) -> None:
-    """Sweeps `folder` from now on, what an earlier process left there too."""
-    threading.Thread(target=_work, args=(folder,), name="sweep", daemon=True).start()
+def start(folder: Path, ahead: Ahead) -> None:
+    """Sweeps `folder` from now on, what an earlier process left there too, and what `ahead` has waited with in vain."""
+    threading.Thread(target=_work, args=(folder, ahead), name="sweep", daemon=True).start()
 
 
-def _work(folder: Path) -> None:
+def _work(folder: Path, ahead: Ahead) -> None:
     while True:
         sweep(folder, KEPT_S)
+        ahead.forget(EVERY_S)
         time.sleep(EVERY_S)
 
 

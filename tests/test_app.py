@@ -23,6 +23,7 @@ from test_predictor import LABELS, encoded, picture, save_tiny_vit
 from classifier import load_predictor, pixels
 from classifier.batching import Batcher
 from space import cells, guard, look, page, rows, sweep
+from space.ahead import Ahead
 from space.classify import classify_files
 
 THRESHOLD = 6.3  # energy, which some of the pictures below reach by that random model and some do not
@@ -423,7 +424,7 @@ def test_names_with_markup_are_shown_as_they_are():
 def test_a_page_of_other_labels(models):
     predictor = load_predictor(models[0])
     predictor.labels = [f"a rather long name of a species, {i}" for i in range(1000)]
-    page_of_others = page.build({"first": predictor}).get_config_file()["components"]
+    page_of_others = page.build({"first": predictor}, Ahead(None)).get_config_file()["components"]
     by_id = {component["props"].get("elem_id"): component["props"] for component in page_of_others}
     assert by_id["try"]["visible"] is False, "the examples are of CIFAR-10's labels"
     assert "1,000 labels" in by_id["header"]["value"] and "species" not in by_id["header"]["value"]

@@ -1,0 +1,104 @@
+"""Decoding while uploads come in: the same pictures, of files that are gone since, and no more than there is room for."""
+
+import time
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+from test_predictor import encoded, picture
+
+from classifier import pixels
+from classifier.errors import ImageError
+from space import ahead as module
+from space.ahead import Ahead
+from space.guard import UPLOAD, Guard, State
+
+
+@pytest.fixture
+def ahead():
+    made = Ahead(16)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def files(tmp_path) -> list[str]:
+    """Four photographs, the third of them broken."""
+    paths = [tmp_path / f"{i}.png" for i in range(4)]
+    for i, path in enumerate(paths):
+        path.write_bytes(b"no image" if i == 2 else encoded(picture(i, (60, 40))))
+    return [str(path) for path in paths]
+
+
+def start_and_delete(ahead: Ahead, files: list[str]) -> None:
+    """Waits until all were tried, then takes the files away, so that only what was decoded before can be had."""
+    ahead.start(files)
+    ahead._thread.submit(lambda: None).result()
+    for file in files:
+        Path(file).unlink()
+
+
+def test_what_was_decoded_ahead_is_given_once(ahead, files):
+    expected = list(pixels.decode_many(files, reduce_to=16))
+    start_and_delete(ahead, files)
+    found = list(ahead.decode_many(files, reduce_to=16))
+    assert [type(each) for each in found[2:3]] == [ImageError] and len(found) == 4
+    for i in (0, 1, 3):
+        assert found[i].size == (24, 16) and found[i].tobytes() == expected[i].tobytes()
+    assert all(isinstance(each, ImageError) for each in ahead.decode_many(files, reduce_to=16))
+
+
+def test_another_reduction_is_decoded_by_itself(ahead, files):
+    ahead.start(files)
+    first, *_ = ahead.decode_many(files, reduce_to=8)
+    assert first.size == (12, 8)
+
+
+def test_what_has_not_begun_is_not_waited_for(ahead, files):
+    ahead._thread.submit(time.sleep, 5)
+    began = time.monotonic()
+    ahead.start(files)
+    first, *_ = ahead.decode_many(files, reduce_to=16)
+    assert first.size == (24, 16) and time.monotonic() - began < 4
+
+
+def test_a_file_that_was_not_there_yet_is_tried_again(ahead, tmp_path):
+    late = tmp_path / "late.png"
+    ahead.start([str(late)])
+    ahead._thread.submit(lambda: None).result()
+    late.write_bytes(encoded(picture(0)))
+    [found] = ahead.decode_many([str(late)], reduce_to=16)
+    assert min(found.size) <= 16
+
+
+@pytest.mark.parametrize("bound", ["MOST", "MOST_BYTES"])
+def test_what_waits_is_bounded(ahead, files, monkeypatch, bound):
+    monkeypatch.setattr(module, bound, {"MOST": 1, "MOST_BYTES": 3 * 24 * 16}[bound])
+    start_and_delete(ahead, files)
+    found = list(ahead.decode_many(files, reduce_to=16))
+    assert [isinstance(each, ImageError) for each in found] == [False, True, True, True]
+
+
+def test_what_waits_in_vain_is_forgotten(ahead, files):
+    start_and_delete(ahead, files)
+    ahead.forget(60)
+    assert len(ahead._waiting) == 4
+    ahead.forget(0)
+    assert all(isinstance(each, ImageError) for each in ahead.decode_many(files, reduce_to=16))
+
+
+@pytest.mark.parametrize("status", [200, 413])
+def test_the_guard_tells_what_arrived(tmp_path, status):
+    """Around a stand-in for gradio, which answers an upload with the paths of what it took."""
+    told = []
+
+    async def upload(_):
+        return JSONResponse(["/uploads/a.png", "/uploads/b.png"], status)
+
+    app = Starlette(routes=[Route(UPLOAD, upload, methods=["POST"])])
+    guarded = Guard(app, State(), tmp_path, {}, None, told.extend)
+    assert TestClient(guarded).post(UPLOAD, content=b"files").status_code == status
+    assert told == (["/uploads/a.png", "/uploads/b.png"] if status == 200 else [])
