@@ -22,9 +22,7 @@ EXAMPLES = sorted(path for path in (ROOT / "examples").iterdir() if path.suffix 
 pytestmark = pytest.mark.parametrize("folder", MODELS, ids=lambda folder: folder.name)
 
 
-def test_labels_every_example_right(folder, request):
-    if folder.name == "mobilenet":  # five epochs old: it takes a bird for an airplane, and a cat for a dog
-        request.applymarker(pytest.mark.xfail(strict=True, reason="needs its third stage"))
+def test_labels_every_example_right(folder):
     found = load_predictor(folder)(EXAMPLES, top_k=1)
     assert {path.name: top[0]["label"] for path, top in zip(EXAMPLES, found, strict=True)} == {
         path.name: path.stem.split("_")[0] for path in EXAMPLES
@@ -104,7 +102,7 @@ def test_evaluation_agrees_with_the_pipeline_and_the_library(folder, tmp_path):
 
 
 def test_scaled_decoding_changes_next_to_nothing(folder):
-    """Against 87 photographs decoded whole: at most one label changes, and 95% of probabilities by less than 0.03."""
+    """Against 87 photographs decoded whole: 95% of probabilities change by less than 0.03, and no label that leads by 0.2."""
     photos = sorted((Path(os.environ.get("HUB_MIRROR", "")).parent / "photos").glob("*/*.jpg"))
     if "HUB_MIRROR" not in os.environ or not photos:
         pytest.skip("needs photographs: a folder `photos` beside HUB_MIRROR")
@@ -112,5 +110,6 @@ def test_scaled_decoding_changes_next_to_nothing(folder):
     assert predictor.reduce_to
     shrunk = predictor.probabilities(photos)
     whole = predictor.probabilities([pixels.to_rgb(pixels.decode(photo), reduce_to=predictor.reduce_to) for photo in photos])
-    assert (shrunk.argmax(axis=1) != whole.argmax(axis=1)).sum() <= 1
+    second, first = np.sort(whole, axis=1)[:, -2:].T
+    assert not ((shrunk.argmax(axis=1) != whole.argmax(axis=1)) & (first - second > 0.2)).any()
     assert np.quantile(np.abs(shrunk - whole), 0.95) < 0.03
