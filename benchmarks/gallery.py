@@ -77,7 +77,7 @@ def nothing() -> gr.Blocks:
     with gr.Blocks() as demo:
         files, file, count = gr.File(file_count="multiple"), gr.File(), gr.Number()
         gr.on([], lambda files: len(files), files, count, api_name="run", preprocess=False)
-        gr.on([], lambda file: file["path"], file, file, api_name="echo", preprocess=False)
+        gr.on([], lambda file: file["path"], file, file, api_name="echo", preprocess=False, concurrency_limit=32)
     return demo
 
 

@@ -4,8 +4,9 @@
     python benchmarks/load.py --requests 200 --clients 1 32
 
 A request is what a script sends: the upload of a photograph, the call of /classify, and its answer. One that is told that
-the app is busy waits as long as the reply says, and tries again. The clients share the machine with the app. Writes
-benchmarks/load.json; exit code 1 if a reply was lost or wrong.
+the app is busy waits as long as the reply says, and tries again. The clients share the machine with the app. Before, what 32
+clients get from an app that only gives a file back, and the images a second that the bare predictor decodes and classifies.
+Writes benchmarks/load.json; exit code 1 if a reply was lost or wrong.
 """
 
 import argparse
@@ -28,6 +29,7 @@ import psutil  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from app import load_predictors  # noqa: E402
+from benchmarks.gallery import served  # noqa: E402
 from benchmarks.startup import resident_mb, running_app  # noqa: E402
 from classifier import record  # noqa: E402
 from classifier.files import write_json  # noqa: E402
@@ -35,6 +37,7 @@ from classifier.files import write_json  # noqa: E402
 PHOTOGRAPHS = 64  # different ones
 SAME = 1e-4  # how far a probability may be from the predictor's
 TIMEOUT_S = 300.0
+ECHOES_AT_ONCE, ECHOES = 32, 400
 COMPILED_AFTER_S = 20.0  # the app compiles its models once it is healthy
 
 
@@ -59,23 +62,29 @@ class Tally:
     outcomes: Counter = field(default_factory=Counter)  # right, wrong, lost; busy: told to come again
 
 
-async def ask(client: httpx.AsyncClient, file: bytes, expected: dict[str, float], tally: Tally) -> None:
-    """One request, until it is answered."""
+async def ask(client: httpx.AsyncClient, file: bytes, expected: dict[str, float] | None, tally: Tally) -> None:
+    """One request, until it is answered; without probabilities to expect, of /echo."""
     began = time.perf_counter()
     try:
         [path] = await post(client, tally, "/gradio_api/upload", files={"files": ("a.jpg", file, "image/jpeg")})
         image = {"path": path, "meta": {"_type": "gradio.FileData"}}
-        call = "/gradio_api/call/classify"
-        event = (await post(client, tally, call, json={"data": [image, None, len(expected)]}))["event_id"]
+        call = f"/gradio_api/call/{'classify' if expected else 'echo'}"
+        content = {"data": [image, None, len(expected)] if expected else [image]}
+        event = (await post(client, tally, call, json=content))["event_id"]
         text = (await client.get(f"{call}/{event}")).text
-        label, _ = json.loads(text.rpartition("event: complete\ndata: ")[2])
-        found = {entry["label"]: entry["confidence"] for entry in label["confidences"]}
-        is_right = found.keys() == expected.keys() and all(abs(found[name] - p) < SAME for name, p in expected.items())
+        answer, *_ = json.loads(text.rpartition("event: complete\ndata: ")[2])
+        is_right = agrees(answer, expected) if expected else answer["path"] == path
         tally.outcomes["right" if is_right else "wrong"] += 1
     except (httpx.HTTPError, ValueError) as error:
         tally.outcomes["lost"] += 1
         print(f"lost: {type(error).__name__} {error}"[:200], flush=True)
     tally.seconds.append(time.perf_counter() - began)
+
+
+def agrees(label: dict, expected: dict[str, float]) -> bool:
+    """Whether an answer of /classify has these probabilities, by label."""
+    found = {entry["label"]: entry["confidence"] for entry in label["confidences"]}
+    return found.keys() == expected.keys() and all(abs(found[name] - p) < SAME for name, p in expected.items())
 
 
 async def post(client: httpx.AsyncClient, tally: Tally, path: str, **content) -> object:
@@ -102,7 +111,7 @@ async def clients_at_once(url: str, n_clients: int, n_requests: int, files: list
     return tally
 
 
-def measure(url: str, process: psutil.Process, n_clients: int, n_requests: int, files: list, expected: list) -> dict:
+def measure(url: str, process: psutil.Process | None, n_clients: int, n_requests: int, files: list, expected: list) -> dict:
     """A row of the table."""
     began = time.perf_counter()
     tally = asyncio.run(clients_at_once(url, n_clients, n_requests, files, expected))
@@ -114,7 +123,7 @@ def measure(url: str, process: psutil.Process, n_clients: int, n_requests: int, 
         "outcomes": dict(sorted(tally.outcomes.items())),
         "requests_per_second": round(n_requests / seconds, 1),
         "latency_s": {"p50": round(p50, 3), "p99": round(p99, 3), "max": round(max(tally.seconds), 3)},
-        "resident_mb": round(resident_mb(process)),
+        "resident_mb": process and round(resident_mb(process)),
     }
 
 
@@ -134,13 +143,17 @@ def main() -> None:
     bare = len(files) / (time.perf_counter() - began)
     del predictor
     print(f"the bare predictor: {bare:.1f} images/s", flush=True)
+    with served("nothing") as url:
+        echoed = measure(url, None, ECHOES_AT_ONCE, ECHOES, files, [None] * len(files))
+    print(f"an app that gives files back: {echoed['requests_per_second']:.1f} requests/s", flush=True)
     rows = []
     with running_app() as (url, process, _):
         time.sleep(COMPILED_AFTER_S)
         for n_clients in args.clients:
             rows.append(measure(url, process, n_clients, args.requests // len(args.clients), files, expected))
             print(json.dumps(rows[-1]), flush=True)
-    write_json(args.output, {"bare_images_per_second": round(bare, 1), "rows": rows, "machine": record.machine()})
+    found = {"bare_images_per_second": round(bare, 1), "echo": echoed, "rows": rows, "machine": record.machine()}
+    write_json(args.output, found)
     if any(row["outcomes"].get("right") != row["requests"] for row in rows):
         sys.exit("replies were lost, or wrong")
 
