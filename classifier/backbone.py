@@ -64,6 +64,8 @@ def load(path_or_id: str, labels: list[str], *, drop_path: float = 0.0, allow_pi
         names["num_labels"] = len(labels)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **names)
     set_drop_path(config, drop_path)
+    if config.model_type in ("mobilenet_v1", "mobilenet_v2") and config.classifier_dropout_prob > 0.5:
+        config.classifier_dropout_prob = round(1 - config.classifier_dropout_prob, 3)  # theirs is what TensorFlow keeps
     processor = load_processor(folder)
     model, absent = load_weights(folder, allow_pickle=allow_pickle, config=config)
 

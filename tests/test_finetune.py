@@ -528,13 +528,18 @@ def test_a_convnext_of_random_weights(convnext, pictures, tmp_path):
     assert_all_agree(tmp_path, pictures)
 
 
-def test_batch_norm_of_a_mobilenet_remembers_more_than_the_last_batch(tmp_path):
+def test_settings_of_a_mobilenet_that_transformers_took_over_the_wrong_way_round_are_set_right(tmp_path):
+    """TensorFlow's momentum is what a batch norm keeps of the old mean, and its 0.8 what dropout keeps."""
     model = MobileNetV2ForImageClassification(MobileNetV2Config(image_size=32, depth_multiplier=0.35))
     assert {module.momentum for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)} == {0.997}
+    assert model.dropout.p == 0.8
     model.save_pretrained(tmp_path / "model")
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "model")
     found = backbone.load(str(tmp_path / "model"), list(COLOURS)).model
     assert {module.momentum for module in found.modules() if isinstance(module, torch.nn.BatchNorm2d)} == {0.1}
+    assert found.dropout.p == found.config.classifier_dropout_prob == 0.2
+    found.save_pretrained(tmp_path / "model")  # a further stage takes them as they are
+    assert backbone.load(str(tmp_path / "model"), list(COLOURS)).model.dropout.p == 0.2
 
 
 def test_large_photographs_are_streamed(vit, tmp_path, capsys):
