@@ -139,7 +139,7 @@ def build(
     """All sections, and their figures drawn. Arguments as `write`."""
     best, reasons = choose(models, evaluation.get("comparisons") or [])
     made = [
-        summary(models, evaluation, best, reasons),
+        summary(best, reasons),
         about_data(figures, evaluation, models, splits),
         about_pixels(models),
         about_architecture(figures, models),
@@ -153,6 +153,7 @@ def build(
         about_mistakes(figures, models, best, splits, look, evaluation["n"]),
         about_transfer(models, evaluation.get("comparisons") or [], timing),
         about_choice(models, evaluation, best, reasons, timing),
+        about_lessons(models),
         about_repeating(models, evaluation, command),
     ]
     return [
@@ -168,9 +169,14 @@ def fitted(figures: Path, picture: Picture) -> Picture:
         return replace(picture, width=min(picture.width, TALLEST * image.width / image.height))
 
 
-def summary(models: list[Measured], evaluation: dict, best: Measured, reasons: list[str]) -> Section:
-    """What to take away, before all else."""
-    return Section("Summary", [*reasons, *learnt(models, evaluation, best)])
+def summary(best: Measured, reasons: list[str]) -> Section:
+    """What to take away, before all else: the choice, and what else the numbers say of the chosen one."""
+    found = [hardest(best)]
+    if "ece" in best.evaluation:
+        found.append(calibration_of(best))
+    if best.evaluation.get("corrupted"):
+        found.append(weakness(best.name, best.evaluation["corrupted"]))
+    return Section("Summary", [*reasons, *found])
 
 
 def about_data(figures: Path, evaluation: dict, models: list[Measured], splits: data.Splits | None) -> Section:
@@ -597,7 +603,7 @@ def about_transfer(models: list[Measured], comparisons: list[dict], timing: dict
     header = ("model", "starts from", "accuracy", "training", "its work", "parameters", "an answer", "latency")
     table = Table(header, rows, "Accuracy and cost. Training does not count what the pre-trained weights cost others.")
     best_scratch, best_tuned = (max(each, key=lambda model: model.evaluation["accuracy"]) for each in (scratch, tuned))
-    sentences = [difference(best_tuned, best_scratch, comparisons)]
+    sentences = [difference(model, best_scratch, comparisons) for model in tuned]
     if best_scratch.seconds and best_tuned.seconds:
         ratio = best_tuned.seconds / best_scratch.seconds
         same = best_scratch.runs[-1]["machine"] == best_tuned.runs[-1]["machine"]
@@ -646,17 +652,69 @@ def about_choice(models: list[Measured], evaluation: dict, best: Measured, reaso
     return Section(title, [*reasons, rule] if len(models) > 1 else [], [table], [table])
 
 
+def about_lessons(models: list[Measured]) -> Section | None:
+    """What holds across the models."""
+    if len(models) == 1:
+        return None
+    found = [model.evaluation for model in models]
+    sentences = []
+    lowest = {min(each["per_class"], key=lambda label: each["per_class"][label]["f1"]) for each in found}
+    if len(lowest) == 1:
+        sentences.append(f"{lowest.pop()} has the lowest F1 of every model.")
+    pairs = [{frozenset((pair["label"], pair["predicted"])) for pair in each.get("confused", [])} for each in found]
+    if common := set.intersection(*pairs):
+        sentences.append(f"All models confuse {joined(sorted('/'.join(sorted(pair)) for pair in common)[:3])}.")
+    columns = {"accuracy": [percent(each["accuracy"]) for each in found]}
+    if all(each.get("corrupted") for each in found):
+        kept = [float(np.mean(list(each["corrupted"]["accuracy"].values()))) for each in found]
+        columns["corrupted, mean"] = list(map(percent, kept))
+        most, least = int(np.argmax(kept)), int(np.argmin(kept))
+        if most != least:
+            sentences.append(
+                f"Over all corruptions and strengths, {models[most].name} is right most often, on {percent(kept[most])}, and "
+                f"{models[least].name} least, on {percent(kept[least])}: clean images put them "
+                f"{points(gap(models, most, least))} points apart, corrupted ones {points(kept[most] - kept[least])}."
+            )
+    if all(each.get("strangers") for each in found):
+        told = [max((mean_of(model, score)["auroc"], score) for score in model.evaluation["strangers"]) for model in models]
+        columns["strangers, AUROC"] = [f"{auroc:.3f} ({SCORES.get(score, score)})" for auroc, score in told]
+        top = max(range(len(told)), key=told.__getitem__)
+        by = SCORES.get(told[top][1], told[top][1])
+        sentences.append(f"{models[top].name} tells strangers best, by {by}: a mean AUROC of {told[top][0]:.3f}.")
+    if all("ece" in each for each in found):
+        columns["ECE"] = [f"{each['ece']:.4f}" for each in found]
+    if all(model.latency for model in models):
+        columns["latency"] = [f"{model.latency:.1f} ms" for model in models]
+        right = max(range(len(models)), key=lambda i: found[i]["accuracy"])
+        fast = min(range(len(models)), key=lambda i: models[i].latency)
+        if right != fast:
+            sentences.append(
+                f"{models[fast].name} answers in {models[fast].latency / models[right].latency:.2f} of the time of "
+                f"{models[right].name}, the most accurate, and is right on {points(gap(models, right, fast), sign=False)} "
+                "points fewer."
+            )
+    rows = list(zip((model.name for model in models), *columns.values(), strict=True))
+    table = Table(("model", *columns), rows, "The models side by side.")
+    return Section("What was learnt", sentences, [table], [table])
+
+
+def gap(models: list[Measured], a: int, b: int) -> float:
+    """Accuracy of one model less that of another."""
+    return models[a].evaluation["accuracy"] - models[b].evaluation["accuracy"]
+
+
 def about_repeating(models: list[Measured], evaluation: dict, command: str | None) -> Section | None:
     """The commands that made all this."""
     lines, versions = [], ""
     for model in models:
         for run in model.runs:
-            checkout = f"git checkout {run['commit'].rstrip('+')}" if run.get("commit") else ""
-            if checkout and checkout != next((line for line in reversed(lines) if line.startswith("git ")), None):
-                lines.append(checkout)
-            again = re.sub(r" --resume_from_checkpoint[= ]\S+", "", card.portable(run["command"]))  # from the start
-            if again not in lines:
-                lines.append(again)
+            for each in filter(None, (run, run.get("averaged"))):
+                checkout = f"git checkout {each['commit'].rstrip('+')}" if each.get("commit") else ""
+                if checkout and checkout != next((line for line in reversed(lines) if line.startswith("git ")), None):
+                    lines.append(checkout)
+                again = re.sub(r" --resume_from_checkpoint[= ]\S+", "", card.portable(each["command"]))  # from the start
+                if again not in lines:
+                    lines.append(again)
             versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
             versions += f"; Python {run['machine']['python']}"
     if command:
@@ -733,22 +791,6 @@ def difference(a: Measured, b: Measured, comparisons: list[dict]) -> str:
         f"{a.name} and {b.name} can't be told apart by these images: they differ by {points(value)} points, and the paired 95% "
         f"interval, {interval}, includes 0."
     )
-
-
-def learnt(models: list[Measured], evaluation: dict, best: Measured) -> list[str]:
-    """What else the numbers say, a sentence each."""
-    found = [hardest(best)]
-    pairs = [
-        {frozenset((each["label"], each["predicted"])) for each in model.evaluation.get("confused", [])} for model in models
-    ]
-    if len(models) > 1 and (common := set.intersection(*pairs)):
-        named = sorted("/".join(sorted(pair)) for pair in common)
-        found.append(f"All models confuse {joined(named[:3])}.")
-    if "ece" in best.evaluation:
-        found.append(calibration_of(best))
-    if best.evaluation.get("corrupted"):
-        found.append(weakness(best.name, best.evaluation["corrupted"]))
-    return found
 
 
 # --- Pictures of the data --------------------------------------------------------------------------------------------

@@ -111,7 +111,9 @@ def test_every_accuracy_is_a_files(tmp_path):
     predictors = lay_out(tmp_path, ["one", "two"], comparisons=told, times=(3.5, 1.5))
     pages.write(tmp_path / "out", predictors, formats=["md"])
     text = (tmp_path / "out" / "report.md").read_text()
-    known = numbers([json.loads((tmp_path / "out" / "evaluation.json").read_text()), RUN, HISTORY])
+    evaluation = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    known = numbers([evaluation, RUN, HISTORY])
+    known |= {float(np.mean(list(each["corrupted"]["accuracy"].values()))) for each in evaluation["models"]}
     found = re.findall(r"[\d.]+%", text.replace("95% ", "").replace("95%.", "").replace("95% of", ""))
     assert len(found) > 10 and set(found) <= {f"{value:.2%}" for value in known}
     assert set(re.findall(r"[+-]\d+\.\d\d\b", text)) <= {f"{100 * value:+.2f}" for value in known}
@@ -212,6 +214,31 @@ def test_transfer_is_compared_with_scratch(tmp_path):
     text = (tmp_path / "out" / "report.md").read_text()
     assert "Fine-tuning one took 13 min, 0.5 times the 25 min of training two from scratch" in text
     assert "/elsewhere" not in text
+
+
+def test_lessons_follow_from_the_numbers(tmp_path):
+    predictors = lay_out(tmp_path, ["one", "two"], times=(8.0, 2.0))
+    path = tmp_path / "out" / "evaluation.json"
+    evaluation = json.loads(path.read_text())
+    evaluation["models"][1]["corrupted"] = {"n": 50, "clean": 0.84, "accuracy": {"shift": [0.9, 0.6], "fog": [1.0, 0.7]}}
+    evaluation["models"][1]["strangers"] = {"energy": {"blobs": {"auroc": 0.95, "fpr95": 0.2}}}
+    path.write_text(json.dumps(evaluation))
+    pages.write(tmp_path / "out", predictors, formats=["md"])
+    lessons = (tmp_path / "out" / "report.md").read_text().split("## What was learnt")[1].split("##")[0]
+    mean = (0.81 + 0.7 + 0.6123 + 0.8 + 0.79 + 0.7777) / 6
+    assert f"two is right most often, on 80.00%, and one least, on {mean:.2%}: clean images put them -1.00 points" in lessons
+    assert "two tells strangers best, by energy: a mean AUROC of 0.950." in lessons
+    assert "two answers in 0.25 of the time of one, the most accurate, and is right on 1.00 points fewer." in lessons
+    assert f"All models confuse {'/'.join(sorted(LABELS[:2]))}." in lessons
+
+
+def test_the_commands_of_averaged_stages_are_told(tmp_path):
+    predictors = lay_out(tmp_path, ["one"])
+    averaged = {"command": "-m classifier.average runs/two --stages runs/one --output_dir runs/mean", "commit": "f00d", "models": []}
+    (tmp_path / "one" / "run.json").write_text(json.dumps(RUN | {"averaged": averaged}))
+    pages.write(tmp_path / "out", predictors, formats=["md"])
+    commands = (tmp_path / "out" / "report.md").read_text().split("## How to repeat this")[1]
+    assert f"git checkout f00d\npython {averaged['command']}\n```" in commands
 
 
 def test_layers_sum_up_to_the_model(tmp_path):
