@@ -80,13 +80,21 @@ def load(path_or_id: str, labels: list[str], *, drop_path: float = 0.0, allow_pi
         for parameter in classifier.parameters():
             nn.init.zeros_(parameter)
         absent = sorted(own | set(absent))
-    for module in model.modules():  # transformers' MobileNets have TensorFlow's 0.997, which means the last batch alone here
-        if isinstance(module, nn.BatchNorm2d) and module.momentum and module.momentum > 0.5:
-            module.momentum = 0.1
     parent = None
     if (folder / "run.json").exists():
         parent = read_json(folder / "run.json") | {"model_sha256": record.sha256(folder / "model.safetensors")}
-    return Backbone(model, processor, name, revision, absent, parent)
+    return Backbone(with_memory(model), processor, name, revision, absent, parent)
+
+
+def with_memory(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, whose batch norms remember more than a batch: a momentum is the new batch's share, not the old mean's.
+
+    transformers' MobileNets have TensorFlow's 0.997, which is the old mean's.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.momentum and module.momentum > 0.5:
+            module.momentum = 0.1
+    return model
 
 
 def set_drop_path(config, rate: float) -> None:
@@ -143,7 +151,7 @@ def resize(model: PreTrainedModel, size: int) -> PreTrainedModel:
             raise refused(model, size, f"{name} would have another shape")
         state[name] = resample_positions(state[name], tensor.shape[1])
     other.load_state_dict(state)
-    return other
+    return with_memory(other)
 
 
 def resample_positions(embeddings: torch.Tensor, n: int) -> torch.Tensor:

@@ -536,7 +536,8 @@ def test_settings_of_a_mobilenet_that_transformers_took_over_the_wrong_way_round
     model.save_pretrained(tmp_path / "model")
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "model")
     found = backbone.load(str(tmp_path / "model"), list(COLOURS)).model
-    assert {module.momentum for module in found.modules() if isinstance(module, torch.nn.BatchNorm2d)} == {0.1}
+    for each in (found, backbone.resize(found, 64)):
+        assert {module.momentum for module in each.modules() if isinstance(module, torch.nn.BatchNorm2d)} == {0.1}
     assert found.dropout.p == found.config.classifier_dropout_prob == 0.2
     found.save_pretrained(tmp_path / "model")  # a further stage takes them as they are
     assert backbone.load(str(tmp_path / "model"), list(COLOURS)).model.dropout.p == 0.2
