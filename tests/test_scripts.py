@@ -18,9 +18,8 @@ def command(*words: str, cwd: Path) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize("script", ["train.py", "finetune_vit.py", "evaluate.py"])
-@pytest.mark.parametrize("start", ["root", "elsewhere"])
-def test_help_from_anywhere(script, start, tmp_path):
-    result = command(str(ROOT / script), "--help", cwd=ROOT if start == "root" else tmp_path)
+def test_help_from_anywhere(script, tmp_path):
+    result = command(str(ROOT / script), "--help", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "--dataset" in result.stdout and "--output_dir" in result.stdout
 
