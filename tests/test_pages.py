@@ -234,7 +234,11 @@ def test_lessons_follow_from_the_numbers(tmp_path):
 
 def test_the_commands_of_averaged_stages_are_told(tmp_path):
     predictors = lay_out(tmp_path, ["one"])
-    averaged = {"command": "-m classifier.average runs/two --stages runs/one --output_dir runs/mean", "commit": "f00d", "models": []}
+    averaged = {
+        "command": "-m classifier.average runs/two --stages runs/one --output_dir runs/mean",
+        "commit": "f00d",
+        "models": [],
+    }
     (tmp_path / "one" / "run.json").write_text(json.dumps(RUN | {"averaged": averaged}))
     pages.write(tmp_path / "out", predictors, formats=["md"])
     commands = (tmp_path / "out" / "report.md").read_text().split("## How to repeat this")[1]
