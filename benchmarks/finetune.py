@@ -30,7 +30,7 @@ from classifier import data, preprocess, record  # noqa: E402
 from classifier.files import write_json  # noqa: E402
 from classifier.predictor import load_processor, locate  # noqa: E402
 
-OURS = ("--image_size", "160", "--train_sizes", "1:1", "--num_train_epochs", "1.5")
+OURS = ("--image_size", "160", "--train_sizes", "1:1", "--num_train_epochs", "1")
 
 
 def plain(model: str, splits: data.Splits, epochs: float) -> tuple[float, float]:

@@ -4,6 +4,7 @@ python benchmarks/results.py            # rewrites the parts of README.md and of
 """
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -71,15 +72,35 @@ def render() -> str:
     ]
     if (Path(__file__).parent / "backbones.json").exists():
         lines += ["", *render_backbones()]
-    lines += ["", render_photographs()]
+    lines += ["", render_finetuning(), "", render_photographs()]
     startup = json.loads((Path(__file__).parent / "startup.json").read_text())
     first, memory = startup["first_answer_s"], startup["resident_mb"]
     lines += [
         "",
         f"`python app.py` gives its first answer after {first['median']:.1f} s ({first['min']:.1f} to {first['max']:.1f}, "
-        f"{startup['runs']} starts, `benchmarks/startup.py`) and then holds {memory['median'] / 1024:.1f} GB with its workers.",
+        f"{startup['runs']} starts, `benchmarks/startup.py`) and then holds {memory['median'] / 1024:.1f} GB with its workers. "
+        + render_serving(),
     ]
     return "\n".join(lines)
+
+
+def render_serving() -> str:
+    """What the app does under many images and many clients, in words."""
+    gallery, load = (json.loads((Path(__file__).parent / f"{name}.json").read_text()) for name in ("gallery", "load"))
+    rows, big = load["rows"], f"{math.prod(gallery['pixels']) / 1e6:.0f}"
+    right, asked = sum(row["outcomes"]["right"] for row in rows), sum(row["requests"] for row in rows)
+    speeds = ", ".join(
+        f"{row['requests_per_second']:.1f} a second to {row['clients']} (p99 {row['latency_s']['p99']:.2f} s)" for row in rows
+    )
+    both = 1 / (1 / load["echo"]["requests_per_second"] + 1 / load["judged_images_per_second"])
+    return (
+        f"{gallery['photographs']} photographs of {big} megapixels through `/classify_gallery` take {gallery['app_s']:.1f} s, "
+        f"{gallery['obvious_over_app']:.1f} times as fast as the obvious app and {gallery['app_over_parts']:.2f} of what "
+        f"upload, decoding and model take alone, in {gallery['app_resident_mb']:,} MB (`benchmarks/gallery.py`). Of {asked:,} "
+        f"single requests {right:,} were answered, and right: {speeds}. The clients are on the same "
+        f"{load['machine']['threads']} cores, which an echo and a bare prediction together keep busy at {both:.0f} a second "
+        "(`benchmarks/load.py`)."
+    )
 
 
 def render_photographs() -> str:
@@ -110,8 +131,8 @@ def origin(run: dict) -> str:
 
 
 def render_backbones() -> list[str]:
-    """Lines of the table of fine-tuned backbones, and of the comparison with the plain recipe."""
-    found, timed = (json.loads((Path(__file__).parent / name).read_text()) for name in ("backbones.json", "finetune.json"))
+    """Lines of the table of fine-tuned backbones."""
+    found = json.loads((Path(__file__).parent / "backbones.json").read_text())
     lines = [
         "| backbone | trained | pixels | minutes (threads) | images/s | validation | test (95% interval) | macro F1 | MB "
         "| one image |",
@@ -128,17 +149,41 @@ def render_backbones() -> list[str]:
             f"| {row['megabytes']:.1f} | {row['latency_ms']['median']:.1f} ms |"
         )
     lines.append("| ConvNeXt | | | | | | | | | no weights at hand: tests tune one of random weights |")
+    best = max(found["rows"], key=accuracy)
+    small = max((row for row in found["rows"] if row["megabytes"] < best["megabytes"]), key=accuracy)
+    less, size = accuracy(best) - accuracy(small), small["megabytes"] / best["megabytes"]
+    time = small["latency_ms"]["median"] / best["latency_ms"]["median"]
+    whole = {row["backbone"]: row for row in sorted(found["rows"], key=accuracy) if row["trained"] == "all"}
+    heads = [row for row in found["rows"] if row["trained"] == "head"]
+    lost = [100 * (accuracy(whole[row["backbone"]]) - accuracy(row)) for row in heads]
+    spent = [row["train_seconds"] / 60 for row in heads]
+    lines += [
+        "",
+        f"Best is {best['backbone']}, in {best['stages']} stages. {small['backbone']} has "
+        f"{100 * less:.2f} points less, at {size:.2f} of its bytes and {time:.2f} of its latency. A head alone takes "
+        f"{min(spent):.0f} to {max(spent):.0f} minutes and has {min(lost):.1f} to {max(lost):.1f} points less than all of it.",
+    ]
+    return lines
+
+
+def render_finetuning() -> str:
+    """The comparison with the plain recipe, in words."""
+    timed = json.loads((Path(__file__).parent / "finetune.json").read_text())
     plain, ours = timed["plain"], timed["ours"]["runs"]
     low, high = (f"{pick(run['validation_accuracy'] for run in ours):.2%}" for pick in (min, max))
     short, long = (f"{pick(run['seconds'] for run in ours):.0f}" for pick in (min, max))
-    lines += [
-        "",
-        f"On {timed['max_train_samples']:,} training images, `benchmarks/finetune.py` takes {short} to {long} s to "
-        f"{low} to {high} of {timed['max_eval_samples']:,} validation images ({len(ours)} seeds, all included); the plain "
-        f"recipe (Trainer's defaults: float32, 224 pixels, batches of 8) takes {plain['seconds']:.0f} s to "
-        f"{plain['validation_accuracy']:.2%}: {timed['share_of_time']:.2f} of the time for the slowest.",
-    ]
-    return lines
+    return (
+        f"On {timed['max_train_samples']:,} training images, `finetune_vit.py` takes {short} to {long} s to {low} to {high} of "
+        f"{timed['max_eval_samples']:,} validation images ({len(ours)} seeds, all included); the plain recipe (Trainer's "
+        f"defaults: float32, 224 pixels, batches of 8) takes {plain['seconds']:.0f} s to {plain['validation_accuracy']:.2%}. "
+        f"The slowest needs {timed['share_of_time']:.2f} of its time (`benchmarks/finetune.py`, "
+        f"{tell_machine(timed['machine'])})."
+    )
+
+
+def accuracy(row: dict) -> float:
+    """Of test."""
+    return row["test_accuracy"]
 
 
 def render_scale() -> str:

@@ -2,11 +2,11 @@
 
     python benchmarks/scale.py models/cnn models/vit --photos path/to/photographs --dataset uoft-cs/cifar10
 
-In turns, so that whatever else the machine does meets each: one process of one thread on one core, one of two threads on two,
-and two of one thread (torchrun), of photographs as files and of CIFAR-10's test images as files. The speed is the one that
-the command says, from the first image to the last; the rest of the time is its start. Also how fast it goes through a folder's
-names, sizes and dates, which each process does for all files. Writes benchmarks/scale.json; benchmarks/results.py then writes
-the page's tables.
+In turns, so that whatever else the machine does meets each: a run of one thread on one core, one of two threads on two, and two
+of one thread side by side, as shards are labelled; of photographs as files and of CIFAR-10's test images as files. The speed is
+what the commands say, from the first image to the last, added up; the rest of their time is their start. Also how fast it goes
+through a folder's names, sizes and dates, which each run does for all files. Writes benchmarks/scale.json;
+benchmarks/results.py then writes the page's tables.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from classifier import bulk, data, record  # noqa: E402
 from classifier.errors import DataError, run  # noqa: E402
 from classifier.files import write_json  # noqa: E402
 
-WAYS = (1, 1), (2, 1), (2, 2)  # (cores, processes): the cores' threads are shared out among the processes
+WAYS = (1, 1), (2, 1), (2, 2)  # (cores, runs at once): the cores' threads are shared out among the runs
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
     add("models", nargs="+", type=Path, help="folders")
     add("--photos", type=Path, required=True, help="a folder of photographs, at any depth, that are labelled again and again")
     add("--dataset", default="uoft-cs/cifar10", help="whose test images are written out as files (%(default)s)")
-    add("--images", type=int, default=4 * bulk.CHUNK, help="of each kind; a multiple of 512 is shared evenly (%(default)s)")
+    add("--images", type=int, default=4 * bulk.CHUNK, help="of each kind (%(default)s)")
     add("--rounds", type=int, default=3, help="of all runs (%(default)s)")
     add("--listed", type=int, default=20_000, help="files of the folder that is only gone through (%(default)s)")
     add("--output", type=Path, default=Path(__file__).parent / "scale.json", help="(beside this command)")
@@ -57,7 +57,7 @@ def main() -> None:
             for (model, kind, way), found in measured.items():
                 found.append(label(Path(folder) / kind, model, cores[: way[0]], way[1]))
                 speed, start = found[-1]
-                print(f"round {turn + 1}: {model.name}, {kind}, cores and processes {way}: {speed} images/s, start {start} s")
+                print(f"round {turn + 1}: {model.name}, {kind}, cores and runs {way}: {speed} images/s, start {start} s")
                 sys.stdout.flush()
         listing = [list_files(Path(folder) / f"listed {turn}", args.listed) for turn in range(args.rounds)]
     rows = [
@@ -110,27 +110,31 @@ def describe(folder: Path) -> dict:
     return {"bytes_per_image": round(statistics.mean(path.stat().st_size for path in folder.iterdir()))}
 
 
-def label(folder: Path, model: Path, cores: list[int], processes: int) -> tuple[float, float]:
-    """Images a second as the command says, and the seconds that it took beside that."""
+def label(folder: Path, model: Path, cores: list[int], at_once: int) -> tuple[float, float]:
+    """Images a second as so many runs at once say, in all, and the seconds that one takes beside that."""
     words = ["-m", "classifier.bulk", str(folder), "--model", str(model.resolve())]
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
-    environment = os.environ | {"OMP_NUM_THREADS": str(len(cores) // processes), "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": str(len(cores) // at_once), "HF_HUB_OFFLINE": "1"}
     with tempfile.TemporaryDirectory() as output:
         began = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, *launch, *words, "--output", f"{output}/predictions.csv"],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, cores),
-        )
+        runs = [
+            subprocess.Popen(
+                [sys.executable, *words, "--output", f"{output}/{i}.csv"],
+                cwd=ROOT,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                preexec_fn=lambda: os.sched_setaffinity(0, cores),
+            )
+            for i in range(at_once)
+        ]
+        lines = [run.communicate()[0] for run in runs]
         seconds = time.perf_counter() - began
-    said = re.search(r"^([\d,]+) images, 0 of them errors.* ([\d,.]+) images/s", done.stdout, re.MULTILINE)
-    if done.returncode or not said:
-        raise DataError(f"classifier.bulk has not labelled every image of {folder}: {(done.stdout + done.stderr)[-500:]}")
-    n, speed = (float(number.replace(",", "")) for number in said.groups())
-    return speed, round(seconds - n / speed, 1)
+    found = [re.search(r"^([\d,]+) images, 0 of them errors.* ([\d,.]+) images/s", line, re.MULTILINE) for line in lines]
+    if not all(found):
+        raise DataError(f"classifier.bulk has not labelled every image of {folder}: run it by itself")
+    told = [tuple(float(number.replace(",", "")) for number in said.groups()) for said in found]
+    return round(sum(speed for _, speed in told), 1), round(seconds - max(n / speed for n, speed in told), 1)
 
 
 def list_files(folder: Path, n: int) -> float:
