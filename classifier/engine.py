@@ -57,6 +57,7 @@ def compile_model(model: PreTrainedModel, size: int) -> Callable[[torch.Tensor],
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "ENABLE_CPU_PINNING": False,  # which puts the first thread of every process on the first core
     }
     compiled, turn = openvino.Core().compile_model(graph, "CPU", settings), threading.Lock()
 

@@ -2,6 +2,7 @@ import io
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -278,6 +279,21 @@ def test_compiled_it_gives_the_same_for_any_number_of_images(tmp_path):
     with ThreadPoolExecutor(4) as threads:
         rows = list(threads.map(lambda image: compiled.logits([image])[0], images))
     np.testing.assert_allclose(rows, plain.logits(images), atol=1e-5)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux")
+def test_compiled_it_leaves_the_choice_of_a_core_to_the_system(tmp_path):
+    """A process that binds its threads takes the same cores as the next one, which then get half each."""
+    compiled = load_predictor(save_tiny_vit(tmp_path / "tiny"))
+    compiled.compile()
+    pixel_values, seen = torch.zeros(64, 3, 32, 32), set()
+    with ThreadPoolExecutor(1) as thread:
+        computing = [thread.submit(compiled.forward, pixel_values) for _ in range(50)]
+        while not computing[-1].done():
+            for task in Path("/proc/self/task").iterdir():
+                with suppress(ProcessLookupError):  # it may have ended meanwhile
+                    seen.add(frozenset(os.sched_getaffinity(int(task.name))))
+    assert seen == {frozenset(os.sched_getaffinity(0))}
 
 
 def test_an_architecture_that_compiles_to_something_else_is_refused(tmp_path):
