@@ -21,7 +21,7 @@ WIDTH, HEIGHT, MARGIN = 13.333, 7.5, 0.6  # inches
 TOP = 1.25  # of what is below the title
 GAP = 0.15
 BLUE, DARK = RGBColor(0x00, 0x72, 0xB2), RGBColor(0x22, 0x22, 0x22)
-LETTER = 0.52  # mean width of a letter, of its height
+LETTER = 0.6  # mean width of a letter, of its height, where a wide font has to stand in for the deck's own
 SENTENCES = 5
 
 Box = tuple[float, float, float, float]  # left, top, width, height in inches
@@ -85,7 +85,7 @@ def add_slide(presentation, title: str, sentences: Sequence[str], shown: Sequenc
         elif isinstance(block, Table):
             add_table(slide, block, place)
         elif isinstance(block, Commands):
-            add_text(slide, block.lines, place, 12, font="Consolas")
+            add_commands(slide, block, place)
 
 
 def aspect(figures: Path, picture: Picture) -> float:
@@ -104,7 +104,7 @@ def add_sentences(slide: Slide, sentences: Sequence[str], box: Box) -> float:
     kept = list(sentences[: SENTENCES + 4 if box[3] > 4 else SENTENCES])
     while True:
         for size in (20, 18, 16, 14):
-            needed = sum((1.2 * lines_of(text, box[2] - 0.3, size) + 0.4) * size / 72 for text in kept) + 0.1
+            needed = height_of([f"•  {text}" for text in kept], box[2], size)
             if needed <= box[3] or (len(kept) == 1 and size == 14):
                 add_text(slide, [f"•  {text}" for text in kept], (*box[:3], min(needed, box[3])), size)
                 return min(needed, box[3])
@@ -123,6 +123,23 @@ def add_text(slide: Slide, lines: Sequence[str], box: Box, size: float, font: st
         paragraph.font.size, paragraph.font.color.rgb = Pt(size), DARK
         if font:
             paragraph.font.name = font
+
+
+def add_commands(slide: Slide, commands: Commands, box: Box) -> None:
+    """Commands, those that have no place left out: a last line says how many."""
+    kept = list(commands.lines)
+    size = next((size for size in (12, 11, 10) if height_of(kept, box[2], size) <= box[3]), None)
+    if size is None:
+        size = 10
+        while height_of([*kept, "#"], box[2], size) > box[3]:
+            kept.pop()
+        kept.append(f"# {len(commands.lines) - len(kept)} more lines are in the report")
+    add_text(slide, kept, box, size, font="Consolas")
+
+
+def height_of(lines: Sequence[str], width: float, size: float) -> float:
+    """Inches that a text box of these paragraphs takes."""
+    return sum((1.2 * lines_of(line, width - 0.1, size) + 0.4) * size / 72 for line in lines) + 0.1
 
 
 def add_picture(slide: Slide, picture: Picture, box: Box, figures: Path) -> None:

@@ -16,7 +16,8 @@ from test_card import RUN
 from test_export import save_tiny_cnn
 from test_predictor import LABELS
 
-from classifier import architecture, load_predictor, pages
+from classifier import architecture, load_predictor, pages, slides
+from classifier.blocks import Commands, Section
 from classifier.data import Splits
 from classifier.errors import ModelError
 
@@ -243,6 +244,15 @@ def test_the_commands_of_averaged_stages_are_told(tmp_path):
     pages.write(tmp_path / "out", predictors, formats=["md"])
     commands = (tmp_path / "out" / "report.md").read_text().split("## How to repeat this")[1]
     assert f"git checkout f00d\npython {averaged['command']}\n```" in commands
+
+
+def test_commands_that_have_no_place_on_a_slide_are_counted(tmp_path):
+    first, commands = Section("Summary", []), Commands([f"python train.py --seed {i}" for i in range(99)])
+    slides.write(tmp_path / "a.pptx", "title", "", [first, Section("Again", [], [], [commands])], tmp_path, pages.DATE)
+    *_, slide = check_slides(tmp_path / "a.pptx").slides
+    *lines, last = slide.shapes[-1].text_frame.text.split("\n")
+    assert 20 < len(lines) < 40 and lines == commands.lines[: len(lines)]
+    assert last == f"# {99 - len(lines)} more lines are in the report"
 
 
 def test_layers_sum_up_to_the_model(tmp_path):
