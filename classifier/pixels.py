@@ -39,6 +39,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "HEIF")  # by co
 MAX_BYTES = 30_000_000  # of the file
 MAX_MEGAPIXELS = 120  # width x height / 1e6, as the header has it; telephones reach 108
 MAX_SIDE = 20_000  # pixels
+MAX_ASPECT = 20  # sides to one another: a processor that makes the shorter one 224 pixels makes the other so much longer
 DRAFT = 1.5  # times the wanted size that a JPEG is decoded to at least: less is blurred, more costs time
 TIME_LIMIT_S = 10.0  # of wall time, one image
 START_LIMIT_S = 60.0  # of wall time, until a new worker is ready: 0.2 s on an idle machine
@@ -157,6 +158,8 @@ def _decode(source: str | io.BytesIO, reduce_to: int | None) -> Image.Image:
     with Image.open(source, formats=FORMATS) as image:
         if max(image.size) > MAX_SIDE:
             raise ValueError(f"{image.width:,} × {image.height:,} pixels; at most {MAX_SIDE:,} a side")
+        if max(image.size) > MAX_ASPECT * min(image.size):
+            raise ValueError(f"{image.width:,} × {image.height:,} pixels; one side at most {MAX_ASPECT} times the other")
         size, box = _reduced_size(image.size, reduce_to), None
         if size != image.size and image.format in ("JPEG", "MPO"):
             # 1/2, 1/4 or 1/8 out of the DCT, still more than the target. The scaled picture's last column and row may

@@ -272,6 +272,7 @@ def png_header(width: int, height: int) -> bytes:
         ("portable.ppm", b"P6 2 2 255\n" + bytes(12), "portable.ppm: not an image of a known type"),
         ("head.jpg", b"\xff\xd8\xff\xe0\x00\x10JFIF", "head.jpg: "),
         ("wide.png", png_header(20_001, 1), "wide.png: 20,001 × 1 pixels; at most 20,000 a side"),
+        ("thin.png", png_header(1, 21), "thin.png: 1 × 21 pixels; one side at most 20 times the other"),
         ("bomb.png", png_header(60_000, 60_000), "bomb.png: more than 120 megapixels"),
         ("bomb2.png", png_header(12_001, 10_000), "bomb2.png: more than 120 megapixels"),
     ],
