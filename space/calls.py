@@ -92,6 +92,9 @@ def check(path: str, content: object, known: Functions, uploads: Path) -> None:
         return
     way, _, name = path.removeprefix("/gradio_api/").strip("/").partition("/")
     is_named = way == "call" and name.startswith("v2/")  # arguments, not a list of them
+    for key, value in {} if is_named else content.items():  # such as session_hash, which gradio keeps with the visit
+        if isinstance(value, str) and len(value) > MAX_NAME:
+            raise Fault(f"{key}: {len(value):,} characters, at most {MAX_NAME}")
     called = name.removeprefix("v2/") if way == "call" else name if content.get("fn_index") is None else content["fn_index"]
     arguments = known.get(called) if type(called) in (str, int) else None
     if arguments is None:

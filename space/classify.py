@@ -20,7 +20,7 @@ from classifier.predictor import Predictor
 from space.ahead import Ahead
 
 TOP_K = 5  # labels an image, when the caller does not say
-PREVIEW = 320  # pixels of the shorter side, at most
+PREVIEW = 320  # pixels of the shorter side, at most; twice that of the longer one
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ def new_file(name: str) -> Path:
 def write_preview(image: Image.Image) -> str:
     """Writes a decoded image as a small JPEG."""
     path = new_file("preview.jpg")
-    pixels.to_rgb(image, reduce_to=PREVIEW).save(path, quality=85)
+    preview = pixels.to_rgb(image, reduce_to=PREVIEW)
+    preview.thumbnail((2 * PREVIEW, 2 * PREVIEW))
+    preview.save(path, quality=85)
     return str(path)
 
 

@@ -27,6 +27,7 @@ MAX_CALL_BYTES = 1_000_000  # of a call's JSON: 500 files are named in 200 kB
 MAX_MCP_BYTES = 10_000_000  # of a message by MCP, which holds an image as base64
 MAX_UPLOAD_BYTES = 2_000_000_000  # of one request; page and gradio_client send a gallery's files in several
 MIN_FREE_BYTES = 1_000_000_000  # on the disk with the uploads, which are deleted after an hour
+MAX_UNFETCHED = 256  # calls of a visit: gradio keeps their answers until they are fetched
 RETRY_AFTER_S = 10
 UPLOAD = "/gradio_api/upload"
 MCP = "/gradio_api/mcp"
@@ -35,7 +36,8 @@ DATA = "/gradio_api/queue/data"
 CALLS = ("/gradio_api/queue/", CALL, "/gradio_api/run/", "/gradio_api/api/")
 WORK = (UPLOAD, *CALLS)
 POSTED = (*WORK, MCP, "/gradio_api/cancel", "/gradio_api/reset")  # what page and clients send to; gradio has more
-PRINTS = "/gradio_api/custom_component/"  # what it was asked for, into the log; there are none
+# What has no use here: one prints what it is asked for into the log, the other writes what a visit shows to the disk, for good.
+UNUSED = ("/gradio_api/custom_component/", "/gradio_api/deep_link")
 FETCHED = tuple(f"/gradio_api/{name}{scheme}" for name in ("file=", "file/", "proxy=") for scheme in ("http:", "https:"))
 
 log = logging.getLogger("space")
@@ -57,6 +59,9 @@ class Answers(Protocol):
 
     def has_call(self, call: str) -> bool:
         """Whether a call is known whose answer was not fetched yet."""
+
+    def unfetched(self, visit: str) -> int:
+        """Calls of a visit whose answer was not fetched yet."""
 
     def forget(self, call: str) -> None:
         """Lets go of what is kept for a call."""
@@ -96,7 +101,7 @@ class Guard:
             return await self.app(scope, receive, send)
         if scope["path"].lower().startswith(FETCHED):
             return await refusal(422, f"{BY_URL}the file")(scope, receive, send)
-        if scope["path"].startswith(PRINTS) or (scope["method"] == "POST" and not scope["path"].startswith(POSTED)):
+        if scope["path"].startswith(UNUSED) or (scope["method"] == "POST" and not scope["path"].startswith(POSTED)):
             return await refusal(404, "not part of this app")(scope, receive, send)
         if scope["method"] != "POST" and not scope["path"].startswith(WORK):
             return await self.app(scope, receive, send)
@@ -152,7 +157,7 @@ class Guard:
             return refusal(411, "the body's length is not told: send Content-Length")
         if int(length) > most:
             return refusal(413, f"{int(length) / 1e6:,.1f} MB in one request: at most {most / 1e6:,.0f} MB, send fewer files")
-        if is_upload(scope) and not self.has_room():
+        if scope["path"].startswith((*WORK, MCP)) and not self.has_room():  # calls write previews and tables
             return no_room()
         return None
 
@@ -161,7 +166,11 @@ class Guard:
         if not path.startswith(CALLS):
             return None
         try:
-            check(path, json.loads(body), self.functions, self.uploads)
+            content = json.loads(body)
+            check(path, content, self.functions, self.uploads)
+            visit = content.get("session_hash") if isinstance(content, dict) else None
+            if isinstance(visit, str) and self.answers.unfetched(visit) >= MAX_UNFETCHED:
+                raise Fault(f"{MAX_UNFETCHED} answers wait for this visit: fetch them first", 503)
         except Fault as fault:
             return refusal(fault.status, str(fault))
         except (ValueError, RecursionError):
@@ -265,7 +274,7 @@ def replay(body: bytes, receive: Receive) -> Receive:
 
 
 def no_room() -> JSONResponse:
-    """The refusal of an upload for which the disk is too full."""
+    """The refusal of an upload, or of a call, for which the disk is too full."""
     return refusal(503, f"no room for more files at the moment: try again in {RETRY_AFTER_S} s")
 
 

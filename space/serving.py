@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import gradio as gr
@@ -27,7 +28,7 @@ from space.guard import Guard, State, log
 
 MAX_WAITING = 256  # requests in the queue; one more is told that it is full
 CONCURRENCY = 2  # galleries at a time: more would only hold more images in memory
-SESSIONS = 1000  # visits that are kept, and calls whose answer nobody fetched; 0.1 MB each, and what they named
+SESSIONS = 1000  # visits that are kept, and calls whose answer nobody fetched; 0.1 MB each, and 8 kB a picture
 MANY = 8  # images that a model gets at once: then it is worth to be compiled
 STOP_WITHIN_S = 25.0  # for what was accepted; hosts kill after 30
 
@@ -52,9 +53,8 @@ def serve(demo: gr.Blocks, predictors: dict[str, Predictor], ahead: Ahead) -> No
     hosted = "PORT" in os.environ or "SPACE_ID" in os.environ
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     log.setLevel(logging.INFO)
-    state, uploads, functions = State(), Path(get_upload_folder()), calls.functions(demo)
+    state, uploads, functions, answers = State(), Path(get_upload_folder()), calls.functions(demo), Answers(demo)
     uploads.mkdir(parents=True, exist_ok=True)
-    sweep.start(uploads, ahead)
     demo.queue(max_size=MAX_WAITING, default_concurrency_limit=CONCURRENCY, api_open=False).launch(
         server_name=os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0" if hosted else "127.0.0.1"),
         server_port=int(text),
@@ -69,12 +69,13 @@ def serve(demo: gr.Blocks, predictors: dict[str, Predictor], ahead: Ahead) -> No
         app_kwargs={
             "routes": [Route("/health", health)],
             "middleware": [
-                Middleware(Guard, state=state, uploads=uploads, functions=functions, answers=Answers(demo), arrived=ahead.start)
+                Middleware(Guard, state=state, uploads=uploads, functions=functions, answers=answers, arrived=ahead.start)
             ],
         },
         state_session_capacity=SESSIONS,
         prevent_thread_lock=True,
     )
+    sweep.start(uploads, ahead, answers)
     warm_up(predictors)
     ready.set()
     compile_all(predictors, stop)  # while the first visitors are answered by the models as they are
@@ -101,12 +102,23 @@ class Answers:
         pending = list(self.demo._queue.pending_event_ids_session.values())
         return call in self.demo._queue.event_ids_to_events or self.has_visit(call) or any(call in each for each in pending)
 
-    def forget(self, call: str) -> None:
-        """Lets go of the session of a call that came with none of its own."""
-        self.demo.state_holder.session_data.pop(call, None)
-        self.demo.state_holder.time_last_used.pop(call, None)
-        self.demo._queue.pending_messages_per_session.pop(call, None)
-        self.demo._queue.pending_event_ids_session.pop(call, None)
+    def unfetched(self, visit: str) -> int:
+        """Calls of a visit whose answer was not fetched yet."""
+        return len(self.demo._queue.pending_event_ids_session.get(visit, ()))
+
+    def forget(self, visit: str) -> None:
+        """Lets go of a visit, or of the session of a call that came with none of its own."""
+        self.demo.state_holder.session_data.pop(visit, None)
+        self.demo.state_holder.time_last_used.pop(visit, None)
+        self.demo._queue.pending_messages_per_session.pop(visit, None)
+        self.demo._queue.pending_event_ids_session.pop(visit, None)
+
+    def forget_idle(self, seconds: float) -> None:
+        """Lets go of all visits and calls of which nothing was heard for so long; gradio keeps a `gr.State` for good."""
+        before = datetime.now() - timedelta(seconds=seconds)
+        for visit, used in list(self.demo.state_holder.time_last_used.items()):
+            if used < before:
+                self.forget(visit)
 
 
 def warm_up(predictors: dict[str, Predictor]) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import threading
 import time
 from pathlib import Path
+from typing import Protocol
 
 from space.ahead import Ahead
 
@@ -13,15 +14,23 @@ DIGEST = "[0-9a-f]" * 64  # the name of the folder that gradio, or `new_file`, k
 PART = "tmp" + "[a-z0-9_]" * 8  # the name of a file that gradio was still receiving when its sender went away
 
 
-def start(folder: Path, ahead: Ahead) -> None:
-    """Sweeps `folder` from now on, what an earlier process left there too, and what `ahead` has waited with in vain."""
-    threading.Thread(target=_work, args=(folder, ahead), name="sweep", daemon=True).start()
+class Visits(Protocol):
+    """What is kept of visits."""
+
+    def forget_idle(self, seconds: float) -> None:
+        """Lets go of visits of which nothing was heard for so long."""
 
 
-def _work(folder: Path, ahead: Ahead) -> None:
+def start(folder: Path, ahead: Ahead, visits: Visits) -> None:
+    """Sweeps `folder` from now on, what an earlier process left too, what `ahead` has waited with in vain, and idle visits."""
+    threading.Thread(target=_work, args=(folder, ahead, visits), name="sweep", daemon=True).start()
+
+
+def _work(folder: Path, ahead: Ahead, visits: Visits) -> None:
     while True:
         sweep(folder, KEPT_S)
         ahead.forget(EVERY_S)
+        visits.forget_idle(KEPT_S)
         time.sleep(EVERY_S)
 
 

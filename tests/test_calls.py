@@ -7,11 +7,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import gradio as gr
 import httpx
 import pytest
 from gradio_client import Client, handle_file
 from test_app import running_app
 from test_predictor import encoded, picture, save_tiny_vit
+
+from space import guard
+from space.serving import Answers
 
 META = {"_type": "gradio.FileData"}
 JSON = {"content-type": "application/json"}
@@ -30,7 +34,10 @@ def app(tmp_path_factory) -> Iterator[tuple[str, Path]]:
 @pytest.fixture(scope="module")
 def upload(app) -> str:
     """The path of an upload."""
-    [path] = httpx.post(f"{app[0]}/gradio_api/upload", files={"files": ("a.png", encoded(picture(0)))}).json()
+    url, log = app
+    start = log.stat().st_size
+    [path] = httpx.post(f"{url}/gradio_api/upload", files={"files": ("a.png", encoded(picture(0)))}).json()
+    logged(log, start)
     return path
 
 
@@ -120,6 +127,42 @@ def test_other_arguments_are_checked_as_well(app, upload, way):
         reply = post(url, way, endpoint, data)
         assert reply.status_code == 422 and reply.json()["error"].startswith(message), reply.text
     assert "Traceback" not in log.read_text()
+
+
+def test_a_visit_has_a_short_name_and_fetches_its_answers(app, upload):
+    url, log = app
+    dependencies = httpx.get(f"{url}/config").json()["dependencies"]
+    [number] = [each["id"] for each in dependencies if each["api_name"] == "classify"]
+    call = {"data": [{"path": upload, "meta": META}, "none", 5], "fn_index": number}
+    reply = httpx.post(f"{url}/gradio_api/queue/join", json=call | {"session_hash": "v" * 300})
+    assert (reply.status_code, reply.json()["error"]) == (422, "session_hash: 300 characters, at most 255")
+    with httpx.Client() as client:
+        for _ in range(guard.MAX_UNFETCHED):
+            assert client.post(f"{url}/gradio_api/queue/join", json=call | {"session_hash": "greedy"}).status_code == 200
+        reply = client.post(f"{url}/gradio_api/queue/join", json=call | {"session_hash": "greedy"})
+        assert (reply.status_code, reply.headers["retry-after"]) == (503, "10") and "answers wait" in reply.json()["error"]
+        assert client.post(f"{url}/gradio_api/queue/join", json=call | {"session_hash": "another"}).status_code == 200
+    assert "Traceback" not in log.read_text()
+
+
+def test_visits_of_which_nothing_is_heard_are_forgotten():
+    def count(seen: list) -> int:
+        seen.append("once more")
+        return len(seen)
+
+    with gr.Blocks(analytics_enabled=False) as demo:
+        seen, number = gr.State([]), gr.Number()
+        gr.on([], count, seen, number, api_name="count")
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, ssr_mode=False)
+    client = Client(url, verbose=False)
+    answers = Answers(demo)
+    found = [client.predict(api_name="/count") for _ in range(2)]
+    answers.forget_idle(60)
+    found.append(client.predict(api_name="/count"))
+    answers.forget_idle(0)
+    found.append(client.predict(api_name="/count"))
+    demo.close()
+    assert found == [1, 2, 3, 1]
 
 
 def test_what_can_not_be_called_is_not_there(app, upload):

@@ -125,6 +125,8 @@ def test_what_the_app_does_not_use_is_not_there(app, elsewhere):
         assert httpx.post(f"{url}/gradio_api/{route}", files={"video": ("a.mp4", b"a")}).status_code == 404
     assert httpx.post(f"{url}/login", data={"username": "a", "password": "b"}).status_code == 404
     assert httpx.get(f"{url}/gradio_api/custom_component/printed/client/b/c.js").status_code == 404
+    assert httpx.get(f"{url}/gradio_api/deep_link?session_hash=mine").status_code == 404
+    assert not (log.parent / "uploads" / "deep_links").exists()
     assert httpx.post(f"{url}/gradio_api/run/classify", json={"data": [image, None, 5]}).status_code == 404  # past the queue
     for route in ("cancel", "reset"):
         assert httpx.post(f"{url}/gradio_api/{route}", content=b" " * (guard.MAX_CALL_BYTES + 1)).status_code == 413
