@@ -2,13 +2,15 @@
 
 All of them hand files to that component, so that there is one upload, and one event. Before that, large pictures are drawn
 smaller by the browser, upright: the models see a few hundred pixels of a phone's thousands. What it can't draw (HEIC in most)
-goes up whole.
+goes up whole, unless it is too large. What comes while others are sent or classified waits for that: the component has no input
+meanwhile, and gradio leaves an event out while the same one is being answered.
 """
 
 from collections.abc import Iterable
 
 import gradio as gr
 
+from classifier import pixels
 from space import calls
 
 HTML = """
@@ -30,7 +32,7 @@ HTML = """
 </dialog>
 """
 JS = """
-const MOST = %d, SIDE = %d, LARGE = 1e6;  // files; pixels of the shorter side, 0 for any; bytes
+const MOST = %d, SIDE = %d, LARGE = 1e6, TOO_LARGE = %d;  // files; pixels of the shorter side, 0 for any; bytes
 const input = () => document.querySelector('#files input[type=file]');
 
 const shrink = async file => {
@@ -52,6 +54,8 @@ const shrink = async file => {
 
 const AT_ONCE = 4;  // pictures that are drawn: each takes four bytes a pixel
 const smaller = element.querySelector('.smaller'), bar = smaller.querySelector('progress');
+const pause = () => new Promise(done => setTimeout(done, 200));
+const isBusy = () => !input() || document.querySelector('#progress [role=progressbar]');
 let before = Promise.resolve(), cancelled = 0;
 const send = async files => {
   const taken = files.slice(0, MOST), small = [], since = cancelled;
@@ -62,14 +66,17 @@ const send = async files => {
   };
   await Promise.all(Array.from({length: AT_ONCE}, work));
   smaller.hidden = true;
-  if (!input()) return;
+  while (isBusy()) await pause();
   input().value = '';  // or the same files could not be chosen again after a cancel
   if (since !== cancelled) return;
-  const transfer = new DataTransfer();
-  small.forEach(file => transfer.items.add(file));
+  if (files.length > MOST) trigger('crowd', {count: files.length});
+  const refused = small.filter(file => file.size > TOO_LARGE), transfer = new DataTransfer();
+  if (refused.length) trigger('refused', {names: refused.map(file => file.name)});  // gradio would refuse all of them
+  small.filter(file => file.size <= TOO_LARGE).forEach(file => transfer.items.add(file));
+  if (!transfer.files.length) return;
   input().files = transfer.files;
   input().dispatchEvent(Object.assign(new Event('change'), {isDelivered: true}));
-  if (files.length > MOST) trigger('crowd', {count: files.length});
+  await pause();  // until the input is gone
 };
 const deliver = files => { if (files.length) before = before.then(() => send(files)); };  // one after the other
 
@@ -143,13 +150,16 @@ element.addEventListener('click', async event => {
 
 
 def ways(reduce_to: Iterable[int | None]) -> gr.HTML:
-    """Buttons for a folder and the webcam; `crowd` tells of more files than are taken, `blind` why there is no webcam.
+    """Buttons for a folder and the webcam.
+
+    It triggers `crowd` where there are more files than are taken, `refused` with the names of those that are too large, and
+    `blind` where there is no webcam.
 
     `reduce_to` of each model: large pictures are drawn no smaller than any of them needs.
     """
     sides = list(reduce_to)
     side = max(sides) if all(sides) else 0
-    return gr.HTML(HTML, js_on_load=JS % (calls.MAX_FILES, side), elem_id="ways", apply_default_css=False)
+    return gr.HTML(HTML, js_on_load=JS % (calls.MAX_FILES, side, pixels.MAX_BYTES), elem_id="ways", apply_default_css=False)
 
 
 def warn_crowd(event: gr.EventData) -> None:

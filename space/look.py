@@ -1,6 +1,5 @@
 """One picture in depth: what each model says of it, what it saw, and where it looked."""
 
-from collections.abc import Mapping
 from html import escape
 
 from PIL import Image
@@ -15,8 +14,8 @@ from space.rows import Row, agree
 SIDE = 320  # pixels that a picture of what a model saw is enlarged to, so that the heat map over it is smooth
 
 
-def describe(row: Row, model: str, top_k: int, figures: Mapping[str, str]) -> str:
-    """HTML of a picture: bars of all models, `model`'s first; below each one's the HTML of `look`, where it is there."""
+def describe(row: Row, model: str, top_k: int) -> str:
+    """HTML of a picture: bars of all models, `model`'s first; below each one's figures, where they are there."""
     if row.error:
         return f"<h2>{escape(row.name)}</h2><p>Could not be read: {escape(row.error)}</p>"
     top = row.tops[model][0]
@@ -26,7 +25,7 @@ def describe(row: Row, model: str, top_k: int, figures: Mapping[str, str]) -> st
     return (
         f'<p class="file">{escape(row.name)}</p><div role="status">'
         f"<h2>{escape(top['label'])} <small>{percent(top['score'])}</small></h2>{doubt}</div><p>{verdict}</p>"
-        + "".join(said(row, name, top_k, figures.get(name, PLACEHOLDER)) for name in names)
+        + "".join(said(row, name, top_k, row.figures.get(name, PLACEHOLDER)) for name in names)
     )
 
 
@@ -40,13 +39,13 @@ def said(row: Row, name: str, top_k: int, figures: str) -> str:
     return f'<section><h3>{escape(name)}{doubt}</h3><ol class="bars">{bars}</ol>{figures}</section>'
 
 
-def look(predictor: Predictor, row: Row) -> str:
-    """HTML of what a model saw of a picture and where it looked for its top label. Errors as `explain.seen`."""
-    picture = explain.seen(predictor, row.path)
+def look(predictor: Predictor, row: Row, image: Image.Image) -> str:
+    """HTML of what a model saw of a picture, decoded for it, and where it looked for its top label."""
+    picture = explain.seen(predictor, image)
     label = predictor.labels.index(row.tops[predictor.name][0]["label"])
     figures = [figure(Image.fromarray(picture), f"What {predictor.name} saw")]
     try:
-        heat = explain.heatmap(predictor, row.path, label)
+        heat = explain.heatmap(predictor, image, label)
     except ModelError as error:  # of an architecture that can't be explained
         return f'<div class="figures">{"".join(figures)}<p>{escape(str(error))}</p></div>'
     figures.append(figure(explain.overlay(picture, heat), f"Where it looked for “{predictor.labels[label]}”"))

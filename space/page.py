@@ -16,7 +16,7 @@ from classifier.predictor import Predictor
 from space import about, cells, compare, intake, look, sweep
 from space.ahead import Ahead
 from space.classify import TOP_K, Endpoints, as_messages, uploads, write_csv
-from space.rows import KINDS, Visit, classify_all, counts, picked, table, write_json
+from space.rows import KINDS, Row, Visit, classify_all, counts, picked, table, write_json
 
 EXAMPLES = sorted(
     path
@@ -24,6 +24,7 @@ EXAMPLES = sorted(
     if path.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"}
 )
 RUNS = 4  # of pages that are worked on; each holds some images in memory
+MOST = 2000  # pictures on a page, four times as many as come at once: each takes memory for as long as the visit is kept
 AT_ONCE = 32  # calls of /classify that are worked on: they decode, and share batches
 TELL_EVERY_S = 0.5  # between two states of a page that classifies
 UNSURE = 80  # percent: below, a picture counts as unsure until the visitor says otherwise
@@ -95,7 +96,7 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
                 gr.HTML(about.privacy(minutes), elem_classes="about")
         gr.HTML(f"Your pictures are deleted from the server within {minutes} minutes.", elem_id="footer")
 
-        filters = [model, top_k, kind, below, label]
+        filters, unfiltered = [model, top_k, kind, below, label], ["all", UNSURE, ""]
         shown = [gallery, summary, grid, as_csv, as_json]
         everything = [files, progress, results, several, detail, plot, comparison, *shown]
 
@@ -134,16 +135,17 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
             """The chosen picture's bars, without what takes time."""
             if visit.chosen is None:
                 return ""
-            figures = visit.looks.get(visit.chosen, {})
-            return look.describe(visit.rows[visit.chosen], api.predictor(model).name, api.checked_top_k(top_k), figures)
+            return look.describe(visit.rows[visit.chosen], api.predictor(model).name, api.checked_top_k(top_k))
 
         def add(new: Sequence[tuple[str, str]], visit: Visit, *values) -> Iterator[dict]:
             """Classifies, and tells how far it is; the last of the yields is what `show` gives."""
+            if len(visit.rows) + len(new) > MOST:
+                raise gr.Error(f"{MOST:,} pictures at most are on the page: clear it first", print_exception=False)
             visit.run += 1
             run, since, began, told = visit.run, len(visit.rows), time.monotonic(), 0.0
             yield {files: None, progress: cells.progress_bar(0, len(new), 0)}
             with as_messages():
-                for row in classify_all(api.batchers, new):
+                for done, row in enumerate(classify_all(api.batchers, new), start=1):
                     if visit.run != run:
                         break  # and not return: gradio shows what was yielded last once more
                     visit.rows.append(row)
@@ -151,7 +153,7 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
                     if seconds - told > TELL_EVERY_S or not told:
                         told = seconds
                         yield {
-                            progress: cells.progress_bar(len(visit.rows) - since, len(new), seconds),
+                            progress: cells.progress_bar(done, len(new), seconds),
                             results: gr.Column(visible=True),
                             gallery: cells.gallery_cells(visit.rows, range(len(visit.rows)), api.predictor(values[0]).name),
                         }
@@ -160,15 +162,17 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
 
         def in_pictures(visit: Visit, model: str, top_k: int) -> Iterator[str]:
             """The chosen picture's bars, and as soon as they are there what each model saw and where it looked."""
-            yield in_depth(visit, model, top_k)
-            if visit.chosen is None or visit.chosen in visit.looks:
-                return
-            row, figures = visit.rows[visit.chosen], visit.looks.setdefault(visit.chosen, {})
-            with as_messages():
-                for name in row.tops:
-                    with api.turn:
-                        figures[name] = look.look(predictors[name], row)
-            yield in_depth(visit, model, top_k)
+            visit.shown = model, top_k
+            yield in_depth(visit, *visit.shown)
+            if visit.chosen is not None and not visit.rows[visit.chosen].figures:
+                row, figures = visit.rows[visit.chosen], {}
+                with as_messages():
+                    for name in row.tops:
+                        image = pixels.decode(row.path, reduce_to=predictors[name].reduce_to)
+                        with api.turn:
+                            figures[name] = look.look(predictors[name], row, image)
+                row.figures.update(figures)
+            yield in_depth(visit, *visit.shown)  # which may be another picture's, or another model's, by now
 
         def choose(event: gr.EventData, visit: Visit, model: str, top_k: int) -> Iterator[str]:
             if event.index in range(len(visit.rows)):
@@ -182,15 +186,23 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
             path = examples[event.index]
             yield from add([(str(path), path.name)], visit, *values)
 
+        def refuse(event: gr.EventData, visit: Visit, *values) -> dict:
+            """Names the pictures that the browser does not send; those beside them may be on their way."""
+            reason = f"more than {pixels.MAX_BYTES / 1e6:.0f} MB"
+            visit.rows += [Row(str(name), "", error=reason) for name in event.names[: MOST - len(visit.rows)]]
+            changed = dict(zip(everything, show(visit, *values), strict=True))
+            del changed[files], changed[progress]
+            return changed
+
         def halt(visit: Visit, *values) -> list:
             visit.run += 1
             return show(visit, *values)
 
         def forget(visit: Visit, *values) -> list:
             visit.rows.clear()
-            visit.looks.clear()
             visit.chosen = None
-            return halt(visit, *values)
+            model, top_k, *_ = values
+            return [*halt(visit, model, top_k, *unfiltered), *unfiltered]
 
         def change_model(visit: Visit, *values) -> list:
             return [describe(api.predictor(values[0])), *show(visit, *values)]
@@ -203,7 +215,8 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
 
         page_only = {"api_visibility": "private", "show_progress": "hidden"}
         state = [visit, *filters]
-        waits = {"api_visibility": "private", "show_progress_on": files, "concurrency_limit": RUNS}
+        waits = {"api_visibility": "private", "show_progress_on": files}
+        waits |= {"concurrency_limit": RUNS, "concurrency_id": "pages"}
         for run in (
             files.upload(upload, [files, *state], everything, preprocess=False, **waits),
             thumbnails.click(try_example, state, everything, **waits),
@@ -211,7 +224,7 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
             run.success(in_pictures, [visit, model, top_k], detail, **page_only)
             run.failure(show, state, everything, **page_only)
         stop.click(halt, state, everything, **page_only).then(in_pictures, [visit, model, top_k], detail, **page_only)
-        clear.click(forget, state, everything, **page_only)
+        clear.click(forget, state, [*everything, kind, below, label], **page_only)
         model.input(change_model, state, [header, *everything], **page_only).then(
             in_pictures, [visit, model, top_k], detail, **page_only
         )
@@ -230,6 +243,7 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
             pictures.click(choose, [visit, model, top_k], detail, trigger_mode="always_last", **page_only)
         ways.crowd(intake.warn_crowd, None, None, **page_only)
         ways.blind(intake.warn_blind, None, None, **page_only)
+        ways.refused(refuse, state, everything, **page_only)
         about_tab.select(drawn, None, [*plots, *cards], api_visibility="private")
 
         with gr.Row(visible=False):  # what only the API takes and gives
@@ -247,6 +261,7 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
             api_name="classify",
             preprocess=False,
             concurrency_limit=AT_ONCE,
+            concurrency_id="pictures",
         )
         gr.on(
             [],
@@ -264,6 +279,7 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
             api_name="compare",
             preprocess=False,
             concurrency_limit=AT_ONCE,
+            concurrency_id="pictures",
         )
         gr.api(api.models, api_name="models", queue=False)
     return demo
@@ -287,9 +303,11 @@ def describe(predictor: Predictor) -> str:
 
 
 THUMBS_JS = """
-element.addEventListener('click', event => {
+element.addEventListener('click', async event => {
   const button = event.target.closest('button');
-  if (button) trigger('click', {index: Number(button.dataset.index)});
+  if (!button) return;
+  while (document.querySelector('#progress [role=progressbar]')) await new Promise(done => setTimeout(done, 200));
+  trigger('click', {index: Number(button.dataset.index)});
 });
 """
 THUMB = 96  # pixels of the shorter side

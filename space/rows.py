@@ -24,6 +24,7 @@ class Row:
         tops: the `KEPT` best of each model, `[{"label", "score"}, …]`.
         known: whether it looks like one of the labels to each model; None without a threshold.
         error: why it can't be read, "" when it can.
+        figures: by name of the model, HTML of what it saw, once the picture was looked at.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Row:
     tops: Mapping[str, list[dict]] = field(default_factory=dict)
     known: Mapping[str, bool | None] = field(default_factory=dict)
     error: str = ""
+    figures: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -42,13 +44,13 @@ class Visit:
         rows: every picture, in the order in which they came.
         chosen: index in `rows` of the one that is shown in depth.
         run: number of the run that may add rows; whoever raises it stops the one before.
-        looks: by index in `rows` and name of the model, HTML of what it saw of a picture that was looked at.
+        shown: model and number of labels that the page shows, as it was last heard of.
     """
 
     rows: list[Row] = field(default_factory=list)
     chosen: int | None = None
     run: int = 0
-    looks: dict[int, dict[str, str]] = field(default_factory=dict)
+    shown: tuple[str | None, int | None] = (None, None)
 
     def choose(self, since: int = 0) -> None:
         """Chooses the first readable picture from index `since` on, unless one of these is chosen already."""

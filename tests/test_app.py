@@ -416,7 +416,7 @@ def test_what_progress_is_said():
 def test_names_with_markup_are_shown_as_they_are():
     name = "<img src=x onerror=alert(1)>"
     row = rows.Row(name, "", tops={"a": [{"label": name, "score": 0.5}]}, known={"a": None})
-    shown = [cells.gallery_cells([row], [0], "a"), cells.table_cells([row], [0], "a", 5), look.describe(row, "a", 5, {})]
+    shown = [cells.gallery_cells([row], [0], "a"), cells.table_cells([row], [0], "a", 5), look.describe(row, "a", 5)]
     shown += [cells.count_bars([(name, 1)]), cells.failures([rows.Row(name, "", error=name)])]
     assert "<img" not in str(shown).replace('<img src="gradio_api', "")
 

@@ -12,7 +12,7 @@ from PIL import Image
 from test_app import ROOT, THRESHOLD, running_app
 from test_predictor import LABELS, encoded, picture, save_tiny_vit
 
-from classifier import load_predictor
+from classifier import load_predictor, pixels
 from space import calls
 from space.cells import percent
 from space.page import EXAMPLES
@@ -225,6 +225,13 @@ def test_filters_and_downloads_go_together(opened, models, files):
     page.get_by_label("Unsure below, %").first.press("Enter")
     expect(page.get_by_label("Unsure", exact=True)).to_be_checked()
 
+    page.get_by_label("Unreadable", exact=True).check()  # a filter that is out of sight for one picture
+    expect(page.locator("#gallery .cell")).to_have_count(0)
+    page.get_by_role("button", name="Clear").click()
+    expect(page.locator("#results")).to_be_hidden()
+    page.set_input_files(INPUT, files[:1])
+    pictures(page, 1)
+
 
 def test_all_ways_in(opened, files, tmp_path):
     """Dropped: files, and a folder; chosen: a folder; pasted. Two files of one name are two pictures."""
@@ -369,6 +376,22 @@ def test_results_stream_in_and_can_be_stopped(opened, tmp_path):
     pictures(page, n)
     page.set_input_files(INPUT, sorted(tmp_path.iterdir())[:2])
     pictures(page, n + 2)
+
+
+@pytest.mark.slow
+def test_what_comes_meanwhile_waits(opened, files, tmp_path):
+    """Pictures that are chosen, and an example that is clicked, while others are classified; one file is too large."""
+    expect, page = playwright.expect, opened()
+    for i in range(60):
+        (tmp_path / f"{i:03}.jpg").write_bytes(encoded(picture(i, (1200, 900)), "JPEG"))
+    (tmp_path / "clip.mov").write_bytes(bytes(pixels.MAX_BYTES + 1))
+    many = sorted(tmp_path.glob("*.jpg"))
+    page.set_input_files(INPUT, many)
+    expect(page.locator("#progress [role=progressbar]")).to_have_attribute("aria-valuemax", "60")
+    page.set_input_files(INPUT, [files[0], tmp_path / "clip.mov", files[1]])
+    page.locator("#examples button").first.click()
+    pictures(page, 64)
+    expect(page.locator("#summary li")).to_have_text("clip.mov: more than 30 MB")
 
 
 @pytest.mark.slow
