@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AttentionInterface, AutoConfig, BaseImageProcessor, PreTrainedModel
 
-from classifier import hub, record
+from classifier import hub, preprocess, record
 from classifier.cnn import CifarCnnConfig
 from classifier.errors import ModelError
 from classifier.predictor import first_sentence, load_processor, load_weights, locate, read_json
@@ -69,7 +69,13 @@ def load(path_or_id: str, labels: list[str], *, drop_path: float = 0.0, allow_pi
     processor = load_processor(folder)
     model, absent = load_weights(folder, allow_pickle=allow_pickle, config=config)
 
+    if getattr(processor, "do_flip_channel_order", False):
+        take_rgb(model, processor)
     classifier = head(model)
+    if not gives_logits(model, classifier, preprocess.size_of(processor)):
+        raise ModelError(
+            f"{type(model).__name__} averages several heads: name a model that has one, such as one without teacher"
+        )
     own = {f"{head_name(model)}.{key}" for key, _ in classifier.named_parameters()}
     if len(absent) > len(own) + 0.1 * len(model.state_dict()):
         raise ModelError(
@@ -84,6 +90,33 @@ def load(path_or_id: str, labels: list[str], *, drop_path: float = 0.0, allow_pi
     if (folder / "run.json").exists():
         parent = read_json(folder / "run.json") | {"model_sha256": record.sha256(folder / "model.safetensors")}
     return Backbone(with_memory(model), processor, name, revision, absent, parent)
+
+
+def take_rgb(model: PreTrainedModel, processor: BaseImageProcessor) -> None:
+    """Turns a model that wants blue first, such as MobileViT, into one that gives the same for red first, its processor too."""
+    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d) and module.in_channels == 3)
+    with torch.no_grad():
+        first.weight.copy_(first.weight.flip(1))
+    processor.do_flip_channel_order = False
+
+
+def gives_logits(model: PreTrainedModel, classifier: nn.Linear, size: int) -> bool:
+    """Whether a model's logits are what its last linear layer gives; DeiT's and LeViT's with a teacher are a mean of two.
+
+    Raises:
+        ModelError: the model can't take `size` pixels.
+    """
+    hook = classifier.register_forward_hook(lambda module, args, output: torch.full_like(output, 7.0))
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            return bool((forward(model, torch.zeros(1, 3, size, size)) == 7.0).all())
+    except (ValueError, RuntimeError, AssertionError) as error:
+        raise refused(model, size, error) from error
+    finally:
+        model.train(was_training)
+        hook.remove()
 
 
 def with_memory(model: PreTrainedModel) -> PreTrainedModel:
@@ -168,13 +201,17 @@ def refused(model: PreTrainedModel, size: int, reason: Exception | str) -> Model
     """The error of a resolution that the architecture can't have."""
     reason = first_sentence(reason) if isinstance(reason, Exception) else reason
     own = own_size(model)
-    return ModelError(f"{type(model).__name__} can't take {size} pixels ({reason}): pass --image_size {own}")
+    way = "name another model" if own is None else f"pass --image_size {own}" if own != size else "pass --train_sizes 1:1"
+    return ModelError(f"{type(model).__name__} can't take {size} pixels ({reason}): {way}")
 
 
-def own_size(model: PreTrainedModel) -> int:
-    """Pixels a side that the model was trained at."""
-    own = getattr(model.config, "image_size", None) or model.config.pretrained_cfg["input_size"][-1]
-    return own if isinstance(own, int) else own[0]
+def own_size(model: PreTrainedModel) -> int | None:
+    """Pixels a side that the model was trained at; None where its configuration does not say, as ResNet's."""
+    config = getattr(model.config, "vision_config", model.config)  # of SigLIP and others that also read
+    own = getattr(config, "image_size", None)
+    if own is None and config.model_type == "timm_wrapper":
+        own = config.pretrained_cfg["input_size"][-1]
+    return own[0] if isinstance(own, list | tuple) else own
 
 
 def depths(model: PreTrainedModel) -> dict[str, int]:

@@ -79,6 +79,10 @@ def mean_std(processor: BaseImageProcessor) -> tuple[list[float], list[float]]:
     """What the processor subtracts and divides by, a number a channel, in units of 255."""
     if isinstance(processor, TimmWrapperImageProcessor):
         return list(processor.data_config["mean"]), list(processor.data_config["std"])
+    if hasattr(processor, "include_top"):  # EfficientNet's, which may divide twice and have 0 in the middle
+        black, white = (batch(processor, torch.full((1, 3, 8, 8), value, dtype=torch.uint8))[0, :, 0, 0] for value in (0, 255))
+        std = 1 / (white - black)
+        return (-black * std).tolist(), std.tolist()
     if not processor.do_normalize:
         return [0.0] * 3, [1.0] * 3
     return list(processor.image_mean), list(processor.image_std)
