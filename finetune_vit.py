@@ -55,7 +55,8 @@ from classifier.predictor import HUB_ID, default_device, locate
 
 NAMES = ("train", "validation")
 FEW = 500  # training images: below, all of a backbone learns them by heart
-STALE = ("config.json", "run.json", "evaluation.json", "confusion_matrix.png", "metrics.jsonl", "README.md", "onnx/model.onnx")
+STALE = ("config.json", "run.json", "evaluation.json", "timing.json", "confusion_matrix.png", "metrics.jsonl", "README.md")
+STALE += ("onnx/model.onnx",)
 
 
 def flag(default, help: str, **metadata):
@@ -72,7 +73,8 @@ class Recipe:
     model: str = flag("facebook/deit-tiny-patch16-224", "Hub id, id@revision, or folder, such as an earlier stage's")
     freeze: str = flag(
         "auto",
-        f"backbone: train the head alone, on cached features, as auto does for fewer than {FEW} images",
+        f"backbone: train the head alone, on cached features, as auto does for fewer than {FEW} images: by a grid of learning "
+        "rates and weight decays, 10 times num_train_epochs, without augmentation",
         choices=("auto", "none", "backbone"),
     )
     folds: int | None = flag(None, "of a frozen backbone, also cross-validate the head on so many parts of all but test")
@@ -144,8 +146,11 @@ def parse_args() -> tuple[Recipe, Training]:
     parser = HfArgumentParser(
         [Recipe, Training], description=__doc__, formatter_class=Help, usage="%(prog)s [flags]", allow_abbrev=False
     )
+    words = sys.argv[1:]
+    if any(word.partition("=")[0] == "--patience" for word in words):
+        words.append("--load_best_model_at_end")  # for which validation and checkpoints have to go together
     try:
-        recipe, args, unknown = parser.parse_args_into_dataclasses(None, True, look_for_args_file=False)
+        recipe, args, unknown = parser.parse_args_into_dataclasses(words, True, look_for_args_file=False)
         for tracker in get_reporting_integration_callbacks(args.report_to):
             tracker()  # which says whether its package is there
     except (ValueError, RuntimeError, ImportError) as error:
@@ -161,7 +166,8 @@ def parse_args() -> tuple[Recipe, Training]:
         raise ModelError("--teacher teaches all of a model: leave out --freeze backbone")
     if recipe.teacher:
         recipe.freeze, args.label_smoothing_factor = "none", 0.0  # a teacher's targets are soft
-    args.load_best_model_at_end |= recipe.patience is not None
+    if args.hub_token:
+        raise ModelError("--hub_token would stand in run.json, with the command: run hf auth login instead, or set HF_TOKEN")
     if args.push_to_hub:
         hub.check_login()
     return recipe, args
@@ -195,7 +201,7 @@ def main() -> None:
         found = backbone.load(recipe.model, splits.labels, drop_path=recipe.drop_path, allow_pickle=recipe.allow_pickle)
     if recipe.freeze == "backbone" and not args.should_save:
         return  # features are computed once, and a grid of heads takes seconds
-    tensors = {name: data.as_tensor(name, splits) for name in NAMES} if data.are_small("train", splits) else None
+    tensors = {name: data.as_tensor(name, splits) for name in NAMES} if surveyed.is_small() else None
     counts = {name: class_counts(name, splits, tensors) for name in NAMES}
     plan = make_plan(recipe, found, min(tensors["train"][0].shape[-2:]) if tensors else None)
     model = backbone.resize(found.model, plan.image_size).to(memory_format=torch.channels_last)
@@ -217,7 +223,16 @@ def main() -> None:
     weights = len(splits.train) / len(splits.labels) / counts["train"].clamp(min=1)
     weights = weights if recipe.class_weights == "balanced" else None
     fit_model = fit_head if recipe.freeze == "backbone" else fit_all
-    outcome = fit_model(model, processor, splits, tensors, recipe, args, plan, weights, resume)
+    try:
+        outcome = fit_model(model, processor, splits, tensors, recipe, args, plan, weights, resume)
+    except RuntimeError as error:
+        if not tune.is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"a batch does not fit into memory ({str(error).splitlines()[0]}): pass a lower --image_size, "
+            "--gradient_checkpointing, a lower --per_device_eval_batch_size, or a lower --per_device_train_batch_size with "
+            "more --gradient_accumulation_steps"
+        ) from error
     if not args.should_save:
         return
 
@@ -309,11 +324,14 @@ def fit_all(model, processor, splits, tensors, recipe, args, plan, weights, resu
     teacher = None
     if recipe.teacher:
         teacher = teaching.Teacher(recipe.teacher, splits.labels, *preprocess.mean_std(processor), args.device)
+    if args.gradient_checkpointing and not model.supports_gradient_checkpointing:
+        raise ModelError(f"{type(model).__name__} has no gradient checkpointing: leave out --gradient_checkpointing")
+    must_match = what_must_match(recipe, args, plan, model, splits)
+    if resume:
+        tune.check_resumable(resume, must_match)
     keep_step(args, resume)
     with fit.StopSignal() as stop:
-        progress = tune.Progress(
-            Path(args.output_dir), what_must_match(recipe, args, plan, model, splits), stop, recipe.patience
-        )
+        progress = tune.Progress(Path(args.output_dir), must_match, stop, recipe.patience)
         trainer = tune.Tuner(
             model,
             args,
@@ -333,15 +351,7 @@ def fit_all(model, processor, splits, tensors, recipe, args, plan, weights, resu
         if args.should_save and args.world_size > 1:
             each = args.train_batch_size * args.gradient_accumulation_steps
             print(f"steps of {each * args.world_size} images, {each} of them on each of {args.world_size} processes")
-        try:
-            trainer.train(resume_from_checkpoint=resume and str(resume))
-        except RuntimeError as error:
-            if not any(words in str(error) for words in ("reached zero", "allocate memory", "out of memory")):
-                raise
-            raise ModelError(
-                f"a batch does not fit into memory ({str(error).splitlines()[0]}): pass a lower --image_size, "
-                "--gradient_checkpointing, or a lower --per_device_train_batch_size with more --gradient_accumulation_steps"
-            ) from error
+        trainer.train(resume_from_checkpoint=resume and str(resume))
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # its forward is its own again, without autocast
     step, total = trainer.state.global_step, trainer.state.max_steps
     if progress.is_stopping and step < total:
@@ -352,7 +362,7 @@ def fit_all(model, processor, splits, tensors, recipe, args, plan, weights, resu
     epochs = trainer.state.epoch * total / step  # --max_steps may have set them
     return Outcome(
         progress.history,
-        progress.best_epoch if args.load_best_model_at_end else None,
+        progress.best_epoch if args.load_best_model_at_end and progress.history else None,
         progress.train_seconds,
         progress.totals()["images_seen"],
         int(trainer.state.total_flos),
@@ -439,7 +449,7 @@ def changed_settings(recipe: Recipe, args: Training) -> dict:
     """This script's flags, and those of TrainingArguments that are listed here or differ from its defaults."""
     defaults = TrainingArguments(output_dir=args.output_dir, use_cpu=args.use_cpu).to_dict()
     changed = {name: v for name, v in args.to_dict().items() if name in Training.__annotations__ or v != defaults[name]}
-    return asdict(recipe) | changed
+    return changed | asdict(recipe)
 
 
 def what_must_match(recipe: Recipe, args: Training, plan: Plan, model, splits: data.Splits) -> dict:
@@ -484,10 +494,12 @@ def keep_step(args: Training, resume: Path | None) -> None:
     """
     # A batch is made smaller in the process that runs out of memory, and may be neither where others or a checkpoint wait.
     args.auto_find_batch_size &= args.world_size == 1 and resume is None
-    saved = json.loads((resume / "trainer_state.json").read_text())["stateful_callbacks"].get("Progress") if resume else None
-    if saved is None or "step_images" not in saved["attributes"]:  # a foreign checkpoint is refused later, an old one is not
+    if resume is None:
         return
-    images, parts = saved["attributes"]["step_images"], args.world_size * args.gradient_accumulation_steps * max(1, args.n_gpu)
+    images, parts = (
+        tune.progress_of(resume)["step_images"],
+        args.world_size * args.gradient_accumulation_steps * max(1, args.n_gpu),
+    )
     if images % parts:
         raise ModelError(
             f"a step of {resume} is of {images} images, which {args.world_size} processes and "

@@ -37,6 +37,8 @@ def main() -> None:
     folders = [args.model, *args.stages]
     if args.output_dir.resolve() in [folder.resolve() for folder in folders]:
         raise ModelError(f"{args.output_dir} is one of the models: name another --output_dir")
+    if (args.output_dir / "run.json").exists():
+        raise ModelError(f"{args.output_dir} holds a finished run: name another --output_dir")
     own = read_json(args.model / "run.json")
     predictors = [load_predictor(folder) for folder in folders]
     if predictors[0].model.config.model_type == CifarCnnConfig.model_type:  # which sees several views, and is one stage

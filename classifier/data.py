@@ -616,12 +616,14 @@ class Survey:
         counts: images of each class, in train.
         n: images in train and validation.
         size: median width and height, pixels, as stored.
+        has_one_size: whether all have that size.
         unreadable: how many can't be opened.
     """
 
     counts: dict[str, int]
     n: int
     size: tuple[int, int]
+    has_one_size: bool
     unreadable: int
 
     def __str__(self) -> str:
@@ -631,6 +633,10 @@ class Survey:
         told += f", largest {self.counts[largest]:,} ({largest})" if self.counts[largest] > self.counts[smallest] else ""
         told += f"; median {self.size[0]}×{self.size[1]}"
         return told + (f"; {self.unreadable} unreadable" if self.unreadable else "")
+
+    def is_small(self, most: int = 128) -> bool:
+        """Whether the images are for `as_tensor` as they are: all of one size, of at most `most` pixels a side."""
+        return self.has_one_size and max(self.size) <= most
 
 
 def survey(splits: Splits, listing: Path) -> Survey:
@@ -669,7 +675,8 @@ def survey(splits: Splits, listing: Path) -> Survey:
             )
     counts = np.bincount(_labels(splits.name, "train", splits.train, splits.label_column), minlength=len(splits.labels))
     width, height = np.median(np.array(sizes), axis=0).astype(int).tolist()
-    return Survey(dict(zip(splits.labels, counts.tolist(), strict=True)), total, (width, height), len(unreadable))
+    by_label = dict(zip(splits.labels, counts.tolist(), strict=True))
+    return Survey(by_label, total, (width, height), len(set(sizes)) == 1, len(unreadable))
 
 
 # --- Pixels ----------------------------------------------------------------------------------------------------------
@@ -710,14 +717,6 @@ def as_tensor(split: str, splits: Splits, size: int | None = None) -> tuple[torc
     if n == 0:
         raise DataError(f"none of the {total} images in {split} of {splits.name} is readable: check the files")
     return torch.from_numpy(images[:n]), torch.from_numpy(labels[:n])
-
-
-def are_small(split: str, splits: Splits, most: int = 128) -> bool:
-    """Whether a split is for `as_tensor`: its first hundred images have one size, of at most `most` pixels a side."""
-    rows = _undecoded(splits[split], splits)
-    images = [_decode(cell) for cell in rows[:100][splits.image_column]]
-    sizes = {image.size for image in images if isinstance(image, Image.Image)}
-    return len(sizes) == 1 and max(*sizes.pop()) <= most
 
 
 def fingerprint(split: str, splits: Splits) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import NamedTuple
 
 import numpy as np
@@ -343,6 +344,8 @@ def load_weights(folder: Path, *, allow_pickle: bool = False, **options) -> tupl
             )
     except SafetensorError as error:
         raise ModelError(f"{folder}/model.safetensors is damaged ({error}): fetch or train it again") from error
+    except UnpicklingError as error:  # torch refuses to run what it does not know
+        raise ModelError(f"{folder} has weights that hold code ({first_sentence(error)}): save them as safetensors") from error
     except (OSError, ValueError, KeyError, ImportError) as error:  # timm's unknown architecture is an ImportError
         raise ModelError(
             f"can't load the model in {folder} ({first_sentence(error)}): it has to be an image classifier that "

@@ -7,6 +7,8 @@ import json
 import math
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +102,27 @@ def collate(items: dict | list[tuple]) -> dict:
     return {"pixels": pixels, "labels": labels, "failures": failures}
 
 
+def progress_of(checkpoint: Path) -> dict:
+    """The attributes of `Progress` in a checkpoint's folder; ModelError for one that has none."""
+    callbacks = json.loads((checkpoint / "trainer_state.json").read_text())["stateful_callbacks"]
+    if "Progress" not in callbacks:
+        raise ModelError("the checkpoint is not one of finetune_vit.py: give the folder of its run, or 'last'")
+    return callbacks["Progress"]["attributes"]
+
+
+def check_resumable(checkpoint: Path, settings: dict) -> None:
+    """Raises ModelError for a checkpoint from which nobody can go on with these settings of `Progress`."""
+    before, now = progress_of(checkpoint)["settings"], json.loads(json.dumps(settings))
+    if changed := [name for name in now if before.get(name) != now[name]]:
+        was = ", ".join(f"{name} {before.get(name)} (now {now[name]})" for name in changed)
+        raise ModelError(f"the checkpoint was trained with {was}: give the same settings, or another --output_dir")
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a batch was too large, by what PyTorch's allocators and accelerate say."""
+    return any(words in str(error).lower() for words in ("reached zero", "allocate memory", "out of memory", "out-of-memory"))
+
+
 class Progress(TrainerCallback, ExportableState):
     """What a run has done so far: sums of the epoch at hand, a line of metrics an epoch, and seconds spent training.
 
@@ -169,14 +192,7 @@ class Progress(TrainerCallback, ExportableState):
         if state.global_step == 0:
             self.step_images = state.train_batch_size * args.gradient_accumulation_steps * args.world_size
             return
-        saved = state.stateful_callbacks.get("Progress")
-        if saved is None:
-            raise ModelError("the checkpoint is not one of finetune_vit.py: give the folder of its run, or 'last'")
-        before = saved["attributes"]["settings"]
-        if changed := [name for name in self.settings if before.get(name) != self.settings[name]]:
-            was = ", ".join(f"{name} {before.get(name)} (now {self.settings[name]})" for name in changed)
-            raise ModelError(f"the checkpoint was trained with {was}: give the same settings, or another --output_dir")
-        for name, value in saved["attributes"].items():
+        for name, value in state.stateful_callbacks["Progress"]["attributes"].items():
             if name not in self.shared:
                 setattr(self, name, value)
             elif state.is_world_process_zero:
@@ -396,16 +412,35 @@ class Tuner(Trainer):
         if self.teacher:
             with self.compute_loss_context_manager():
                 targets = self.teacher.probabilities(pixels)
-        return super().training_step(model, {"pixel_values": pixels, "labels": targets}, num_items_in_batch)
+        with self.within_memory():
+            return super().training_step(model, {"pixel_values": pixels, "labels": targets}, num_items_in_batch)
 
     def prediction_step(self, model, inputs: dict, prediction_loss_only: bool, ignore_keys=None) -> tuple:
         """Evaluates the pixels that the processor gives."""
         inputs = self.readable(self._prepare_inputs(inputs))
         pixels, labels = inputs["pixels"], inputs["labels"]
         pixels = pixels if pixels.is_floating_point() else preprocess.batch(self.processor, pixels)
-        with torch.no_grad():
+        with torch.no_grad(), self.within_memory():
             logits = backbone.forward(model, channels_last(pixels), self.model).float()
         return F.cross_entropy(logits, labels), logits, labels
+
+    @contextmanager
+    def within_memory(self) -> Iterator[None]:
+        """Makes an error of what does not fit after the first step; before it, `auto_find_batch_size` tries a smaller batch.
+
+        It would start anew with the weights as they are by then: sizes that grow meet the bound late.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.state.global_step == 0 or not is_out_of_memory(error):
+                raise
+            parts = 2 * self.args.gradient_accumulation_steps
+            raise ModelError(
+                f"no memory for a batch after step {self.state.global_step} ({str(error).splitlines()[0]}): go on with half of "
+                f"one, by --resume_from_checkpoint last --gradient_accumulation_steps {parts}"
+                ", or with a lower --per_device_eval_batch_size where it was validation"
+            ) from error
 
     def readable(self, inputs: dict) -> dict:
         """The batch, after its unreadable images were noted, or raised as a DataError."""

@@ -17,14 +17,20 @@ from safetensors.torch import load_file, save_file
 from torchvision.transforms.v2.functional import InterpolationMode
 from torchvision.transforms.v2.functional import resize as torchvision_resize
 from transformers import (
+    AutoConfig,
+    AutoModelForImageClassification,
     BeitConfig,
     BeitForImageClassification,
     ConvNextConfig,
     ConvNextForImageClassification,
     ConvNextImageProcessor,
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
     DeiTImageProcessor,
+    EfficientNetImageProcessor,
     MobileNetV2Config,
     MobileNetV2ForImageClassification,
+    MobileViTImageProcessor,
     TimmWrapperConfig,
     TimmWrapperForImageClassification,
     ViTConfig,
@@ -38,6 +44,7 @@ import finetune_vit
 from classifier import augment, average, backbone, data, errors, features, fit, load_predictor, preprocess, record, tune
 from classifier import teacher as teaching
 from classifier.errors import ModelError
+from classifier.predictor import load_processor
 
 ROOT = Path(__file__).parent.parent
 COLOURS = {"blue": (40, 40, 200), "green": (40, 200, 40), "red": (200, 40, 40), "yellow": (200, 200, 40)}
@@ -410,9 +417,13 @@ def test_a_resumed_run_equals_one_that_was_not_stopped(tuned, vit, pictures, tmp
     with pytest.raises(SystemExit):  # nor is a run overwritten
         command(*words)
     assert "holds a run" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        command(*words, "--crop_scale", "0.3", "--resume_from_checkpoint", "last")
-    assert "crop_scale 0.6 (now 0.3)" in capsys.readouterr().err
+    for flag, value, told in (
+        ("--crop_scale", "0.3", "crop_scale 0.6 (now 0.3)"),
+        ("--image_size", "48", "image_size 32 (now 48)"),
+    ):
+        with pytest.raises(SystemExit):
+            command(*words, flag, value, "--resume_from_checkpoint", "last")
+        assert told in capsys.readouterr().err
 
     command(*words, "--resume_from_checkpoint", "last")
     before, after = (load_file(folder / "model.safetensors") for folder in (tuned, tmp_path / "run"))
@@ -458,6 +469,21 @@ def test_a_batch_that_does_not_fit_is_made_smaller(tmp_path, monkeypatch):
     trainer = tuner(tmp_path, tiny_vit(num_labels=4), tune.InMemory(*noise(8, size=32)), num_train_epochs=1)
     trainer.train()
     assert trainer.state.train_batch_size == 6 and trainer.progress.images_seen == 8
+
+
+def test_memory_that_ends_later_does_not_start_the_run_anew(tmp_path, monkeypatch):
+    compute_loss = tune.Tuner.compute_loss
+
+    def limited(self, model, inputs, **kwargs):
+        if self.state.global_step == 2:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+        return compute_loss(self, model, inputs, **kwargs)
+
+    monkeypatch.setattr(tune.Tuner, "compute_loss", limited)
+    trainer = tuner(tmp_path, tiny_vit(num_labels=4), tune.InMemory(*noise(8, size=32)), num_train_epochs=4)
+    with pytest.raises(ModelError, match=r"after step 2 .* --gradient_accumulation_steps 2"):
+        trainer.train()
+    assert trainer.progress.images_seen == 16
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
@@ -514,6 +540,8 @@ def test_stages_that_miss_on_either_side_are_averaged(tuned, pictures, tmp_path,
 
 def test_a_mean_that_is_no_better_is_not_written(tuned, tmp_path, monkeypatch):
     early, late = stages(tuned, tmp_path, 3.0, 0.0)
+    with pytest.raises(ModelError, match="holds a finished run"):
+        average_of(monkeypatch, late, early, tuned)
     with pytest.raises(ModelError, match=r"no mean is better than .*late"):
         average_of(monkeypatch, late, early, tmp_path / "mean")
     with pytest.raises(ModelError, match="is no stage that"):
@@ -627,6 +655,99 @@ def test_a_few_steps_of_real_backbones(name, pictures, tmp_path):
     assert_all_agree(tmp_path / "run", pictures)
 
 
+ARCHITECTURES = {
+    "resnet": {"num_channels": 3, "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
+    "regnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "groups_width": 8},
+    "swin": {"image_size": 32, "patch_size": 2, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4},
+    "dinov2": {"image_size": 32, "patch_size": 8, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+    "mobilevit": {
+        **{"image_size": 64, "hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [8, 8, 8, 8, 16, 16, 16]},
+        **{"num_attention_heads": 2, "num_channels": 3},
+    },
+    "efficientnet": {"image_size": 64, "width_coefficient": 0.2, "depth_coefficient": 0.1, "hidden_dim": 256},
+    "siglip": {
+        "vision_config": {
+            **{"image_size": 32, "patch_size": 8, "hidden_size": 16, "intermediate_size": 32},
+            **{"num_hidden_layers": 1, "num_attention_heads": 2},
+        }
+    },
+}
+PROCESSORS = {
+    "mobilevit": MobileViTImageProcessor(size={"shortest_edge": 72}, crop_size={"height": 64, "width": 64}),
+    "efficientnet": EfficientNetImageProcessor(size={"height": 64, "width": 64}),
+    "convnext": ConvNextImageProcessor(size={"shortest_edge": 32}),
+}
+
+
+@pytest.fixture(scope="module")
+def architecture(tmp_path_factory):
+    """A folder with an architecture of random weights, and the processor that comes with such."""
+
+    def save(name: str) -> Path:
+        folder = tmp_path_factory.mktemp("models") / name
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(name, num_labels=1000, **ARCHITECTURES[name])
+        AutoModelForImageClassification.from_config(config).save_pretrained(folder)
+        PROCESSORS.get(name, ViTImageProcessor(size={"height": 32, "width": 32})).save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.mark.parametrize("freeze", ["none", "backbone"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_other_architectures_of_random_weights(name, freeze, architecture, pictures, tmp_path):
+    words = [
+        "--dataset",
+        pictures,
+        "--output_dir",
+        tmp_path / "run",
+        "--freeze",
+        freeze,
+        "--num_train_epochs",
+        "1",
+        "--no_bf16",
+    ]
+    command("--model", architecture(name), *words, "--train_sizes", "1:1")
+    assert_all_agree(tmp_path / "run", pictures)
+
+
+@pytest.mark.parametrize("name", ["mobilevit", "efficientnet"])
+def test_training_sees_the_pixels_that_the_processor_makes(name, architecture):
+    """MobileViT's has blue first, EfficientNet's divides twice."""
+    folder = architecture(name)
+    image = torch.tensor([200, 100, 10], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 64, 64)
+    found = backbone.load(str(folder), list(COLOURS))
+    processed = preprocess.batch(found.processor, image)
+    trained_on = augment.normalize(image.float(), *preprocess.mean_std(found.processor))
+    torch.testing.assert_close(trained_on, processed, atol=1e-5, rtol=1e-4)
+    original = AutoModelForImageClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        features = [
+            model.eval().base_model(pixels)[0]
+            for model, pixels in (
+                (found.model, processed),
+                (original, preprocess.batch(load_processor(folder), image)),
+            )
+        ]
+    torch.testing.assert_close(*features)
+
+
+def test_a_mean_of_two_heads_is_refused(tmp_path):
+    config = DeiTConfig(image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    DeiTForImageClassificationWithTeacher(config).save_pretrained(tmp_path)
+    DeiTImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="averages several heads"):
+        backbone.load(str(tmp_path), list(COLOURS))
+
+
+def test_small_images_of_several_sizes_are_streamed(vit, pictures, tmp_path):
+    folder = shutil.copytree(pictures, tmp_path / "colours")
+    write_images(folder, *noise(8, size=24, seed=3))  # over the first ones
+    command("--model", vit, "--dataset", folder, "--output_dir", tmp_path / "run", *SHORT)
+    assert read(tmp_path / "run")["validation"]["accuracy"] > 0.25
+
+
 # --- Bad input -------------------------------------------------------------------------------------------------------
 
 
@@ -657,6 +778,8 @@ def with_few_weights(folder: Path) -> None:
         (None, ("--train_sizes", "large"), "0.6:0.5"),
         (None, ("--fp16", "--report_to", "nowhere"), "nowhere"),
         (None, ("--resume_from_checkpoint", "last"), "no checkpoint"),
+        (None, ("--patience", "2", "--save_strategy", "no"), "--load_best_model_at_end requires"),
+        (None, ("--hub_token", "mine"), "hf auth login"),
     ],
 )
 def test_bad_input_is_one_line_with_the_next_step(damage, flags, message, vit, pictures, tmp_path, capfd):
