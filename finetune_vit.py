@@ -496,10 +496,8 @@ def keep_step(args: Training, resume: Path | None) -> None:
     args.auto_find_batch_size &= args.world_size == 1 and resume is None
     if resume is None:
         return
-    images, parts = (
-        tune.progress_of(resume)["step_images"],
-        args.world_size * args.gradient_accumulation_steps * max(1, args.n_gpu),
-    )
+    images = tune.progress_of(resume)["step_images"]
+    parts = args.world_size * args.gradient_accumulation_steps * max(1, args.n_gpu)
     if images % parts:
         raise ModelError(
             f"a step of {resume} is of {images} images, which {args.world_size} processes and "
