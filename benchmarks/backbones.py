@@ -50,6 +50,7 @@ def row(folder: Path) -> dict:
         "trained": "head" if run["settings"]["freeze"] == "backbone" else "all",
         "image_size": run["recipe"]["image_size"],
         "stages": len(stages),
+        "averaged": "averaged" in run,
         "train_seconds": round(sum(stage["train_seconds"] for stage in stages), 1),
         "images_seen": sum(stage["images_seen"] for stage in stages),
         "validation_accuracy": run["validation"]["accuracy"],
@@ -61,13 +62,14 @@ def row(folder: Path) -> dict:
         "megabytes": round((folder / "model.safetensors").stat().st_size / 1e6, 1),
         "latency_ms": latency(folder),
         "seed": run["settings"]["seed"],
-        "machine": run["machine"],
+        "machines": [stage["machine"] for stage in stages],
     }
 
 
 def latency(folder: Path) -> dict[str, float]:
-    """Milliseconds from a decoded 32-pixel image to its logits, one image at a time: median and 95th percentile."""
+    """Milliseconds from a decoded 32-pixel image to its logits, one at a time, compiled: median and 95th percentile."""
     predictor = load_predictor(folder)
+    predictor.compile()
     images = np.random.default_rng(0).integers(0, 256, (WARM_UP + TIMED, 32, 32, 3), dtype=np.uint8)
     seconds = []
     for image in images:

@@ -56,6 +56,13 @@ def test_train_says_what_its_recipes_reach():
     assert f"{accurate['accuracy']:.2%}" in header
 
 
+def test_finetune_says_what_it_reaches():
+    header = (ROOT / "finetune_vit.py").read_text().split('"""')[1]
+    for row in json.loads((ROOT / "benchmarks/backbones.json").read_text())["rows"]:
+        assert f"{row['test_accuracy']:.2%}" in header
+        assert f"{row['train_seconds'] / 60:.0f} min" in header or row["trained"] == "head"
+
+
 def test_model_card_is_the_best_embedded_models():
     evaluations = {path.parent: json.loads(path.read_text()) for path in (ROOT / "models").glob("*/evaluation.json")}
     best = max(evaluations, key=lambda folder: evaluations[folder]["models"][0]["accuracy"])
