@@ -27,6 +27,7 @@ MAX_CALL_BYTES = 1_000_000  # of a call's JSON: 500 files are named in 200 kB
 MAX_MCP_BYTES = 10_000_000  # of a message by MCP, which holds an image as base64
 MAX_UPLOAD_BYTES = 2_000_000_000  # of one request; page and gradio_client send a gallery's files in several
 MIN_FREE_BYTES = 1_000_000_000  # on the disk with the uploads, which are deleted after an hour
+MIN_FREE_FOR_CALLS = 500_000_000  # what was uploaded is still classified for a while: that writes previews and tables
 MAX_UNFETCHED = 256  # calls of a visit: gradio keeps their answers until they are fetched
 RETRY_AFTER_S = 10
 UPLOAD = "/gradio_api/upload"
@@ -157,7 +158,8 @@ class Guard:
             return refusal(411, "the body's length is not told: send Content-Length")
         if int(length) > most:
             return refusal(413, f"{int(length) / 1e6:,.1f} MB in one request: at most {most / 1e6:,.0f} MB, send fewer files")
-        if scope["path"].startswith((*WORK, MCP)) and not self.has_room():  # calls write previews and tables
+        least = MIN_FREE_BYTES if is_upload(scope) or is_message(scope) else MIN_FREE_FOR_CALLS
+        if scope["path"].startswith((*WORK, MCP)) and not self.has_room(least):
             return no_room()
         return None
 
@@ -187,9 +189,9 @@ class Guard:
             return Response(f"data: {unknown}\n\n", media_type="text/event-stream")  # as gradio begins
         return None
 
-    def has_room(self) -> bool:
-        """Whether there is room for more uploads."""
-        return shutil.disk_usage(self.uploads).free >= MIN_FREE_BYTES
+    def has_room(self, least: int = MIN_FREE_BYTES) -> bool:
+        """Whether there are so many free bytes where uploads go; by default, whether there is room for more of them."""
+        return shutil.disk_usage(self.uploads).free >= least
 
     def with_room(self, receive: Receive) -> Receive:
         """A `receive` that raises NoRoom once the disk is too full for what comes; the sweep takes what is there by then."""

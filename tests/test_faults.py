@@ -129,8 +129,12 @@ def test_uploads_stop_before_the_disk_is_full_and_go_on_when_it_is_not(small_dis
         refused = upload()
         assert refused.status_code == 503 and refused.headers["retry-after"] and "no room" in refused.json()["error"]
         call = f"{url}/gradio_api/call/classify"  # what is there already is still classified
-        event = httpx.post(call, json={"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}, None, 1]}).json()
+        wanted = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}, None, 1]}
+        event = httpx.post(call, json=wanted).json()
         assert "event: complete" in httpx.get(f"{call}/{event['event_id']}").text
+        ballast.unlink()
+        ballast = fill(small_disk, leave=400_000_000)  # but calls write files too
+        assert httpx.post(call, json=wanted).status_code == 503
         ballast.unlink()
         assert upload().status_code == 200
         ballast = fill(small_disk, leave=1_010_000_000)  # enough to begin with
