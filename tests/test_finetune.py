@@ -741,6 +741,15 @@ def test_a_mean_of_two_heads_is_refused(tmp_path):
         backbone.load(str(tmp_path), list(COLOURS))
 
 
+def test_other_names_for_labels_are_recorded(vit, pictures, tmp_path):
+    """classifier.average and the push load the dataset by what run.json says."""
+    (tmp_path / "names.json").write_text(json.dumps({"blue": "navy"}))
+    words = ["--dataset", pictures, "--label_names", tmp_path / "names.json", "--output_dir", tmp_path / "run", "--no_bf16"]
+    command("--model", vit, *words, "--freeze", "backbone", "--num_train_epochs", "1")
+    assert read(tmp_path / "run")["settings"]["label_names"] == str(tmp_path / "names.json")
+    assert "navy" in read(tmp_path / "run")["data"]["labels"]
+
+
 def test_small_images_of_several_sizes_are_streamed(vit, pictures, tmp_path):
     folder = shutil.copytree(pictures, tmp_path / "colours")
     write_images(folder, *noise(8, size=24, seed=3))  # over the first ones
