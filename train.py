@@ -24,12 +24,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from transformers import ViTImageProcessor
 
 from classifier import augment, card, data, errors, export, fit, hub, measure, record, report, strangers
-from classifier.cnn import CifarCnnConfig, CifarCnnForImageClassification
+from classifier.cnn import CifarCnnConfig, CifarCnnForImageClassification, average_views
 from classifier.errors import ModelError, Stopped
 from classifier.files import write_json
 from classifier.flags import add_hub_flags, positive_float, positive_int
@@ -207,12 +208,13 @@ def main() -> None:
 
     # Calibrate on validation what will be stored: a temperature goes into the head, so every way of loading has it.
     model.half().float().eval()
-    logits = fit.predict(lambda pixels: model(pixels).logits, validation[0], mean, std).cpu().numpy()
+    views = fit.predict(model.forward_views, validation[0], mean, std).cpu().numpy()
     labels = validation[1].cpu().numpy()
-    temperature = measure.fit_temperature(logits, labels)
+    temperature = measure.fit_temperature(views, labels, merge)
     with torch.no_grad():
         model.head.weight /= temperature
-    model.config.known_threshold = strangers.threshold(strangers.energy(logits / temperature))
+    logits = merge(views / temperature)
+    model.config.known_threshold = strangers.threshold(strangers.energy(logits))
     model.config.reduce_to = 4 * args.image_size  # pixels: a photograph's shorter side, before the processor squashes it
     size = {"height": args.image_size, "width": args.image_size}
     export.save(model, ViTImageProcessor(size=size, image_mean=mean, image_std=std), args.output_dir)
@@ -234,7 +236,7 @@ def main() -> None:
         "validation": {
             "accuracy": float((logits.argmax(axis=1) == labels).mean()),
             "accuracy_one_view": progress.best_accuracy,
-            "nll": measure.nll(logits / temperature, labels),
+            "nll": measure.nll(logits, labels),
             "temperature": temperature,
         },
     }
@@ -248,6 +250,11 @@ def main() -> None:
     )
     if args.push_to_hub:
         print(hub.push(args.output_dir, args.hub_model_id, private=args.hub_private_repo, revision=args.hub_revision))
+
+
+def merge(views: np.ndarray) -> np.ndarray:
+    """Logits (views, N, num_labels) -> (N, num_labels), as `forward` does."""
+    return average_views(torch.from_numpy(views)).numpy()
 
 
 def checkpoint_to_resume(args: argparse.Namespace) -> Path | None:

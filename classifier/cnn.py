@@ -22,6 +22,7 @@ WHITEN_KERNEL = 2  # pixels a side
 # What activations get is scaled so that they bend like GELU: hardswish(1.7 x) / 1.7 is within 0.07 of it, at a quarter of its
 # time on a CPU. The division needs no place, as each activation is followed by a convolution and batch norm, or the head.
 GAIN = {"hardswish": 1.7}
+VIEWS = {1: [1.0], 2: [1 / 2] * 2, 6: [1 / 4] * 2 + [1 / 8] * 4}  # weights, of the image in place first
 
 
 class CifarCnnConfig(PreTrainedConfig):
@@ -52,7 +53,7 @@ class CifarCnnConfig(PreTrainedConfig):
             raise ValueError(f"widths {self.widths} and depths {self.depths} need one positive number a stage each")
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"hidden_act is {self.hidden_act!r}: choose one of {', '.join(sorted(ACT2FN))}")
-        if self.views not in (1, 2, 6):
+        if self.views not in VIEWS:
             raise ValueError(f"views is {self.views}: choose 1, 2 (mirrored) or 6 (mirrored and shifted)")
 
 
@@ -141,23 +142,36 @@ class CifarCnnForImageClassification(PreTrainedModel):
         x = self.forward_features(pixel_values).amax(dim=(2, 3))  # (N, widths[-1])
         return self.head(x) / x.shape[-1]
 
+    def forward_views(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) -> logits (views, N, num_labels), of the image as it is first; `average_views` makes them one."""
+        seen = [pixel_values]
+        if self.config.views == 6:
+            padded = F.pad(pixel_values, (1, 1, 1, 1), mode="reflect")
+            seen += [padded[..., :-2, :-2], padded[..., 2:, 2:]]
+        mirrored = [1] if self.config.views == 1 else [1, -1]
+        return torch.stack([self.forward_view(x if side > 0 else x.flip(-1)) for x in seen for side in mirrored])
+
     def forward(
         self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, return_dict: bool | None = None
     ) -> ImageClassifierOutputWithNoAttention | tuple:
-        """(N, C, H, W) -> logits (N, num_labels), in evaluation mode the mean over `config.views` views; and the loss."""
-        views = 1 if self.training else self.config.views
-        logits = self.forward_view(pixel_values)
-        if views >= 2:
-            logits = (logits + self.forward_view(pixel_values.flip(-1))) / 2
-        if views == 6:
-            padded = F.pad(pixel_values, (1, 1, 1, 1), mode="reflect")
-            shifted = [padded[..., :-2, :-2], padded[..., 2:, 2:]]
-            shifted = sum(self.forward_view(x) + self.forward_view(x.flip(-1)) for x in shifted) / 4
-            logits = (logits + shifted) / 2
+        """(N, C, H, W) -> logits (N, num_labels), in evaluation mode averaged over `config.views` views; and the loss."""
+        is_one = self.training or self.config.views == 1
+        logits = self.forward_view(pixel_values) if is_one else average_views(self.forward_views(pixel_values))
         loss = F.cross_entropy(logits, labels) if labels is not None else None
         if return_dict is False:
             return (logits,) if loss is None else (loss, logits)
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)
+
+
+def average_views(logits: torch.Tensor) -> torch.Tensor:
+    """(views, N, C) -> logits (N, C) whose softmax is the weighted mean of the views' softmaxes.
+
+    Probabilities are averaged rather than logits, because where views disagree the mean should be unsure. The logsumexp, by
+    which strangers are told, is the mean of the views'.
+    """
+    weights = logits.new_tensor(VIEWS[len(logits)])[:, None, None]
+    mean = torch.logsumexp(logits.log_softmax(dim=-1) + weights.log(), dim=0)
+    return mean + (weights * logits.logsumexp(dim=-1, keepdim=True)).sum(dim=0)
 
 
 AutoConfig.register(CifarCnnConfig.model_type, CifarCnnConfig)

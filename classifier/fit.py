@@ -382,13 +382,16 @@ def check_finite(losses: torch.Tensor, first: int, epoch: int) -> None:
 
 @torch.inference_mode()
 def predict(forward: Callable, images: torch.Tensor, mean: list[float], std: list[float], bf16: bool = False) -> torch.Tensor:
-    """Logits (N, num_labels), float32, of uint8 images (N, C, H, W); `forward` takes normalised pixels and gives logits."""
+    """Logits (N, num_labels), float32, of uint8 images (N, C, H, W); `forward` takes normalised pixels and gives logits.
+
+    Of a `forward` that gives (views, N, num_labels) for a batch, as many views of all.
+    """
     logits = []
     for chunk in images.split(250):
         pixels = augment.normalize(chunk, mean, std).contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
             logits.append(forward(pixels).float())
-    return torch.cat(logits)
+    return torch.cat(logits, dim=-2)
 
 
 def validate(model: nn.Module, data: tuple[torch.Tensor, torch.Tensor], mean, std, bf16: bool) -> dict[str, float]:

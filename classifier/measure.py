@@ -1,6 +1,6 @@
 """Measures computed from logits and labels, as NumPy arrays: nothing here runs a model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -89,18 +89,21 @@ def average(logits: Sequence[np.ndarray]) -> np.ndarray:
     return logsumexp(members, axis=0) - np.log(len(members))
 
 
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+def fit_temperature(
+    logits: np.ndarray, labels: np.ndarray, merge: Callable[[np.ndarray], np.ndarray] = lambda logits: logits
+) -> float:
     """The T > 0 for which logits / T has the lowest NLL (Guo et al., arXiv:1706.04599); fit it on validation data.
 
     Args:
-        logits: (N, C).
+        logits: (N, C), or what `merge` takes.
         labels: class indices, (N,).
+        merge: gives logits (N, C) of the divided ones, where a model averages several views of an image.
 
     Returns:
         T in [0.05, 20]; above 1 the logits were overconfident.
     """
     found = minimize_scalar(
-        lambda log_t: nll(logits / np.exp(log_t), labels), bounds=(np.log(0.05), np.log(20)), method="bounded"
+        lambda log_t: nll(merge(logits / np.exp(log_t)), labels), bounds=(np.log(0.05), np.log(20)), method="bounded"
     )
     return float(np.exp(found.x))
 

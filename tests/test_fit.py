@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from classifier import augment, fit
-from classifier.cnn import CifarCnnConfig, CifarCnnForImageClassification
+from classifier.cnn import CifarCnnConfig, CifarCnnForImageClassification, average_views
 from classifier.errors import ModelError, Stopped
 
 ROOT = Path(__file__).parent.parent
@@ -93,6 +93,33 @@ def test_muon_step_by_hand():
     for _ in range(3):  # the iteration on a single singular value
         x = 3.4445 * x - 4.7750 * x**3 + 2.0315 * x**5
     assert weight.flatten().tolist() == pytest.approx([1 - 0.1 * x, 1, 1, 1], abs=0.01)
+
+
+def test_views_are_averaged_as_probabilities_by_hand():
+    """Two views of sure and opposite opinion make an unsure one, whose logsumexp is the mean of theirs."""
+    views = torch.log(torch.tensor([[[8.0, 2.0]], [[1.0, 4.0]]]))  # 80% and 20%, of logsumexp log 10 and log 5
+    merged = average_views(views)
+    torch.testing.assert_close(merged.softmax(dim=-1), torch.tensor([[0.5, 0.5]]))
+    torch.testing.assert_close(merged.logsumexp(dim=-1), torch.log(torch.tensor([50.0])) / 2)
+    two, four = torch.tensor([[[1.0, 3.0]]]), torch.tensor([[[5.0, 2.0]]])  # of six, shifted ones count half
+    six = average_views(torch.cat([two.expand(2, 1, 2), four.expand(4, 1, 2)]))
+    torch.testing.assert_close(six, average_views(torch.cat([two, four])))
+
+
+@pytest.mark.parametrize("views", [1, 2, 6])
+def test_the_views_are_the_image_mirrored_and_shifted(views):
+    model = tiny_model()
+    model.config.views = views
+    pixels = torch.randn(2, 3, 20, 20)
+    found = model.eval().forward_views(pixels)
+    assert len(found) == views
+    torch.testing.assert_close(found[0], model.forward_view(pixels))
+    torch.testing.assert_close(model(pixels).logits, average_views(found))
+    if views > 1:
+        torch.testing.assert_close(found[1], model.forward_view(pixels.flip(-1)))
+    if views == 6:
+        padded = torch.nn.functional.pad(pixels, (1, 1, 1, 1), mode="reflect")
+        torch.testing.assert_close(found[5], model.forward_view(padded[..., 2:, 2:].flip(-1)))
 
 
 def test_sizes_follow_progress():

@@ -68,6 +68,16 @@ def test_temperature_undoes_overconfidence():
     assert measure.fit_temperature(3 * logits, labels) == pytest.approx(3, abs=0.1)
 
 
+def test_temperature_is_of_what_is_merged():
+    """Where probabilities are averaged, dividing the mean is not dividing each."""
+    rng = np.random.default_rng(0)
+    views = rng.normal(0, 2, (2, 20_000, 5))
+    labels = np.array([rng.choice(5, p=row) for row in softmax(views, axis=2).mean(axis=0)])
+    assert measure.fit_temperature(3 * views, labels, lambda each: np.log(softmax(each, axis=2).mean(axis=0))) == pytest.approx(
+        3, abs=0.1
+    )
+
+
 def test_bootstrap_interval_is_the_binomial_one():
     """For 10,000 images at 90% the standard error is 0.3 points; the interval is 1.96 of these to each side."""
     right = (np.arange(10_000) % 10 != 0).astype(float)
