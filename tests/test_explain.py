@@ -419,7 +419,7 @@ def test_real_weights_need_what_is_hot(name):
     predictor, kept, moved = load_predictor(folder), [], []
     for example in ("cat_1.jpg", "dog_1.jpg", "horse_2.jpg", "airplane_1.jpg"):
         pixel_values = predictor.pixel_values([ROOT / "examples" / example])
-        heat = torch.from_numpy(explain.heatmap(predictor, ROOT / "examples" / example))
+        heat = torch.from_numpy(explain.heatmap(predictor, ROOT / "examples" / example)).to(pixel_values.device)
         hot = heat >= heat.quantile(0.7)
         elsewhere = hot.roll((hot.shape[0] // 2, hot.shape[1] // 2), (0, 1))
         with torch.no_grad():

@@ -257,9 +257,9 @@ def test_made_fast_for_inference_a_model_gives_the_same(tmp_path):
     """Its operations are counted as before, and gradients, which heat maps need, still flow."""
     folder = save_tiny_vit(tmp_path / "tiny")
     made, plain = load_predictor(folder).model, AutoModelForImageClassification.from_pretrained(folder).eval()
-    pixel_values = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    pixel_values = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(made.device)
     with torch.inference_mode():
-        expected = plain(pixel_values).logits
+        expected = plain.to(made.device)(pixel_values).logits
         torch.testing.assert_close(made(pixel_values).logits, expected, atol=1e-5, rtol=1e-5)
     patches, layer = 16 * 192 * 32, 4 * 17 * 32 * 32 + 2 * 17 * 32 * 64 + 2 * 17 * 17 * 32  # multiplications, of 17 tokens
     flops = 2 * (patches + 2 * layer + 32 * 10)
