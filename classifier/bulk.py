@@ -619,6 +619,12 @@ def summary(output: Path, statuses: Counter, n_before: int, seconds: float, n_pr
     return text + (f"; passed over: {', '.join(passed_over)}" if passed_over else "")
 
 
+def model_settings(predictor: Predictor) -> dict:
+    """What has to be the same to go on with a model's parts."""
+    known = {"known_threshold": predictor.known_threshold, "known_at": predictor.known_at}
+    return {"model": predictor.name, "revision": predictor.revision, "weights": outputs.digest(predictor, "")} | known
+
+
 def main() -> None:
     """Source, model, parts, table."""
     args = parse_args()
@@ -629,8 +635,8 @@ def main() -> None:
             source = open_source(args.source, args.split, args.image_column, args.output)
             predictor = load_predictor(args.model, device=team.device)
             k = min(args.top_k, len(predictor.labels))
-            model = {"model": predictor.name, "revision": predictor.revision, "weights": outputs.digest(predictor, "")}
-            parts = Parts(parts_of(args.output), source.settings | model | {"top_k": k}, schema(k))
+            settings = source.settings | model_settings(predictor) | {"top_k": k}
+            parts = Parts(parts_of(args.output), settings, schema(k))
             there = parts.numbers()
             if team.rank == 0:
                 held.enter_context(parts.locked())

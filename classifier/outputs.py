@@ -81,13 +81,17 @@ def compute(
 
 
 def digest(predictor: Predictor, images: str) -> str:
-    """32 hex digits of SHA-256 over the weights, all settings of model and processor, and the images."""
+    """32 hex digits of SHA-256 over the weights, the settings of model and processor, and the images.
+
+    Without those that only judge what the model gave (`known_threshold`, `known_at`).
+    """
     hashed = hashlib.sha256(images.encode())
     for name, tensor in predictor.model.state_dict().items():
         hashed.update(name.encode())
         hashed.update(tensor.contiguous().cpu().numpy().tobytes())
     processor = {key: value for key, value in predictor.processor.to_dict().items() if key != "image_processor_type"}
-    config = predictor.model.config.to_dict() | {"_name_or_path": ""}  # a model that was moved is the same one
+    config = {key: value for key, value in predictor.model.config.to_dict().items() if not key.startswith("known_")}
+    config["_name_or_path"] = ""  # a model that was moved is the same one
     settings = [config, processor, predictor.reduce_to]
     hashed.update(json.dumps(settings, sort_keys=True, default=str).encode())
     return hashed.hexdigest()[:32]

@@ -225,8 +225,8 @@ def test_a_run_goes_on_with_another_number_of_processes(tiny, run, tmp_path, sma
     whole = run(folder, output="whole.csv")
     predictor, source = load_predictor(tiny), bulk.Pictures(str(folder))
     predictor.compile()
-    model = {"model": "tiny", "revision": "local", "weights": bulk.outputs.digest(predictor, "")}
-    parts = bulk.Parts(tmp_path / "predictions.csv.parts", source.settings | model | {"top_k": 2}, bulk.schema(2))
+    settings = source.settings | bulk.model_settings(predictor) | {"top_k": 2}
+    parts = bulk.Parts(tmp_path / "predictions.csv.parts", settings, bulk.schema(2))
     with parts.locked(), bulk.StopSignal() as stop:
         parts.begin(overwrite=False)
         bulk.label(predictor, source, parts, set(), k=2, team=bulk.Team(rank=1, size=3), stop=stop, bar=tqdm(disable=True))
