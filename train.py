@@ -9,7 +9,7 @@
 What the recipes reach on CIFAR-10's test split, trained on 98% of train with two threads of an AMD EPYC (AVX-512, bfloat16):
 
     fast      93.99% ± 0.21% (mean ± standard deviation of 3 seeds, six views inside `forward`), 316 s
-    accurate  95.27% (one seed, two views inside `forward`), 55 min beside other work
+    accurate  95.24% (one seed, two views inside `forward`), 55 min beside other work
 
 From benchmarks/seeds_fast.json and models/cnn/evaluation.json.
 """

@@ -49,10 +49,8 @@ def row(folder: Path) -> dict:
         "backbone": stages[0]["settings"]["model"],
         "trained": "head" if run["settings"]["freeze"] == "backbone" else "all",
         "image_size": run["recipe"]["image_size"],
-        "stages": len(stages),
+        "stages": [{name: stage[name] for name in ("train_seconds", "images_seen", "machine")} for stage in stages],
         "averaged": "averaged" in run,
-        "train_seconds": round(sum(stage["train_seconds"] for stage in stages), 1),
-        "images_seen": sum(stage["images_seen"] for stage in stages),
         "validation_accuracy": run["validation"]["accuracy"],
         "validation_images": sum(run["data"]["counts"]["validation"]),
         "test_accuracy": measured["accuracy"],
@@ -62,7 +60,6 @@ def row(folder: Path) -> dict:
         "megabytes": round((folder / "model.safetensors").stat().st_size / 1e6, 1),
         "latency_ms": latency(folder),
         "seed": run["settings"]["seed"],
-        "machines": [stage["machine"] for stage in stages],
     }
 
 

@@ -5,6 +5,7 @@ python benchmarks/results.py            # rewrites the parts of README.md and of
 
 import json
 import math
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +34,7 @@ def render() -> str:
         low, high = measured["accuracy_ci95"]
         one_view = measured.get("accuracy_one_view", measured["accuracy"])
         stages = card.stages_of(run)
-        seconds, flops = (sum(stage[name] for stage in stages) for name in ("train_seconds", "train_flops"))
+        flops = sum(stage["train_flops"] for stage in stages)
         trained_on |= {tell_machine(stage["machine"]) for stage in stages}
         told = f" in {len(stages)} stages" if len(stages) > 1 else ""
         told += ", averaged" if "averaged" in run else ""
@@ -42,7 +43,7 @@ def render() -> str:
             f"| `models/{folder.name}`, {origin(run)} "
             f"| {measured['accuracy']:.2%} ({low:.2%} to {high:.2%}) "
             f"| {measured['f1']:.4f} | {one_view:.2%} | {measured['n_parameters'] / 1e6:.1f} M "
-            f"| {seconds / 60:.0f} min{told}, {flops / 1e15:.2f} PFLOP "
+            f"| {tell_minutes(stages)}{told}, {flops / 1e15:.2f} PFLOP "
             f"| {timed['flops'] / 1e9:.2f}{views} |"
         )
     lines += [
@@ -70,7 +71,7 @@ def render() -> str:
         f"Times of the first table are of {' or '.join(sorted(trained_on))}, mostly beside other work; those of the second "
         f"of {machine}, with nothing else running. All in bfloat16.",
     ]
-    lines += ["", *render_backbones(), "", render_finetuning(), "", render_photographs()]
+    lines += ["", *render_backbones(), "", render_ablations(), "", render_finetuning(), "", render_photographs()]
     startup = json.loads((Path(__file__).parent / "startup.json").read_text())
     first, memory = startup["first_answer_s"], startup["resident_mb"]
     lines += [
@@ -106,20 +107,31 @@ def render_photographs() -> str:
     found = json.loads((Path(__file__).parent / "photographs.json").read_text())
     each = []
     for row in sorted(found["models"], key=lambda row: -row["accuracy"]):
-        (low, high), flagged = row["accuracy_ci95"], row["none_flagged_where_95_of_labels_pass"]
+        (low, high), flagged = row["accuracy_ci95"], row["none_flagged_where_95_of_right_ones_pass"]
         right = f"`models/{row['model']}` has {row['accuracy']:.1%} right ({low:.0%} to {high:.0%})"
         each.append(f"{right} and flags {flagged:.0%} (AUROC {row['auroc']:.2f})")
     n = found["photographs"]
     return (
         f"Of {n['labels']} ordinary photographs of the labels and {n['none']} of none, which chose each model's reduction and "
-        f"threshold (`benchmarks/photographs.py`), {'; '.join(each)}, where 95% of the labels' pass."
+        f"threshold (`benchmarks/photographs.py`), {'; '.join(each)}, where 95% of those that are right pass."
     )
 
 
 def tell_machine(machine: dict) -> str:
     """A machine of run.json, in words."""
+    if machine["accelerator"]:
+        return f"an {machine['accelerator']}"
     threads = "one thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
     return f"{threads} of an {machine['processor']} ({machine['instructions']})"
+
+
+def tell_minutes(stages: list[dict]) -> str:
+    """How long stages took together, in words, those on an accelerator apart."""
+    minutes = {}
+    for stage in stages:
+        where = f" on an {stage['machine']['accelerator']}" if stage["machine"]["accelerator"] else ""
+        minutes[where] = minutes.get(where, 0) + stage["train_seconds"] / 60
+    return ", ".join(f"{spent:.0f} min{where}" for where, spent in minutes.items())
 
 
 def origin(run: dict) -> str:
@@ -133,16 +145,16 @@ def render_backbones() -> list[str]:
     found = json.loads((Path(__file__).parent / "backbones.json").read_text())
     rows = sorted(found["rows"], key=accuracy, reverse=True)
     lines = [
-        "| backbone | trained | pixels | minutes | images/s | validation | test (95% interval) | macro F1 | MB | one image |",
+        "| backbone | trained | pixels | training | images/s | validation | test (95% interval) | macro F1 | MB | one image |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         low, high = row["test_accuracy_ci95"]
-        stages = f", {row['stages']} stages" if row["stages"] > 1 else ""
+        stages = f", {len(row['stages'])} stages" if len(row["stages"]) > 1 else ""
         stages += ", averaged" if row["averaged"] else ""
         lines.append(
-            f"| {row['backbone']} | {row['trained']}{stages} | {row['image_size']} | {row['train_seconds'] / 60:.0f} "
-            f"| {row['images_seen'] / row['train_seconds']:.0f} | {row['validation_accuracy']:.2%} "
+            f"| {row['backbone']} | {row['trained']}{stages} | {row['image_size']} | {tell_minutes(row['stages'])} "
+            f"| {', '.join(tell_speeds(row['stages']))} | {row['validation_accuracy']:.2%} "
             f"| {row['test_accuracy']:.2%} ({low:.2%} to {high:.2%}) | {row['f1']:.4f} "
             f"| {row['megabytes']:.1f} | {row['latency_ms']['median']:.1f} ms |"
         )
@@ -154,11 +166,11 @@ def render_backbones() -> list[str]:
     whole = {row["backbone"]: row for row in reversed(rows) if row["trained"] == "all"}
     heads = [row for row in rows if row["trained"] == "head"]
     lost = [100 * (accuracy(whole[row["backbone"]]) - accuracy(row)) for row in heads]
-    spent = [row["train_seconds"] / 60 for row in heads]
-    machines = {tell_machine(machine) for row in rows for machine in row["machines"]}
+    spent = [stage["train_seconds"] / 60 for row in heads for stage in row["stages"]]
+    machines = {tell_machine(stage["machine"]) for row in rows for stage in row["stages"]}
     lines += [
         "",
-        f"Best is {best['backbone']}, in {best['stages']} stages, where accuracy is what counts; where size or time does, "
+        f"Best is {best['backbone']}, in {len(best['stages'])} stages, where accuracy is what counts; where size or time does, "
         f"{small['backbone']}, {100 * less:.2f} points less at {size:.2f} of its bytes and {time:.2f} of its latency. "
         f"A head alone takes {min(spent):.0f} to {max(spent):.0f} minutes and has {min(lost):.1f} to "
         f"{max(lost):.1f} points less than all of it. One seed each, trained on {' or '.join(sorted(machines))}, the long ones "
@@ -166,6 +178,27 @@ def render_backbones() -> list[str]:
         "nothing else running (`benchmarks/backbones.py`).",
     ]
     return lines
+
+
+def tell_speeds(stages: list[dict]) -> list[str]:
+    """Images a second of stages on processors, then of those on accelerators."""
+    kinds = [[s for s in stages if bool(s["machine"]["accelerator"]) is accelerated] for accelerated in (False, True)]
+    return [f"{sum(s['images_seen'] for s in kind) / sum(s['train_seconds'] for s in kind):,.0f}" for kind in kinds if kind]
+
+
+def render_ablations() -> str:
+    """What was tried for fine-tuning, in words, the best first."""
+    found = json.loads((Path(__file__).parent / "ablations.json").read_text())
+    tried = {name: list(variant["validation_accuracy"].values()) for name, variant in found["variants"].items()}
+    each = [
+        f"{name} {statistics.mean(values):.2%} ± {statistics.stdev(values):.2%}"
+        for name, values in sorted(tried.items(), key=lambda item: -statistics.mean(item[1]))
+    ]
+    [seeds] = {len(values) for values in tried.values()}
+    return (
+        f"Tried on a cut of 10,000 training and 5,000 validation images with {found['model']} (mean ± standard deviation of "
+        f"{seeds} seeds, `benchmarks/ablations.py`): {', '.join(each)}. What gains no more than that spread is off by default."
+    )
 
 
 def render_finetuning() -> str:

@@ -62,6 +62,7 @@ def test_records_are_complete(folder):
     assert measured["accuracy"] == pytest.approx(np.trace(measured["confusion_matrix"]) / evaluation["n"])
     low, high = measured["accuracy_ci95"]
     assert low < measured["accuracy"] < high
+    assert measured["ece"] < 0.01, "its probabilities are off: calibrate it"
 
 
 @pytest.mark.slow
