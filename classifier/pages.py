@@ -705,7 +705,8 @@ def gap(models: list[Measured], a: int, b: int) -> float:
 
 def about_repeating(models: list[Measured], evaluation: dict, command: str | None) -> Section | None:
     """The commands that made all this."""
-    lines, versions = [], ""
+    lines: list[str] = []
+    used: dict[str, list[str]] = {}  # versions, and the models whose last training had these
     for model in models:
         for run in model.runs:
             for each in filter(None, (run, run.get("averaged"))):
@@ -715,14 +716,15 @@ def about_repeating(models: list[Measured], evaluation: dict, command: str | Non
                 again = re.sub(r" --resume_from_checkpoint[= ]\S+", "", card.portable(each["command"]))  # from the start
                 if again not in lines:
                     lines.append(again)
-            versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
-            versions += f"; Python {run['machine']['python']}"
+        if model.runs:
+            versions = ", ".join(f"{name} {version}" for name, version in model.runs[-1]["versions"].items())
+            used.setdefault(f"{versions}; Python {model.runs[-1]['machine']['python']}", []).append(model.name)
     if command:
         lines.append(card.portable(command))
     if not lines:
         return None
     changed = [model.name for model in models if any((run.get("commit") or "").endswith("+") for run in model.runs)]
-    sentences = [f"The last training used {versions}."] if versions else []
+    sentences = [f"The last training of {joined(names)} used {versions}." for versions, names in used.items()]
     if changed:
         sentences.append(f"Files differed from the commit when {joined(changed)} was trained.")
     return Section("How to repeat this", sentences, [Commands(lines)], [Commands(lines)])
