@@ -38,6 +38,7 @@ from classifier import (
     report,
     strangers,
 )
+from classifier.cnn import average_views
 from classifier.errors import DataError, ModelError, run
 from classifier.files import write_json, write_text
 from classifier.flags import add_hub_flags, positive_int
@@ -109,7 +110,7 @@ def main() -> None:
         evaluation = {"model": predictor.name, "revision": predictor.revision, "n_parameters": predictor.n_parameters}
         evaluation |= summarize(test, splits.labels, temperature_of(model))
         if (views := getattr(predictor.model.config, "views", 1)) > 1:
-            evaluation |= {"views": views, "accuracy_one_view": float((test.first_view == test.labels).mean())}
+            evaluation |= {"views": views, "accuracy_one_view": float((test.views[:, 0].argmax(axis=1) == test.labels).mean())}
         evaluation["strangers"] = tell_strangers(predictor, test, splits, args.ood_samples, others)
         evaluation["corrupted"] = under_corruption(predictor, splits, args.corrupted_samples)
         evaluations.append(evaluation)
@@ -130,7 +131,8 @@ def main() -> None:
             matrix = np.array(evaluation["confusion_matrix"])
             report.save_confusion(Path(model) / "confusion_matrix.png", matrix, splits.labels)
             card.write(Path(model))
-    write_model_card()
+    if any(Path(model).resolve().parent == EMBEDDED for model in args.model):
+        write_model_card()
     if args.format:
         command = record.command()
         pages.write(args.output_dir, predictors, splits, look=looked_at, command=command, formats=args.format)
@@ -175,7 +177,7 @@ def in_order(found: Outputs, own: list[str], wanted: list[str]) -> Outputs:
     if own == wanted or set(own) != set(wanted):
         return found
     order = [own.index(label) for label in wanted]
-    return replace(found, logits=found.logits[:, order], first_view=np.argsort(order)[found.first_view])
+    return replace(found, logits=found.logits[:, order], views=found.views[..., order])
 
 
 def summarize(test: Outputs, names: list[str], temperature: float | None) -> dict:
@@ -200,7 +202,7 @@ def summarize(test: Outputs, names: list[str], temperature: float | None) -> dic
     summary["top_k_accuracy"] = {str(k): measure.top_k_accuracy(logits, labels, k) for k in (2, 3, 5) if k < len(names)}
     summary |= calibration(logits, labels)
     summary["temperature"] = temperature
-    summary["before_temperature"] = calibration(logits * temperature, labels) if temperature else None
+    summary["before_temperature"] = calibration(untempered(test, temperature), labels) if temperature else None
     wrong = measure.most_confident_mistakes(logits, labels, MISTAKES)
     top = np.exp(-measure.nll_each(logits[wrong], predicted[wrong]))
     summary["mistakes"] = [
@@ -210,6 +212,12 @@ def summarize(test: Outputs, names: list[str], temperature: float | None) -> dic
     confused = measure.most_confused(np.array(summary["confusion_matrix"]), 5)
     summary["confused"] = [{"label": names[a], "predicted": names[b], "n": n} for a, b, n in confused]
     return summary
+
+
+def untempered(test: Outputs, temperature: float) -> np.ndarray:
+    """The logits (N, C) before each view's were divided by the temperature."""
+    views = torch.from_numpy(test.views * np.float32(temperature))
+    return (views[:, 0] if views.shape[1] == 1 else average_views(views.transpose(0, 1))).numpy()
 
 
 def calibration(logits: np.ndarray, labels: np.ndarray) -> dict:

@@ -34,8 +34,8 @@ class CifarCnnConfig(PreTrainedConfig):
         hidden_act: activation, by its name in `transformers.activations.ACT2FN`.
         image_size: pixels a side that the weights were trained for. Other sizes run: pooling is global.
         num_channels: channels of the input.
-        views: how many views of each image `forward` averages in evaluation mode: 1; 2 (and mirrored); 6 (and both of
-            these shifted by one pixel up-left and down-right). Cost grows in proportion.
+        views: of how many views of each image `forward` averages the probabilities in evaluation mode: 1; 2 (and mirrored); 6
+            (and both of these shifted by one pixel up-left and down-right). Cost grows in proportion.
     """
 
     model_type = "cifar_cnn"
@@ -140,7 +140,7 @@ class CifarCnnForImageClassification(PreTrainedModel):
     def forward_view(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) -> logits (N, num_labels) of that one view."""
         x = self.forward_features(pixel_values).amax(dim=(2, 3))  # (N, widths[-1])
-        return self.head(x) / x.shape[-1]
+        return self.head(x / x.shape[-1])
 
     def forward_views(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) -> logits (views, N, num_labels), of the image as it is first; `average_views` makes them one."""
@@ -148,8 +148,9 @@ class CifarCnnForImageClassification(PreTrainedModel):
         if self.config.views == 6:
             padded = F.pad(pixel_values, (1, 1, 1, 1), mode="reflect")
             seen += [padded[..., :-2, :-2], padded[..., 2:, 2:]]
-        mirrored = [1] if self.config.views == 1 else [1, -1]
-        return torch.stack([self.forward_view(x if side > 0 else x.flip(-1)) for x in seen for side in mirrored])
+        if self.config.views > 1:
+            seen = [x for view in seen for x in (view, view.flip(-1))]
+        return torch.stack([self.forward_view(x) for x in seen])
 
     def forward(
         self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, return_dict: bool | None = None

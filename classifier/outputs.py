@@ -7,7 +7,7 @@ measure.nll(found.logits, found.labels)
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import huggingface_hub
@@ -20,6 +20,7 @@ from classifier.errors import DataError
 from classifier.files import replacing
 from classifier.predictor import Predictor
 
+JUDGING = ("known_threshold", "known_at")
 CACHE = Path(huggingface_hub.constants.HF_HOME) / "outputs"  # of the commands
 
 Batches = Iterable[tuple[list[Image.Image], list[int]]]
@@ -31,7 +32,7 @@ class Outputs:
 
     logits: np.ndarray  # float32 (N, C), as `Predictor.logits` gives them
     features: np.ndarray  # float32 (N, D), what the last linear layer gets; the mean, where it sees several views
-    first_view: np.ndarray  # int64 (N,), the class that the first view alone would be given
+    views: np.ndarray  # float32 (N, V, C), logits of each view of an image; of one, where the model does not average several
     labels: np.ndarray  # int64 (N,)
 
 
@@ -59,21 +60,21 @@ def compute(
     seen: list[tuple[np.ndarray, np.ndarray]] = []  # (features, logits) a view of the batch at hand
     head = backbone.head(predictor.model)
     hook = head.register_forward_hook(lambda _, args, output: seen.append((args[0].cpu().numpy(), output.cpu().numpy())))
-    logits, features, first_view, labels = [], [], [], []
+    logits, features, views, labels = [], [], [], []
     try:
         with tqdm(total=n, unit=" images", desc=", ".join(filter(None, (predictor.name, name))), leave=False) as bar:
             for batch, batch_labels in batches():
                 seen.clear()
                 logits.append(predictor.logits(batch, batch_size=len(batch)))
                 features.append(np.mean([view for view, _ in seen], axis=0, dtype=np.float32))
-                first_view.append(seen[0][1].argmax(axis=1))
+                views.append(np.stack([view for _, view in seen], axis=1))
                 labels.extend(batch_labels)
                 bar.update(len(batch))
     finally:
         hook.remove()
     if not labels:
         raise DataError(f"none of the images{f' of {name}' if name else ''} is readable: check the files")
-    parts = (np.concatenate(each) for each in (logits, features, first_view))
+    parts = (np.concatenate(each) for each in (logits, features, views))
     found = Outputs(*parts, np.array(labels))
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **vars(found))
@@ -81,16 +82,16 @@ def compute(
 
 
 def digest(predictor: Predictor, images: str) -> str:
-    """32 hex digits of SHA-256 over the weights, the settings of model and processor, and the images.
+    """32 hex digits of SHA-256 over the weights, the settings of model and processor, the images, and what is kept of them.
 
-    Without those that only judge what the model gave (`known_threshold`, `known_at`).
+    Settings that only judge what the model gave are left out.
     """
-    hashed = hashlib.sha256(images.encode())
+    hashed = hashlib.sha256(" ".join([images, *(field.name for field in fields(Outputs))]).encode())
     for name, tensor in predictor.model.state_dict().items():
         hashed.update(name.encode())
         hashed.update(tensor.contiguous().cpu().numpy().tobytes())
     processor = {key: value for key, value in predictor.processor.to_dict().items() if key != "image_processor_type"}
-    config = {key: value for key, value in predictor.model.config.to_dict().items() if not key.startswith("known_")}
+    config = {key: value for key, value in predictor.model.config.to_dict().items() if key not in JUDGING}
     config["_name_or_path"] = ""  # a model that was moved is the same one
     settings = [config, processor, predictor.reduce_to]
     hashed.update(json.dumps(settings, sort_keys=True, default=str).encode())

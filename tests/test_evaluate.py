@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from test_export import save_tiny_cnn
 from test_predictor import LABELS, save_tiny_vit
 
 from classifier import data, load_predictor
@@ -105,6 +107,34 @@ def test_the_order_of_images_changes_nothing(pictures, tmp_path):
             assert other[name] == pytest.approx(value, rel=1e-12), name
     exact = ("accuracy", "accuracy_ci95", "f1_ci95", "per_class", "confusion_matrix", "top_k_accuracy", "mistakes", "confused")
     assert {name: other[name] for name in exact} == {name: told[name] for name in exact}
+
+
+def test_what_a_temperature_did_is_told_also_of_averaged_views(pictures, tmp_path):
+    """With the temperature taken out of the head, the model gives the logits that are said to be those before."""
+    folder = save_tiny_cnn(tmp_path / "cnn")
+    predictor, splits = load_predictor(folder), data.load(str(pictures), splits=("train", "test"))
+    with torch.no_grad():
+        predictor.model.head.weight *= 200  # sure, so that views disagree
+    found = script.outputs_of(predictor, "test", splits)
+    assert found.views.shape == (len(found.labels), 2, len(LABELS))
+    assert np.abs(found.views[:, 0] - found.views[:, 1]).max() > 0.1
+    with torch.no_grad():
+        predictor.model.head.weight *= 0.5
+    before = script.outputs_of(predictor, "test", splits).logits
+    np.testing.assert_allclose(script.untempered(found, 0.5), before, atol=1e-4)
+    assert np.abs(0.5 * found.logits - before).max() > 1e-3, "the mean of divided ones is not the divided mean"
+
+
+def test_outputs_are_found_again_whatever_the_threshold(pictures, tmp_path, cache):
+    predictor = load_predictor(save_tiny_vit(tmp_path / "tiny"))
+    splits = data.load(str(pictures), splits=("train", "test"))
+    script.outputs_of(predictor, "test", splits)
+    predictor.model.config.known_threshold = 3.0
+    script.outputs_of(predictor, "test", splits)
+    assert len(list(cache.iterdir())) == 1
+    predictor.model.config.hidden_dropout_prob = 0.5
+    script.outputs_of(predictor, "test", splits)
+    assert len(list(cache.iterdir())) == 2
 
 
 def test_labels_that_differ_are_told_apart(pictures, tmp_path, monkeypatch):
