@@ -4,10 +4,10 @@
     python benchmarks/photographs.py models/vit --photos path/to/photographs --save         # into the model's config.json
 
 The photographs are a folder a label, and one that is called `none`. `reduce_to` is the reduction at which most labels are
-right: a model tuned on small images has never seen a sharp one. Of equals it is the sharpest, as people look at it too.
-`known_at` is the reduction, or none, at which the energy tells `none` best (AUROC; less than 0.01 of it decides nothing else).
-`known_threshold` is the energy that 95% of those photographs reach whose label is right, and 95% of the validation images as
-well: to doubt a wrong label is no loss.
+right: a model tuned on small images has never seen a sharp one. Of those with as many right, whose energy tells `none` as
+well (within 0.01 of the best AUROC), it is the sharpest, as people look at it too. `known_at` is the reduction, or none, at
+which the energy tells `none` best then. `known_threshold` is the energy that 95% of those photographs reach whose label is
+right, and 95% of the validation images as well: to doubt a wrong label is no loss.
 benchmarks/photographs.json has these choices, and all that was tried, of the models given now or before.
 """
 
@@ -69,6 +69,8 @@ def choose(predictor: Predictor, photos: list[Path], names: np.ndarray, validati
         for known_at in KNOWN_AT[: 1 + (preprocess.size_of(predictor.processor) > KNOWN_AT[1])]:
             logits, energies = predictor.energies(images, known_at)
             right = np.array(predictor.labels)[logits.argmax(axis=1)] == names
+            if not right.any():
+                continue
             scores = {"energy": energies}
             if not known_at:
                 scores["max_probability"] = strangers.max_probability(logits)

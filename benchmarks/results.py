@@ -36,14 +36,14 @@ def render() -> str:
         stages = card.stages_of(run)
         flops = sum(stage["train_flops"] for stage in stages)
         trained_on |= {tell_machine(stage["machine"]) for stage in stages}
-        told = f" in {len(stages)} stages" if len(stages) > 1 else ""
+        told = f", in {len(stages)} stages" if len(stages) > 1 else ""
         told += ", averaged" if "averaged" in run else ""
         views = f" ({measured['views']} views)" if "views" in measured else ""
         lines.append(
             f"| `models/{folder.name}`, {origin(run)} "
             f"| {measured['accuracy']:.2%} ({low:.2%} to {high:.2%}) "
             f"| {measured['f1']:.4f} | {one_view:.2%} | {measured['n_parameters'] / 1e6:.1f} M "
-            f"| {tell_minutes(stages)}{told}, {flops / 1e15:.2f} PFLOP "
+            f"| {card.spent(stages)}{told}, {flops / 1e15:.2f} PFLOP "
             f"| {timed['flops'] / 1e9:.2f}{views} |"
         )
     lines += [
@@ -125,15 +125,6 @@ def tell_machine(machine: dict) -> str:
     return f"{threads} of an {machine['processor']} ({machine['instructions']})"
 
 
-def tell_minutes(stages: list[dict]) -> str:
-    """How long stages took together, in words, those on an accelerator apart."""
-    minutes = {}
-    for stage in stages:
-        where = f" on an {stage['machine']['accelerator']}" if stage["machine"]["accelerator"] else ""
-        minutes[where] = minutes.get(where, 0) + stage["train_seconds"] / 60
-    return ", ".join(f"{spent:.0f} min{where}" for where, spent in minutes.items())
-
-
 def origin(run: dict) -> str:
     """What weights started from, in words."""
     settings = card.stages_of(run)[0]["settings"]
@@ -153,8 +144,8 @@ def render_backbones() -> list[str]:
         stages = f", {len(row['stages'])} stages" if len(row["stages"]) > 1 else ""
         stages += ", averaged" if row["averaged"] else ""
         lines.append(
-            f"| {row['backbone']} | {row['trained']}{stages} | {row['image_size']} | {tell_minutes(row['stages'])} "
-            f"| {', '.join(tell_speeds(row['stages']))} | {row['validation_accuracy']:.2%} "
+            f"| {row['backbone']} | {row['trained']}{stages} | {row['image_size']} | {card.spent(row['stages'])} "
+            f"| {' / '.join(tell_speeds(row['stages']))} | {row['validation_accuracy']:.2%} "
             f"| {row['test_accuracy']:.2%} ({low:.2%} to {high:.2%}) | {row['f1']:.4f} "
             f"| {row['megabytes']:.1f} | {row['latency_ms']['median']:.1f} ms |"
         )
@@ -197,7 +188,8 @@ def render_ablations() -> str:
     [seeds] = {len(values) for values in tried.values()}
     return (
         f"Tried on a cut of 10,000 training and 5,000 validation images with {found['model']} (mean ± standard deviation of "
-        f"{seeds} seeds, `benchmarks/ablations.py`): {', '.join(each)}. What gains no more than that spread is off by default."
+        f"{seeds} seeds, `benchmarks/ablations.py`): {', '.join(each)}. "
+        "In two epochs none gains more than seeds differ, and none is a default."
     )
 
 

@@ -14,8 +14,9 @@ folders, which the last line counts. A folder that holds parquet and no pictures
 
 A run that was stopped, or killed, goes on by the same command. Images are cut, in their order, into chunks of 256. The rows
 of a chunk are a part, a file in OUTPUT.parts, written whole or not at all, and OUTPUT is put together from all of them at the
-end. A part counts only for the model and the very files (by position, name, size and date) that it was made of: where files
-were changed in between, their chunks are computed again, and where some came or went, all chunks after them as well.
+end. A part counts only for the model, its threshold and the very files (by position, name, size and date) that it was made
+of: where files were changed in between, their chunks are computed again, and where some came or went, all chunks after them
+as well.
 
 Several processes, with OUTPUT where all of them see it, share the chunks out among them, and a run may go on with another
 number. `accelerate launch` starts them as well, but on CPUs one alone unless told `--multi_gpu`. Whatever their number, and

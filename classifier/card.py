@@ -84,7 +84,7 @@ def render(folder: Path, repo_id: str | None = None, *, figures: str = "") -> Mo
             curves=(folder / "curves.png").is_file(),
             figures=figures,
             evaluation=_results(folder, labels, evaluation) if evaluation else None,
-            cost=_cost(chain),
+            cost=_cost(chain, read(folder / "timing.json")),
             base=_named(base) if base else None,
         )
     except KeyError as error:
@@ -176,7 +176,7 @@ def _facts(folder: Path, config: dict, evaluation: dict) -> str:
         [measured] = evaluation["models"]
         lines[0] += f", {measured['n_parameters']:,} parameters"
     if config.get("views", 1) > 1:
-        lines[0] += f"; `forward` averages {config['views']} views of each image"
+        lines[0] += f"; `forward` averages the probabilities of {config['views']} views of each image"
     weights = folder / "model.safetensors"
     if weights.is_file():
         lines.append(
@@ -336,7 +336,7 @@ def _mistakes(matrix: np.ndarray, labels: list[str]) -> str:
     return ", ".join(f"{escape(labels[t])} taken for {escape(labels[p])} ({wrong[t, p]:,})" for t, p in order if wrong[t, p])
 
 
-def _cost(chain: list[dict]) -> str:
+def _cost(chain: list[dict], timing: dict) -> str:
     """Time and arithmetic of training, stage by stage, and of an answer."""
     lines = []
     for i, run in enumerate(chain):
@@ -347,15 +347,27 @@ def _cost(chain: list[dict]) -> str:
         place = machine["accelerator"] or f"{threads} of {machine['processor']} ({machine['instructions']})"
         precision = ", bfloat16" if run["settings"].get("bf16") else ", float32"
         text = f"Training{f', stage {i + 1}' if len(chain) > 1 else ''}: {duration(run['train_seconds'])} on {escape(place)}"
-        text += f"{precision}, beside whatever else ran there"
+        text += precision + ("" if machine["accelerator"] else ", beside whatever else ran there")
         if run.get("images_seen"):
             text += f"; {run['images_seen']:,} images seen, {run['images_seen'] / run['train_seconds']:,.0f} a second"
         if run.get("train_flops"):
             text += f"; {si(run['train_flops'])}FLOP"
         lines.append(text)
-    if chain and chain[-1].get("inference_flops"):
-        lines.append(f"An answer: {si(chain[-1]['inference_flops'])}FLOP an image")
+    timed = timing["models"][0] if timing else {}
+    if flops := timed.get("flops") or (chain[-1].get("inference_flops") if chain else None):
+        lines.append(f"An answer: {si(flops)}FLOP an image")
     return "\n".join(f"- {line}." for line in lines)
+
+
+def spent(chain: list[dict]) -> str:
+    """How long stages took together, in words, those on an accelerator apart; empty where one has no time."""
+    if not all(run.get("train_seconds") for run in chain):
+        return ""
+    seconds: dict[str, float] = {}
+    for run in chain:
+        where = f" on {run['machine']['accelerator']}" if run["machine"]["accelerator"] else ""
+        seconds[where] = seconds.get(where, 0) + run["train_seconds"]
+    return " and ".join(f"{duration(each)}{where}" for where, each in seconds.items())
 
 
 def duration(seconds: float) -> str:

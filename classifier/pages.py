@@ -53,10 +53,9 @@ class Measured:
         return (self.runs[0]["settings"].get("model") or "random weights") if self.runs else None
 
     @property
-    def seconds(self) -> float | None:
-        """Of training, over all stages; None where a stage doesn't tell."""
-        each = [run.get("train_seconds") for run in self.runs]
-        return sum(each) if each and all(each) else None
+    def spent(self) -> str:
+        """The time of training, over all stages, in words; empty where a stage doesn't tell."""
+        return card.spent(self.runs)
 
     @property
     def latency(self) -> float | None:
@@ -235,8 +234,9 @@ def about_pixels(models: list[Measured]) -> Section:
         model for model in models if model.evaluation.get("views", 1) > 1 and "accuracy_one_view" in model.evaluation
     ]:
         sentences += [
-            f"{model.name} averages {model.evaluation['views']} views of an image: {percent(model.evaluation['accuracy'])} "
-            f"right, and {percent(model.evaluation['accuracy_one_view'])} with one view."
+            f"{model.name} averages the probabilities of {model.evaluation['views']} views of an image: "
+            f"{percent(model.evaluation['accuracy'])} right, "
+            f"and {percent(model.evaluation['accuracy_one_view'])} with one view."
             for model in several
         ]
     return Section("Preprocessing", sentences, [table])
@@ -272,7 +272,7 @@ def about_training(figures: Path, models: list[Measured]) -> Section | None:
     for model in trained:
         run = model.runs[-1]
         line = f"{model.name} started from {Path(model.start).name}"
-        line += f" and trained for {card.duration(model.seconds)}" if model.seconds else ""
+        line += f" and trained for {model.spent}" if model.spent else ""
         if run.get("validation"):
             line += f"; {percent(run['validation']['accuracy'])} of validation were right"
         sentences.append(f"{line}.")
@@ -316,7 +316,7 @@ def settings(model: Measured) -> dict[str, str]:
             found[name.replace("_", " ")] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     if run.get("images_seen"):
         found["images seen"] = f"{run['images_seen']:,}"
-    found["time"] = card.duration(model.seconds) if model.seconds else "–"
+    found["time"] = card.duration(run["train_seconds"]) if run.get("train_seconds") else "–"
     machine = run["machine"]
     found["machine"] = machine["accelerator"] or f"{plural(machine['threads'], 'thread')}, {machine['processor']}"
     found["seed"] = str(flags.get("seed", "–"))
@@ -466,6 +466,10 @@ def calibration_of(model: Measured) -> str:
     if not before:
         return f"{model.name}: ECE {found['ece']:.4f}; no temperature is recorded."
     change = "lowers" if found["ece"] < before["ece"] else "does not lower"
+    if abs(found["ece"] - before["ece"]) < 5e-4:
+        return (
+            f"{model.name}: ECE {found['ece']:.4f}; the last stage's temperature, {found['temperature']:.3f}, changes little."
+        )
     return (
         f"{model.name}: the temperature of {found['temperature']:.3f}, fitted on validation, {change} ECE, "
         f"from {before['ece']:.4f} to {found['ece']:.4f}, and takes NLL from {before['nll']:.4f} to {found['nll']:.4f}."
@@ -502,8 +506,9 @@ def weakness(name: str, found: dict) -> str:
     last = {kind: values[-1] for kind, values in found["accuracy"].items()}
     worst, mildest = min(last, key=last.__getitem__), max(last, key=last.__getitem__)
     return (
-        f"{name}: {percent(found['clean'])} on clean images; at the highest strength {percent(last[worst])} under "
-        f"{worst.replace('_', ' ')}, the worst, and {percent(last[mildest])} under {mildest.replace('_', ' ')}, the mildest."
+        f"{name}: {percent(found['clean'])} of {found['n']:,} clean images; at the highest strength {percent(last[worst])} "
+        f"under {worst.replace('_', ' ')}, the worst, and {percent(last[mildest])} under {mildest.replace('_', ' ')}, "
+        "the mildest."
     )
 
 
@@ -593,7 +598,7 @@ def about_transfer(models: list[Measured], comparisons: list[dict], timing: dict
                 model.name,
                 Path(model.start).name,
                 percent(model.evaluation["accuracy"]),
-                card.duration(model.seconds) if model.seconds else "–",
+                model.spent or "–",
                 f"{card.si(sum(work))}FLOP" if all(work) else "–",
                 f"{model.evaluation['n_parameters']:,}",
                 f"{card.si(flops)}FLOP" if flops else "–",
@@ -604,14 +609,11 @@ def about_transfer(models: list[Measured], comparisons: list[dict], timing: dict
     table = Table(header, rows, "Accuracy and cost. Training does not count what the pre-trained weights cost others.")
     best_scratch, best_tuned = (max(each, key=lambda model: model.evaluation["accuracy"]) for each in (scratch, tuned))
     sentences = [difference(model, best_scratch, comparisons) for model in tuned]
-    if best_scratch.seconds and best_tuned.seconds:
-        ratio = best_tuned.seconds / best_scratch.seconds
-        same = best_scratch.runs[-1]["machine"] == best_tuned.runs[-1]["machine"]
-        sentences.append(
-            f"Fine-tuning {best_tuned.name} took {card.duration(best_tuned.seconds)}, {ratio:.2g} times the "
-            f"{card.duration(best_scratch.seconds)} of training {best_scratch.name} from scratch"
-            + (", on the same kind of machine." if same else "; the machines differ, so the times can't be compared.")
-        )
+    if best_scratch.spent and best_tuned.spent:
+        machines = {json.dumps(run["machine"]) for model in (best_scratch, best_tuned) for run in model.runs}
+        times = f"Fine-tuning {best_tuned.name} took {best_tuned.spent}, training {best_scratch.name} from scratch "
+        times += best_scratch.spent
+        sentences.append(f"{times}{'' if len(machines) == 1 else ', on several machines, so that work tells more'}.")
     if best_scratch.latency and best_tuned.latency:
         faster, slower = sorted((best_scratch, best_tuned), key=lambda model: model.latency)
         sentences.append(
@@ -642,7 +644,7 @@ def about_choice(models: list[Measured], evaluation: dict, best: Measured, reaso
     if timing:
         machine = timing["machine"]
         place = machine["accelerator"] or f"{plural(machine['threads'], 'thread')} of {machine['processor']}"
-        caption += f" on {place}; images a second in batches of {' / '.join(batches)}"
+        caption += f" on {place}, by PyTorch; images a second in batches of {' / '.join(batches)}"
     table = Table(header, rows, f"{caption}.")
     rule = (
         "Rule: of the models whose accuracy can't be told from the highest (the paired 95% interval of the difference includes "
@@ -666,14 +668,15 @@ def about_lessons(models: list[Measured]) -> Section | None:
         sentences.append(f"All models confuse {joined(sorted('/'.join(sorted(pair)) for pair in common)[:3])}.")
     columns = {"accuracy": [percent(each["accuracy"]) for each in found]}
     if all(each.get("corrupted") for each in found):
+        clean = [each["corrupted"]["clean"] for each in found]
         kept = [float(np.mean(list(each["corrupted"]["accuracy"].values()))) for each in found]
         columns["corrupted, mean"] = list(map(percent, kept))
         most, least = int(np.argmax(kept)), int(np.argmin(kept))
         if most != least:
             sentences.append(
                 f"Over all corruptions and strengths, {models[most].name} is right most often, on {percent(kept[most])}, and "
-                f"{models[least].name} least, on {percent(kept[least])}: clean images put them "
-                f"{points(gap(models, most, least))} points apart, corrupted ones {points(kept[most] - kept[least])}."
+                f"{models[least].name} least, on {percent(kept[least])}: the same images, clean, put "
+                f"them {points(clean[most] - clean[least])} points apart, corrupted {points(kept[most] - kept[least])}."
             )
     if all(each.get("strangers") for each in found):
         told = [max((mean_of(model, score)["auroc"], score) for score in model.evaluation["strangers"]) for model in models]
@@ -720,10 +723,15 @@ def about_repeating(models: list[Measured], evaluation: dict, command: str | Non
             versions = ", ".join(f"{name} {version}" for name, version in model.runs[-1]["versions"].items())
             used.setdefault(f"{versions}; Python {model.runs[-1]['machine']['python']}", []).append(model.name)
     if command:
-        lines.append(card.portable(command))
+        lines += ["git switch main"] * bool(lines) + [card.portable(command)]
     if not lines:
         return None
-    changed = [model.name for model in models if any((run.get("commit") or "").endswith("+") for run in model.runs)]
+    changed = [
+        f"stage {i} of {model.name}"
+        for model in models
+        for i, run in enumerate(model.runs, 1)
+        if (run.get("commit") or "").endswith("+")
+    ]
     sentences = [f"The last training of {joined(names)} used {versions}." for versions, names in used.items()]
     if changed:
         sentences.append(f"Files differed from the commit when {joined(changed)} was trained.")

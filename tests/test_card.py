@@ -302,3 +302,11 @@ def test_the_card_of_an_embedded_model_is_complete(folder, tmp_path):
     assert set(load_predictor(folder).labels) < rows(text).keys()
     assert all((copy / figure).is_file() for figure in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text))
     assert not re.search(UNFILLED, text) and not re.search(r"/(home|work|tmp|root)/", text)
+
+
+def test_time_on_an_accelerator_is_told_apart():
+    stages = [
+        {"train_seconds": seconds, "machine": {"accelerator": name}} for seconds, name in ((60, None), (240, "T4"), (120, None))
+    ]
+    assert card.spent(stages) == "3 min and 4 min on T4"
+    assert card.spent([*stages, {}]) == "" == card.spent([])
