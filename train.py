@@ -6,10 +6,10 @@
     accelerate launch train.py …                               # several GPUs share each batch
     torchrun --nproc_per_node 2 train.py …                     # several processes do, also of CPUs
 
-What the recipes reach on CIFAR-10's test split, trained on 98% of train with two threads of an AMD EPYC (AVX-512, bfloat16):
+What the recipes reach on CIFAR-10's test split, trained on 98% of train with two threads (AVX-512, bfloat16):
 
-    fast      93.99% ± 0.21% (mean ± standard deviation of 3 seeds, six views inside `forward`), 316 s
-    accurate  95.24% (one seed, two views inside `forward`), 55 min beside other work
+    fast      93.74% ± 0.13% (mean ± standard deviation of 3 seeds, six views inside `forward`), 318 s of an Intel Xeon
+    accurate  95.24% (one seed, two views inside `forward`), 55 min of an AMD EPYC beside other work
 
 From benchmarks/seeds_fast.json and models/cnn/evaluation.json.
 """
