@@ -12,6 +12,7 @@ from pathlib import Path
 
 import huggingface_hub
 import numpy as np
+import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -59,7 +60,7 @@ def compute(
             return Outputs(**found)
     seen: list[tuple[np.ndarray, np.ndarray]] = []  # (features, logits) a view of the batch at hand
     head = backbone.head(predictor.model)
-    hook = head.register_forward_hook(lambda _, args, output: seen.append((args[0].cpu().numpy(), output.cpu().numpy())))
+    hook = head.register_forward_hook(lambda _, args, output: seen.append((to_numpy(args[0]), to_numpy(output))))
     logits, features, views, labels = [], [], [], []
     try:
         with tqdm(total=n, unit=" images", desc=", ".join(filter(None, (predictor.name, name))), leave=False) as bar:
@@ -81,6 +82,11 @@ def compute(
     return found
 
 
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """The same values as float32 on the CPU."""
+    return tensor.float().cpu().numpy()
+
+
 def digest(predictor: Predictor, images: str) -> str:
     """32 hex digits of SHA-256 over the weights, the settings of model and processor, the images, and what is kept of them.
 
@@ -93,6 +99,6 @@ def digest(predictor: Predictor, images: str) -> str:
     processor = {key: value for key, value in predictor.processor.to_dict().items() if key != "image_processor_type"}
     config = {key: value for key, value in predictor.model.config.to_dict().items() if key not in JUDGING}
     config["_name_or_path"] = ""  # a model that was moved is the same one
-    settings = [config, processor, predictor.reduce_to]
+    settings = [config, processor, predictor.reduce_to] + ["bf16"] * predictor.bf16
     hashed.update(json.dumps(settings, sort_keys=True, default=str).encode())
     return hashed.hexdigest()[:32]

@@ -386,6 +386,8 @@ def about_results(models: list[Measured], evaluation: dict) -> Section:
                 "Accuracy of two models on the same images, in percentage points; the interval is paired.",
             )
         )
+    if evaluation.get("bf16"):
+        sentences.append("All of it was computed in bfloat16, which moves probabilities in their third digit.")
     if average := evaluation.get("average"):
         top = max(models, key=lambda model: model.evaluation["accuracy"])
         apart = average["accuracy_ci95"][0] > top.evaluation["accuracy_ci95"][1]

@@ -150,6 +150,7 @@ class Predictor:
         known_at: pixels a side at which a larger image is looked at as well for that (`energies`); None when not set.
         reduce_to: pixels to which `pixels.decode` may shrink a large file first; None when not set.
         folder: with the weights and the records beside them; None when it was not loaded from one.
+        bf16: whether it computes in bfloat16 (autocast), which moves probabilities in their third digit; False at first.
         most_at_once: images of the largest call of `judge` so far, by which one knows whether to `compile`.
     """
 
@@ -178,6 +179,7 @@ class Predictor:
         self.evaluation = evaluation or {}
         self.known_threshold = known_threshold
         self.known_at = known_at
+        self.bf16 = False
         self.reduce_to = reduce_to
         self.folder = folder
         self.most_at_once = 0
@@ -279,7 +281,9 @@ class Predictor:
     @torch.inference_mode()
     def _forward(self, images: list[Image.Image]) -> np.ndarray:
         """A batch of N RGB images -> (N, C) float32 logits."""
-        logits = self.forward(self._processed(images)).float().cpu()
+        pixel_values = self._processed(images)
+        with torch.autocast(pixel_values.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = self.forward(pixel_values).float().cpu()
         if not logits.isfinite().all():
             raise ModelError(f"{self.name} gave NaN or infinity: its weights may be damaged, fetch or train them again")
         return logits.numpy()

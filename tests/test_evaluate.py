@@ -125,6 +125,20 @@ def test_what_a_temperature_did_is_told_also_of_averaged_views(pictures, tmp_pat
     assert np.abs(0.5 * found.logits - before).max() > 1e-3, "the mean of divided ones is not the divided mean"
 
 
+def test_a_quick_look_is_close_and_is_not_the_models_result(pictures, tmp_path, cache, monkeypatch):
+    folder, words = save_tiny_cnn(tmp_path / "cnn"), ("--dataset", pictures, "--corrupted_samples", 0, "--ood_samples", 0)
+    run(monkeypatch, "--model", folder, *words, "--format", "md", "--bf16", "--output_dir", tmp_path / "quick")
+    assert not (folder / "evaluation.json").exists()
+    assert "in bfloat16" in (tmp_path / "quick" / "report.md").read_text()
+    run(monkeypatch, "--model", folder, *words, "--format", "--output_dir", tmp_path / "whole")
+    quick, whole = measured(tmp_path / "quick"), measured(tmp_path / "whole")
+    assert quick.pop("bf16") and "bf16" not in whole
+    losses = [found["models"][0]["nll"] for found in (quick, whole)]
+    assert losses[0] != losses[1], "one was read from the other's cache"
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+    assert measured(folder)["models"] == whole["models"]
+
+
 def test_outputs_are_found_again_whatever_the_threshold(pictures, tmp_path, cache):
     predictor = load_predictor(save_tiny_vit(tmp_path / "tiny"))
     splits = data.load(str(pictures), splits=("train", "test"))
