@@ -35,7 +35,7 @@ def test_the_tables_are_worked_out_from_the_file(tmp_path, monkeypatch):
 
     found = {"rows": [row(1, 1, 10.5), row(2, 1, 15.0), row(2, 2, 20.0)], "rounds": 3, "images": 1024}
     kind = {"bytes_per_image": 100_000, "distinct": 87, "median_megapixels": 0.5}
-    machine = {"processor": "X", "instructions": "AVX2", "threads": 2}
+    machine = {"processor": "X", "instructions": "AVX2", "threads": 2, "accelerator": None}
     listed = {"median": 100_000, "min": 1, "max": 2}
     found |= {"kinds": {"photographs": kind}, "files_listed_per_second": listed, "machine": machine}
     (tmp_path / "scale.json").write_text(json.dumps(found))
