@@ -89,6 +89,8 @@ def choose(predictor: Predictor, photos: list[Path], names: np.ndarray, validati
                         "threshold_of_photographs": least,
                     }
                 )
+    if not tried:
+        raise DataError(f"{predictor.name} labels none of the photographs right: its threshold can't be chosen by them")
     best = best_of(tried)
     of_validation = strangers.threshold(predictor.energies(validation, best["known_at"])[1])
     chosen = {
