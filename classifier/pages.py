@@ -467,13 +467,12 @@ def calibration_of(model: Measured) -> str:
     found, before = model.evaluation, model.evaluation.get("before_temperature")
     if not before:
         return f"{model.name}: ECE {found['ece']:.4f}; no temperature is recorded."
+    told = f"{model.name}: the temperature of {found['temperature']:.3f}, fitted on validation"
     change = "lowers" if found["ece"] < before["ece"] else "does not lower"
     if abs(found["ece"] - before["ece"]) < 5e-4:
-        return (
-            f"{model.name}: ECE {found['ece']:.4f}; the last stage's temperature, {found['temperature']:.3f}, changes little."
-        )
+        return f"{told}, leaves ECE at {found['ece']:.4f}."
     return (
-        f"{model.name}: the temperature of {found['temperature']:.3f}, fitted on validation, {change} ECE, "
+        f"{told}, {change} ECE, "
         f"from {before['ece']:.4f} to {found['ece']:.4f}, and takes NLL from {before['nll']:.4f} to {found['nll']:.4f}."
     )
 
@@ -725,7 +724,7 @@ def about_repeating(models: list[Measured], evaluation: dict, command: str | Non
             versions = ", ".join(f"{name} {version}" for name, version in model.runs[-1]["versions"].items())
             used.setdefault(f"{versions}; Python {model.runs[-1]['machine']['python']}", []).append(model.name)
     if command:
-        lines += ["git switch main"] * bool(lines) + [card.portable(command)]
+        lines += ["git switch main"] * any(line.startswith("git ") for line in lines) + [card.portable(command)]
     if not lines:
         return None
     changed = [
