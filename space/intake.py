@@ -3,7 +3,7 @@
 All of them hand files to that component, so that there is one upload, and one event. Before that, large pictures are drawn
 smaller by the browser, upright: the models see a few hundred pixels of a phone's thousands. What it can't draw (HEIC in most)
 goes up whole, unless it is too large. What comes while others are sent or classified waits for that: the component has no input
-meanwhile, and gradio leaves an event out while the same one is being answered.
+meanwhile, and a page has one bar for how far it is.
 """
 
 from collections.abc import Iterable

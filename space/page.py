@@ -141,12 +141,11 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
             """Classifies, and tells how far it is; the last of the yields is what `show` gives."""
             if len(visit.rows) + len(new) > MOST:
                 raise gr.Error(f"{MOST:,} pictures at most are on the page: clear it first", print_exception=False)
-            visit.run += 1
-            run, since, began, told = visit.run, len(visit.rows), time.monotonic(), 0.0
+            stopped, since, began, told = visit.stopped, len(visit.rows), time.monotonic(), 0.0
             yield {files: None, progress: cells.progress_bar(0, len(new), 0)}
             with as_messages():
                 for done, row in enumerate(classify_all(api.batchers, new), start=1):
-                    if visit.run != run:
+                    if visit.stopped != stopped:
                         break  # and not return: gradio shows what was yielded last once more
                     visit.rows.append(row)
                     seconds = time.monotonic() - began
@@ -195,11 +194,11 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
             return changed
 
         def halt(visit: Visit, *values) -> list:
-            visit.run += 1
+            visit.stopped += 1
             return show(visit, *values)
 
         def forget(visit: Visit, *values) -> list:
-            visit.rows.clear()
+            visit.rows = []  # and not emptied: who shows them just now goes on with the old ones
             visit.chosen = None
             model, top_k, *_ = values
             return [*halt(visit, model, top_k, *unfiltered), *unfiltered]
@@ -217,8 +216,9 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
         state = [visit, *filters]
         waits = {"api_visibility": "private", "show_progress_on": files}
         waits |= {"concurrency_limit": RUNS, "concurrency_id": "pages"}
+        every = {"preprocess": False, "trigger_mode": "multiple"}  # or an upload that ends beside another would be left out
         for run in (
-            files.upload(upload, [files, *state], everything, preprocess=False, **waits),
+            files.upload(upload, [files, *state], everything, **every, **waits),
             thumbnails.click(try_example, state, everything, **waits),
         ):
             run.success(in_pictures, [visit, model, top_k], detail, **page_only)

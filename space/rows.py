@@ -43,13 +43,13 @@ class Visit:
     Attributes:
         rows: every picture, in the order in which they came.
         chosen: index in `rows` of the one that is shown in depth.
-        run: number of the run that may add rows; whoever raises it stops the one before.
+        stopped: how often; what was begun before the last time adds no more rows.
         shown: model and number of labels that the page shows, as it was last heard of.
     """
 
     rows: list[Row] = field(default_factory=list)
     chosen: int | None = None
-    run: int = 0
+    stopped: int = 0
     shown: tuple[str | None, int | None] = (None, None)
 
     def choose(self, since: int = 0) -> None:

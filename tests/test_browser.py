@@ -394,6 +394,25 @@ def test_what_comes_meanwhile_waits(opened, files, tmp_path):
     expect(page.locator("#summary li")).to_have_text("clip.mov: more than 30 MB")
 
 
+@pytest.mark.parametrize("first", ["upload", "example"])
+def test_what_comes_at_the_same_moment_is_kept(opened, tmp_path, first):
+    """A slow network lets two runs of one visit start together, and in either order."""
+    page = opened()
+    for i in range(30):
+        (tmp_path / f"{i:03}.jpg").write_bytes(encoded(picture(i, (1200, 900)), "JPEG"))
+    held = []
+    page.route("**/queue/join**", lambda route: held.append(route) if len(held) < 2 else route.continue_())
+    page.set_input_files(INPUT, sorted(tmp_path.iterdir()))
+    page.wait_for_timeout(2000)  # milliseconds; until the files are there, and their event is held
+    page.locator("#examples button").first.click()
+    while len(held) < 2:
+        page.wait_for_timeout(100)
+    for route in held if first == "upload" else reversed(held):
+        route.continue_()
+        page.wait_for_timeout(20)
+    pictures(page, 31)
+
+
 @pytest.mark.slow
 def test_more_files_than_are_taken(opened, tmp_path):
     page = opened()
