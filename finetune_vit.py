@@ -27,7 +27,6 @@ From benchmarks/backbones.json; the README has the commands.
 import json
 import math
 import os
-import shlex
 import shutil
 import statistics
 import sys
@@ -65,8 +64,6 @@ from classifier.predictor import HUB_ID, default_device, locate
 
 NAMES = ("train", "validation")
 FEW = 500  # training images: below, all of a backbone learns them by heart
-STALE = ("config.json", "run.json", "evaluation.json", "timing.json", "confusion_matrix.png", "metrics.jsonl", "README.md")
-STALE += ("onnx/model.onnx",)
 
 
 def flag(default, help: str, **metadata):
@@ -367,7 +364,7 @@ def fit_all(model, processor, splits, tensors, recipe, args, plan, weights, resu
     if progress.is_stopping and step < total:
         raise Stopped(
             f"stopped after step {step} of {total} and saved in {args.output_dir}; "
-            f"go on with: python {command_to_resume(sys.argv)}"
+            f"go on with: python {record.command_to_resume(sys.argv)}"
         )
     epochs = trainer.state.epoch * total / step  # --max_steps may have set them
     return Outcome(
@@ -518,20 +515,11 @@ def keep_step(args: Training, resume: Path | None) -> None:
 
 def remove_stale(output_dir: Path, keep: Path | None) -> None:
     """Removes what an earlier run left in `output_dir` and would speak of other weights, but for the checkpoint `keep`."""
-    for name in STALE:
+    for name in record.STALE:
         (output_dir / name).unlink(missing_ok=True)
     for folder in output_dir.glob("checkpoint-*"):
         if folder != keep:
             shutil.rmtree(folder)
-
-
-def command_to_resume(argv: list[str]) -> str:
-    """The command `argv` as it has to be given to go on with the run that it started."""
-    words = [w for w in argv if w != "--overwrite_output_dir" and not w.startswith("--resume_from_checkpoint=")]
-    if "--resume_from_checkpoint" in words:
-        at = words.index("--resume_from_checkpoint")
-        del words[at : at + 2]
-    return shlex.join([*words, "--resume_from_checkpoint", "last"])
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ From benchmarks/seeds_fast.json and models/cnn/evaluation.json.
 import argparse
 import importlib
 import json
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -36,7 +35,6 @@ from classifier.files import write_json
 from classifier.flags import add_hub_flags, positive_float, positive_int
 from classifier.predictor import default_device, load_predictor
 
-STALE = ("config.json", "run.json", "evaluation.json", "confusion_matrix.png", "metrics.jsonl", "README.md", "onnx/model.onnx")
 LARGE = 48  # pixels: the shorter side of images that have more to show than 32×32
 RECIPES = {
     "fast": fit.Recipe(
@@ -202,7 +200,7 @@ def main() -> None:
                 log=log,
             )
         except Stopped as stopped:
-            raise Stopped(f"{stopped}; go on with: python {command_to_resume(sys.argv)}") from None
+            raise Stopped(f"{stopped}; go on with: python {record.command_to_resume(sys.argv)}") from None
     if not state.is_main_process:
         return
 
@@ -278,18 +276,9 @@ def checkpoint_to_resume(args: argparse.Namespace) -> Path | None:
 
 def remove_stale(output_dir: Path, keep: Path | None) -> None:
     """Removes what an earlier run left in `output_dir` and would speak of other weights, but for the checkpoint `keep`."""
-    for name in (*STALE, fit.CHECKPOINT):
+    for name in (*record.STALE, fit.CHECKPOINT):
         if output_dir / name != keep:
             (output_dir / name).unlink(missing_ok=True)
-
-
-def command_to_resume(argv: list[str]) -> str:
-    """The command `argv` as it has to be given to go on with the run that it started."""
-    words = [w for w in argv if w != "--overwrite_output_dir" and not w.startswith("--resume_from_checkpoint=")]
-    if "--resume_from_checkpoint" in words:
-        flag = words.index("--resume_from_checkpoint")
-        del words[flag : flag + 2]
-    return shlex.join([*words, "--resume_from_checkpoint", "last"])
 
 
 def recipe_for(args: argparse.Namespace, n: int, processes: int = 1) -> fit.Recipe:

@@ -49,7 +49,7 @@ def load(path_or_id: str, labels: list[str], *, drop_path: float = 0.0, allow_pi
     Raises:
         ModelError: something is missing or damaged, or is not an image classifier.
     """
-    files = [*hub.PULLED, "run.json", *(PICKLES if allow_pickle else [])]
+    files = [*hub.PULLED, *(PICKLES if allow_pickle else [])]
     folder, name, revision, _ = locate(path_or_id, files)
     read_json(folder / "config.json")
     try:

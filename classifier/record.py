@@ -12,6 +12,9 @@ from pathlib import Path
 
 import torch
 
+# What a run and its evaluation leave in a folder, and would speak of other weights once it is trained anew
+STALE = ("config.json", "run.json", "evaluation.json", "timing.json", "confusion_matrix.png", "metrics.jsonl", "README.md")
+STALE += ("onnx/model.onnx",)
 PACKAGES = ("torch", "torchvision", "transformers", "datasets", "timm", "numpy", "pillow")
 
 
@@ -46,6 +49,15 @@ def commit() -> str | None:
 def command() -> str:
     """The command that runs, as it was given."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def command_to_resume(argv: list[str]) -> str:
+    """The command `argv` as it has to be given to go on with the run that it started."""
+    words = [w for w in argv if w != "--overwrite_output_dir" and not w.startswith("--resume_from_checkpoint=")]
+    if "--resume_from_checkpoint" in words:
+        at = words.index("--resume_from_checkpoint")
+        del words[at : at + 2]
+    return shlex.join([*words, "--resume_from_checkpoint", "last"])
 
 
 def describe(settings: dict, parent: dict | None = None) -> dict:

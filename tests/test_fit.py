@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from classifier import augment, fit
+from classifier import augment, fit, record
 from classifier.cnn import CifarCnnConfig, CifarCnnForImageClassification, average_views
 from classifier.errors import ModelError, Stopped
 
@@ -307,14 +307,16 @@ def test_a_second_run_does_not_inherit_from_the_first(folder, finished, tmp_path
     """--overwrite_output_dir leaves nothing behind that would speak of other weights; without it, nothing is touched."""
     copy = tmp_path / "run"
     shutil.copytree(finished, copy)
-    (copy / "evaluation.json").write_text("{}")
+    measured = [copy / "evaluation.json", copy / "timing.json"]
+    for path in measured:
+        path.write_text("{}")
     refused = subprocess.run(train(folder, copy), capture_output=True, text=True)
     assert refused.returncode == 2 and "holds a finished run" in refused.stderr
-    assert same(weights(copy), weights(finished)) and (copy / "evaluation.json").exists()
+    assert same(weights(copy), weights(finished)) and all(path.exists() for path in measured)
     mistyped = train(tmp_path / "nowhere", copy, "--overwrite_output_dir")
-    assert subprocess.run(mistyped, capture_output=True).returncode == 2 and (copy / "evaluation.json").exists()
+    assert subprocess.run(mistyped, capture_output=True).returncode == 2 and all(path.exists() for path in measured)
     subprocess.run(train(folder, copy, "--overwrite_output_dir", "--seed", "1"), check=True, capture_output=True)
-    assert not same(weights(copy), weights(finished)) and not (copy / "evaluation.json").exists()
+    assert not same(weights(copy), weights(finished)) and not any(path.exists() for path in measured)
 
 
 def test_a_stage_goes_on_from_an_earlier_ones_weights(folder, finished, tmp_path):
@@ -328,7 +330,5 @@ def test_a_stage_goes_on_from_an_earlier_ones_weights(folder, finished, tmp_path
 
 
 def test_command_to_resume_is_the_one_given():
-    import train
-
     argv = ["train.py", "--resume_from_checkpoint", "old", "--dataset", "my pictures", "--overwrite_output_dir"]
-    assert train.command_to_resume(argv) == "train.py --dataset 'my pictures' --resume_from_checkpoint last"
+    assert record.command_to_resume(argv) == "train.py --dataset 'my pictures' --resume_from_checkpoint last"
