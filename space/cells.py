@@ -21,7 +21,7 @@ GALLERY = """
   </button></li>`
 ).join('')}</ul>
 """
-# One cell is reached by Tab, the others by arrows from there. A click tells Python which picture it was.
+# One cell is reached by Tab, the others by arrows from there. A click tells Python which picture it was, and when.
 GALLERY_JS = """
 let chosen = 0;
 const buttons = () => [...element.querySelectorAll('button[data-index]')];
@@ -33,13 +33,14 @@ const mark = () => {
     button.tabIndex = button === entry ? 0 : -1;
   });
 };
-watch(['value', 'chosen'], () => { if (props.chosen >= 0) chosen = props.chosen; mark(); });
+watch('chosen', () => { if (props.chosen >= 0) chosen = props.chosen; mark(); });
+watch('value', mark);  // by itself, as it streams in: what was clicked meanwhile stays marked
 element.addEventListener('click', event => {
   const button = event.target.closest('button[data-index]');
   if (!button) return;
   chosen = Number(button.dataset.index);
   mark();
-  trigger('click', {index: chosen});
+  trigger('click', {index: chosen, at: event.timeStamp});
 });
 element.addEventListener('keydown', event => {
   const all = buttons(), at = all.indexOf(document.activeElement);
@@ -81,7 +82,7 @@ element.addEventListener('click', event => {
     [column, sign] = [i, i === column ? -sign : 1];
     sort();
   } else if (row && event.target.closest('button')) {
-    trigger('click', {index: Number(row.dataset.index)});
+    trigger('click', {index: Number(row.dataset.index), at: event.timeStamp});
     document.querySelector('#detail').scrollIntoView({block: 'nearest', behavior: 'smooth'});
   }
 });

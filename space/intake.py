@@ -7,6 +7,8 @@ meanwhile, and a page has one bar for how far it is.
 """
 
 from collections.abc import Iterable
+from html import escape
+from typing import Any
 
 import gradio as gr
 
@@ -89,8 +91,13 @@ const read = async reader => {
 };
 const walk = async entry => {
   if (entry.name.startsWith('.')) return [];
-  if (entry.isFile) return [await new Promise((found, failed) => entry.file(found, failed))];
-  return (await Promise.all((await read(entry.createReader())).map(walk))).flat();
+  try {
+    if (entry.isFile) return [await new Promise((found, failed) => entry.file(found, failed))];
+    return (await Promise.all((await read(entry.createReader())).map(walk))).flat();
+  } catch (error) {  // gone, or not to be read: the others are taken
+    trigger('unread', {name: entry.fullPath, reason: error.message});
+    return [];
+  }
 };
 
 const folder = document.createElement('input');
@@ -152,8 +159,8 @@ element.addEventListener('click', async event => {
 def ways(reduce_to: Iterable[int | None]) -> gr.HTML:
     """Buttons for a folder and the webcam.
 
-    It triggers `crowd` where there are more files than are taken, `refused` with the names of those that are too large, and
-    `blind` where there is no webcam.
+    It triggers `crowd` where there are more files than are taken, `refused` with the names of those that are too large,
+    `unread` for what the browser can't read, and `blind` where there is no webcam.
 
     `reduce_to` of each model: large pictures are drawn no smaller than any of them needs.
     """
@@ -162,11 +169,24 @@ def ways(reduce_to: Iterable[int | None]) -> gr.HTML:
     return gr.HTML(HTML, js_on_load=JS % (calls.MAX_FILES, side, pixels.MAX_BYTES), elem_id="ways", apply_default_css=False)
 
 
+def told(event: gr.EventData, key: str, *kinds: type) -> Any:
+    """What the browser tells of an event, of one of these kinds. Raises gr.Error for what a script made up."""
+    value = event._data.get(key) if isinstance(event._data, dict) else None
+    if type(value) not in kinds:
+        raise gr.Error(f"an event whose {key} is no {kinds[0].__name__}", print_exception=False)
+    return value
+
+
 def warn_crowd(event: gr.EventData) -> None:
     """Says that not all files are taken."""
-    gr.Warning(f"{event.count:,} files: the first {calls.MAX_FILES} are taken.")
+    gr.Warning(f"{told(event, 'count', int):,} files: the first {calls.MAX_FILES} are taken.")
 
 
 def warn_blind(event: gr.EventData) -> None:
     """Says why there is no picture of the webcam."""
-    gr.Warning(f"The webcam can't be used: {event.reason}")
+    gr.Warning(f"The webcam can't be used: {escape(told(event, 'reason', str))}")
+
+
+def warn_unread(event: gr.EventData) -> None:
+    """Names a file or a folder that the browser could not read."""
+    gr.Warning(escape(f"{told(event, 'name', str)} can't be read: {told(event, 'reason', str)}"))

@@ -13,10 +13,10 @@ from PIL import Image
 
 from classifier import pixels
 from classifier.predictor import Predictor
-from space import about, cells, compare, intake, look, sweep
+from space import about, calls, cells, compare, intake, look, sweep
 from space.ahead import Ahead
 from space.classify import TOP_K, Endpoints, as_messages, uploads, write_csv
-from space.rows import KINDS, Row, Visit, classify_all, counts, picked, table, write_json
+from space.rows import KINDS, Row, Settings, Visit, classify_all, counts, picked, table, write_json
 
 EXAMPLES = sorted(
     path
@@ -98,153 +98,175 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
 
         filters, unfiltered = [model, top_k, kind, below, label], ["all", UNSURE, ""]
         shown = [gallery, summary, grid, as_csv, as_json]
-        everything = [files, progress, results, several, detail, plot, comparison, *shown]
+        everything = [results, several, detail, plot, comparison, *shown]
 
-        def filtered(visit: Visit, model: str, top_k: int, kind: str, below: float, label: str) -> list:
+        def checked(model: object, top_k: object, kind: object, below: object, label: object) -> Settings:
+            """What the page is set to. Raises gr.Error for what it can't be set to: a script may say anything."""
+            model, top_k = api.predictor(model).name, api.checked_top_k(top_k)
+            if kind not in KINDS or label not in ("", *labels) or type(below) not in (int, float) or not 0 < below <= 100:
+                raise gr.Error("not what Show, Label or Unsure below can be", print_exception=False)
+            return Settings(model, top_k, kind, below / 100, label)
+
+        def drawn(visit: Visit) -> list:
+            """New values of `everything`."""
+            rows, settings = visit.rows, visit.settings
+            values = [
+                gr.Column(visible=bool(rows)),
+                gr.Row(visible=len(rows) > 1),
+                in_depth(visit),
+                cells.count_bars(counts(rows, settings.model)),
+                compare.cells(rows, predictors),
+                *drawn_rows(rows, visit.chosen, settings),
+            ]
+            # Other events go on meanwhile, and one that was begun later must not be followed by what was so before.
+            return values if visit.rows is rows and visit.settings == settings else drawn(visit)
+
+        def drawn_rows(rows: Sequence[Row], chosen: int | None, settings: Settings) -> list:
             """New values of `shown`."""
-            predictor, top_k = api.predictor(model), api.checked_top_k(top_k)
-            indices = picked(visit.rows, predictor.name, label or None, kind, below / 100)
-            rows = table(visit.rows, indices, predictor.name, top_k)
+            model, top_k, below = settings.model, settings.top_k, settings.below
+            indices = picked(rows, model, settings.label or None, settings.kind, below)
+            records = table(rows, indices, model, top_k)
             n = f"{len(indices)} {'row' if len(indices) == 1 else 'rows'}"
             return [
-                gr.HTML(
-                    cells.gallery_cells(visit.rows, indices, predictor.name),
-                    chosen=-1 if visit.chosen is None else visit.chosen,
-                ),
-                cells.summary(visit.rows, indices, predictor.name, below / 100),
-                cells.table_cells(visit.rows, indices, predictor.name, top_k),
-                gr.DownloadButton(f"Download CSV ({n})", value=write_csv(rows)),
-                gr.DownloadButton(f"Download JSON ({n})", value=write_json(rows)),
+                gr.HTML(cells.gallery_cells(rows, indices, model), chosen=-1 if chosen is None else chosen),
+                cells.summary(rows, indices, model, below),
+                cells.table_cells(rows, indices, model, top_k),
+                gr.DownloadButton(f"Download CSV ({n})", value=write_csv(records)),
+                gr.DownloadButton(f"Download JSON ({n})", value=write_json(records)),
             ]
+
+        def in_depth(visit: Visit) -> str:
+            """The chosen picture's bars, without what takes time."""
+            row, settings = visit.picture, visit.settings
+            return look.describe(row, settings.model, settings.top_k) if row and settings else ""
 
         def show(visit: Visit, *values) -> list:
-            """New values of `everything`, of a visit that waits for nothing."""
+            """New values of `everything`, as the page is set."""
+            visit.settings = checked(*values)
             visit.choose()
-            return [
-                None,
-                "",
-                gr.Column(visible=bool(visit.rows)),
-                gr.Row(visible=len(visit.rows) > 1),
-                in_depth(visit, *values[:2]),
-                cells.count_bars(counts(visit.rows, api.predictor(values[0]).name)),
-                compare.cells(visit.rows, predictors),
-                *filtered(visit, *values),
-            ]
+            return drawn(visit)
 
-        def in_depth(visit: Visit, model: str, top_k: int) -> str:
-            """The chosen picture's bars, without what takes time."""
-            if visit.chosen is None:
-                return ""
-            return look.describe(visit.rows[visit.chosen], api.predictor(model).name, api.checked_top_k(top_k))
+        def filtered(visit: Visit, *values) -> list:
+            """New values of `shown`, as the page is set."""
+            visit.settings = checked(*values)
+            return drawn_rows(visit.rows, visit.chosen, visit.settings)
 
         def add(new: Sequence[tuple[str, str]], visit: Visit, *values) -> Iterator[dict]:
-            """Classifies, and tells how far it is; the last of the yields is what `show` gives."""
-            if len(visit.rows) + len(new) > MOST:
-                raise gr.Error(f"{MOST:,} pictures at most are on the page: clear it first", print_exception=False)
-            stopped, since, began, told = visit.stopped, len(visit.rows), time.monotonic(), 0.0
-            yield {files: None, progress: cells.progress_bar(0, len(new), 0)}
+            """Classifies, and tells how far it is; the last of the yields is all that `drawn` gives."""
+            rows, stopped = visit.rows, visit.stopped
+            since, began, told = len(rows), time.monotonic(), 0.0
+            full = gr.Error(f"{MOST:,} pictures at most are on the page: clear it first", print_exception=False)
+            if not new:
+                raise gr.Error("no files: choose at least one picture", print_exception=False)
+            if since + len(new) > MOST:
+                raise full
+            visit.settings = visit.settings or checked(*values)
+            yield {progress: cells.progress_bar(0, len(new), 0)}
             with as_messages():
                 for done, row in enumerate(classify_all(api.batchers, new), start=1):
                     if visit.stopped != stopped:
                         break  # and not return: gradio shows what was yielded last once more
-                    visit.rows.append(row)
+                    if len(rows) >= MOST:  # with what came beside
+                        raise full
+                    rows.append(row)
                     seconds = time.monotonic() - began
                     if seconds - told > TELL_EVERY_S or not told:
-                        told = seconds
+                        told, now = seconds, visit.settings
+                        indices = picked(rows, now.model, now.label or None, now.kind, now.below)
                         yield {
                             progress: cells.progress_bar(done, len(new), seconds),
                             results: gr.Column(visible=True),
-                            gallery: cells.gallery_cells(visit.rows, range(len(visit.rows)), api.predictor(values[0]).name),
+                            gallery: cells.gallery_cells(rows, indices, now.model),
                         }
             visit.choose(since)
-            yield dict(zip(everything, show(visit, *values), strict=True))
+            yield {progress: "", **dict(zip(everything, drawn(visit), strict=True))}
 
-        def in_pictures(visit: Visit, model: str, top_k: int) -> Iterator[str]:
+        def in_pictures(visit: Visit) -> Iterator[str]:
             """The chosen picture's bars, and as soon as they are there what each model saw and where it looked."""
-            visit.shown = model, top_k
-            yield in_depth(visit, *visit.shown)
-            if visit.chosen is not None and not visit.rows[visit.chosen].figures:
-                row, figures = visit.rows[visit.chosen], {}
-                with as_messages():
-                    for name in row.tops:
-                        image = pixels.decode(row.path, reduce_to=predictors[name].reduce_to)
-                        with api.turn:
-                            figures[name] = look.look(predictors[name], row, image)
-                row.figures.update(figures)
-            yield in_depth(visit, *visit.shown)  # which may be another picture's, or another model's, by now
+            yield in_depth(visit)
+            row, figures = visit.picture, {}
+            if row is None or row.figures:
+                return
+            with as_messages():
+                for name in row.tops:
+                    if visit.picture is not row:  # it is told of by an event of its own
+                        return
+                    image = pixels.decode(row.path, reduce_to=predictors[name].reduce_to)
+                    with api.turn:
+                        figures[name] = look.look(predictors[name], row, image)
+            row.figures.update(figures)
+            yield in_depth(visit)
 
-        def choose(event: gr.EventData, visit: Visit, model: str, top_k: int) -> Iterator[str]:
-            if event.index in range(len(visit.rows)):
-                visit.chosen = event.index
-            yield from in_pictures(visit, model, top_k)
+        def choose(event: gr.EventData, visit: Visit) -> str:
+            index, at = intake.told(event, "index", int), intake.told(event, "at", int, float)
+            if index in range(len(visit.rows)) and at >= visit.clicked:  # they may arrive in another order
+                visit.chosen, visit.clicked = index, at
+            return in_depth(visit)
 
-        def upload(files, visit, *values):
-            yield from add(uploads(files), visit, *values)
+        def upload(uploaded, visit, *values):
+            run = add(uploads(uploaded), visit, *values)
+            yield {**next(run), files: None}  # and at no other time: what comes next may have arrived by then
+            yield from run
 
         def try_example(event: gr.EventData, visit, *values):
-            path = examples[event.index]
-            yield from add([(str(path), path.name)], visit, *values)
+            index = intake.told(event, "index", int)
+            yield from add([(str(path), path.name) for path in examples[index : index + 1]], visit, *values)
 
-        def refuse(event: gr.EventData, visit: Visit, *values) -> dict:
+        def refuse(event: gr.EventData, visit: Visit, *values) -> list:
             """Names the pictures that the browser does not send; those beside them may be on their way."""
+            rows, names = visit.rows, intake.told(event, "names", list)
             reason = f"more than {pixels.MAX_BYTES / 1e6:.0f} MB"
-            visit.rows += [Row(str(name), "", error=reason) for name in event.names[: MOST - len(visit.rows)]]
-            changed = dict(zip(everything, show(visit, *values), strict=True))
-            del changed[files], changed[progress]
-            return changed
+            rows += [Row(str(name)[: calls.MAX_NAME], "", error=reason) for name in names[: max(0, MOST - len(rows))]]
+            return show(visit, *values)
 
         def halt(visit: Visit, *values) -> list:
             visit.stopped += 1
-            return show(visit, *values)
+            return ["", *show(visit, *values)]
 
-        def forget(visit: Visit, *values) -> list:
-            visit.rows = []  # and not emptied: who shows them just now goes on with the old ones
-            visit.chosen = None
-            model, top_k, *_ = values
+        def forget(visit: Visit, model, top_k, *_) -> list:
+            visit.rows, visit.chosen = [], None
             return [*halt(visit, model, top_k, *unfiltered), *unfiltered]
 
         def change_model(visit: Visit, *values) -> list:
-            return [describe(api.predictor(values[0])), *show(visit, *values)]
+            return [*show(visit, *values), describe(api.predictor(values[0]))]
+
+        def set_below(visit: Visit, model, top_k, below, label) -> list:
+            return ["unsure", *filtered(visit, model, top_k, "unsure", below, label)]
 
         @functools.cache
-        def drawn() -> list[str]:
+        def cards_and_plots() -> list[str]:
             with as_messages():
                 each = predictors.values()
                 return [*map(about.figures, each), *map(about.card_text, each)]
 
-        page_only = {"api_visibility": "private", "show_progress": "hidden"}
+        # gradio leaves out ("once") an event that comes while the same one is answered, unless told otherwise. What tells of
+        # itself is answered each time; of what only asks how things are the last is enough, but gradio repeats the first.
+        asks = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False, "trigger_mode": "always_last"}
+        tells = asks | {"trigger_mode": "multiple"}
+        adds = {"api_visibility": "private", "show_progress_on": files, "preprocess": False, "trigger_mode": "multiple"}
+        adds |= {"concurrency_limit": RUNS, "concurrency_id": "pages"}
         state = [visit, *filters]
-        waits = {"api_visibility": "private", "show_progress_on": files}
-        waits |= {"concurrency_limit": RUNS, "concurrency_id": "pages"}
-        every = {"preprocess": False, "trigger_mode": "multiple"}  # or an upload that ends beside another would be left out
         for run in (
-            files.upload(upload, [files, *state], everything, **every, **waits),
-            thumbnails.click(try_example, state, everything, **waits),
+            uploaded := files.upload(upload, [files, *state], [files, progress, *everything], **adds),
+            thumbnails.click(try_example, state, [progress, *everything], **adds),
         ):
-            run.success(in_pictures, [visit, model, top_k], detail, **page_only)
-            run.failure(show, state, everything, **page_only)
-        stop.click(halt, state, everything, **page_only).then(in_pictures, [visit, model, top_k], detail, **page_only)
-        clear.click(forget, state, [*everything, kind, below, label], **page_only)
-        model.input(change_model, state, [header, *everything], **page_only).then(
-            in_pictures, [visit, model, top_k], detail, **page_only
-        )
-        top_k.input(show, state, everything, trigger_mode="always_last", **page_only).then(  # not release: keys don't cause it
-            in_pictures, [visit, model, top_k], detail, trigger_mode="always_last", **page_only
-        )
-        gr.on([kind.input, label.input], filtered, state, shown, trigger_mode="always_last", **page_only)
-        below.input(
-            lambda visit, model, top_k, below, label: ["unsure", *filtered(visit, model, top_k, "unsure", below, label)],
-            [visit, model, top_k, below, label],
-            [kind, *shown],
-            trigger_mode="always_last",
-            **page_only,
-        )
+            run.success(in_pictures, visit, detail, **asks)
+            run.failure(lambda *state: ["", *show(*state)], state, [progress, *everything], **asks)
+        uploaded.failure(lambda: None, None, files, **asks)
+        stop.click(halt, state, [progress, *everything], **tells).then(in_pictures, visit, detail, **asks)
+        clear.click(forget, state, [progress, *everything, kind, below, label], **tells)
+        model.input(change_model, state, [*everything, header], **asks).then(in_pictures, visit, detail, **asks)
+        # And not release, which keys don't cause
+        top_k.input(show, state, everything, **asks).then(in_pictures, visit, detail, **asks)
+        gr.on([kind.input, label.input], filtered, state, shown, **asks)
+        below.input(set_below, [visit, model, top_k, below, label], [kind, *shown], **asks)
         for pictures in (gallery, grid):
-            pictures.click(choose, [visit, model, top_k], detail, trigger_mode="always_last", **page_only)
-        ways.crowd(intake.warn_crowd, None, None, **page_only)
-        ways.blind(intake.warn_blind, None, None, **page_only)
-        ways.refused(refuse, state, everything, **page_only)
-        about_tab.select(drawn, None, [*plots, *cards], api_visibility="private")
+            pictures.click(choose, visit, detail, concurrency_limit=1, **tells).then(in_pictures, visit, detail, **asks)
+        ways.crowd(intake.warn_crowd, None, None, **tells)
+        ways.blind(intake.warn_blind, None, None, **tells)
+        ways.unread(intake.warn_unread, None, None, **tells)
+        ways.refused(refuse, state, everything, **tells)
+        about_tab.select(cards_and_plots, None, [*plots, *cards], api_visibility="private")
 
         with gr.Row(visible=False):  # what only the API takes and gives
             image = gr.File(label="image")
@@ -305,7 +327,7 @@ def describe(predictor: Predictor) -> str:
 THUMBS_JS = """
 element.addEventListener('click', async event => {
   const button = event.target.closest('button');
-  if (!button) return;
+  if (!button || event.detail > 1) return;  // a double click is one
   while (document.querySelector('#progress [role=progressbar]')) await new Promise(done => setTimeout(done, 200));
   trigger('click', {index: Number(button.dataset.index)});
 });

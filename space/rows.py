@@ -36,26 +36,45 @@ class Row:
     figures: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What the page is set to: whose labels it shows, how many of them, and of which pictures (see `picked`)."""
+
+    model: str
+    top_k: int
+    kind: str
+    below: float
+    label: str
+
+
 @dataclass
 class Visit:
-    """What a visitor has on the page. Events share and change it, so that one that is stopped loses nothing.
+    """What a visitor has on the page. Events share and change it, several at a time: one that is stopped loses nothing.
 
     Attributes:
-        rows: every picture, in the order in which they came.
+        rows: every picture, in the order in which they came. It only grows; Clear puts another list in its place.
         chosen: index in `rows` of the one that is shown in depth.
+        clicked: when the last of the clicks that were heard of was made, in milliseconds of the page's clock.
         stopped: how often; what was begun before the last time adds no more rows.
-        shown: model and number of labels that the page shows, as it was last heard of.
+        settings: of the page, as it was last heard of: what takes long ends with these, not with those it began with.
     """
 
     rows: list[Row] = field(default_factory=list)
     chosen: int | None = None
+    clicked: float = 0.0
     stopped: int = 0
-    shown: tuple[str | None, int | None] = (None, None)
+    settings: Settings | None = None
+
+    @property
+    def picture(self) -> Row | None:
+        """The one that is chosen."""
+        rows, chosen = self.rows, self.chosen
+        return rows[chosen] if chosen is not None and chosen < len(rows) else None
 
     def choose(self, since: int = 0) -> None:
         """Chooses the first readable picture from index `since` on, unless one of these is chosen already."""
-        if self.chosen is None or self.chosen < since:
-            self.chosen = next((i for i in range(since, len(self.rows)) if not self.rows[i].error), self.chosen)
+        if self.picture is None or self.chosen < since:
+            self.chosen = next((i for i, row in enumerate(self.rows) if i >= since and not row.error), self.chosen)
 
 
 def classify_all(batchers: Mapping[str, Batcher], files: Sequence[tuple[str, str]]) -> Iterator[Row]:

@@ -68,6 +68,30 @@ def test_calls_that_make_no_sense_end_in_an_error_of_their_own(app, endpoint, da
             assert private not in text
 
 
+EVENTS = SCALARS | st.fixed_dictionaries(
+    {}, optional={"index": SCALARS, "at": SCALARS, "count": SCALARS, "reason": SCALARS, "names": VALUES, "name": SCALARS}
+)
+
+
+@settings(max_examples=150, **QUICK)
+@given(data=st.data(), told=EVENTS)
+def test_events_that_no_page_sends_end_in_an_error_of_their_own(app, data, told):
+    """The page's own functions can be called by a script as well, by their numbers."""
+    url, log, path = app
+    inputs = {each["id"]: len(each["inputs"]) for each in httpx.get(f"{url}/config").json()["dependencies"]}
+    number = data.draw(st.sampled_from(sorted(inputs)))
+    files = st.just([]) | st.just([{"path": path, "meta": {"_type": "gradio.FileData"}}])
+    values = data.draw(st.lists(SCALARS | files, min_size=inputs[number], max_size=inputs[number]))
+    visit = f"visit {data.draw(st.integers(0, 3))}"
+    call = {"fn_index": number, "data": values, "event_data": told, "session_hash": visit}
+    reply = httpx.post(f"{url}/gradio_api/queue/join", json=call, timeout=60)
+    assert reply.status_code in (200, 422), reply.text
+    if reply.status_code == 200:
+        with httpx.stream("GET", f"{url}/gradio_api/queue/data", params={"session_hash": visit}, timeout=60) as stream:
+            assert any("process_completed" in line for line in stream.iter_lines())
+    assert "Traceback" not in log.read_text()
+
+
 def test_and_it_still_answers(app):
     url, _, path = app
     call = f"{url}/gradio_api/call/classify"
