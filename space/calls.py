@@ -47,29 +47,39 @@ class Argument:
     needed: bool
 
 
-Functions = Mapping[str | int, Sequence[Argument]]
+@dataclass(frozen=True)
+class Function:
+    """What can be called: its arguments, and whether it is part of the API or the page's own."""
+
+    arguments: Sequence[Argument]
+    is_public: bool
+
+
+Functions = Mapping[str | int, Function]
 
 
 def functions(demo: gr.Blocks) -> Functions:
-    """The arguments of all that `demo` can be told to do, by name and by number."""
+    """All that `demo` can be told to do, by name and by number."""
     public = demo.get_api_info()["named_endpoints"]
     found = {}
     for number, fn in demo.fns.items():
         kinds = [
             "" if not isinstance(block, gr.File) else "one" if block.file_count == "single" else "many" for block in fn.inputs
         ]
+        is_public = f"/{fn.api_name}" in public
         if parameters := public.get(f"/{fn.api_name}", {}).get("parameters"):
             told = [(each["parameter_name"], not each["parameter_has_default"]) for each in parameters]
-        else:  # the page's own
+        else:
             told = [(f"data[{i}]", True) for i in range(len(kinds))]
-        found[number] = [Argument(name, kind, needed) for (name, needed), kind in zip(told, kinds, strict=True)]
+        arguments = [Argument(name, kind, needed) for (name, needed), kind in zip(told, kinds, strict=True)]
+        found[number] = Function(arguments, is_public)
         if fn.api_name:
             found[fn.api_name] = found[number]
     return found
 
 
-def check(path: str, content: object, known: Functions, uploads: Path) -> None:
-    """Raises Fault for a call that costs too much, or that gradio can make nothing of.
+def check(path: str, content: object, known: Functions, uploads: Path) -> Function | None:
+    """What is called, None for what gradio refuses. Raises Fault for what costs too much, or what gradio makes nothing of.
 
     Args:
         path: of the request, below /gradio_api/call/, queue/, run/ or api/.
@@ -89,24 +99,26 @@ def check(path: str, content: object, known: Functions, uploads: Path) -> None:
     except UnicodeEncodeError:
         raise Fault("half of a surrogate pair: send UTF-8") from None
     if not isinstance(content, dict):
-        return
+        return None
     way, _, name = path.removeprefix("/gradio_api/").strip("/").partition("/")
     is_named = way == "call" and name.startswith("v2/")  # arguments, not a list of them
     for key, value in {} if is_named else content.items():  # such as session_hash, which gradio keeps with the visit
         if isinstance(value, str) and len(value) > MAX_NAME:
             raise Fault(f"{key}: {len(value):,} characters, at most {MAX_NAME}")
     called = name.removeprefix("v2/") if way == "call" else name if content.get("fn_index") is None else content["fn_index"]
-    arguments = known.get(called) if type(called) in (str, int) else None
-    if arguments is None:
+    function = known.get(called) if type(called) in (str, int) else None
+    if function is None:
         raise Fault("no such endpoint: /gradio_api/info tells which there are", 404)
+    arguments = function.arguments
     values = in_order(content, arguments) if is_named else content.get("data")
     if not isinstance(values, list):
-        return
+        return function
     names = ", ".join(argument.name for argument in arguments)
     if len(values) < len(arguments):
         raise Fault(f"data has {len(values)} of {len(arguments)} values ({names}): send null for a default")
     for argument, value in zip(arguments, values, strict=False):
         check_value(argument, value, uploads)
+    return function
 
 
 def in_order(named: dict, arguments: Sequence[Argument]) -> list:

@@ -18,6 +18,7 @@ from classifier.batching import Batcher
 from classifier.errors import ClassifierError, ImageError
 from classifier.predictor import Predictor
 from space.ahead import Ahead
+from space.calls import MAX_NAME
 
 TOP_K = 5  # labels an image, when the caller does not say
 PREVIEW = 320  # pixels of the shorter side, at most; twice that of the longer one
@@ -43,7 +44,7 @@ def uploads(files: dict | list[dict] | None) -> list[tuple[str, str]]:
     files = [files] if isinstance(files, dict) else files or []
     if not isinstance(files, list) or not all(isinstance(file, dict) and isinstance(file.get("path"), str) for file in files):
         raise gr.Error("not a file, or a list of files: send what handle_file gives", print_exception=False)
-    return [(file["path"], str(file.get("orig_name") or Path(file["path"]).name)) for file in files]
+    return [(file["path"], str(file.get("orig_name") or Path(file["path"]).name)[:MAX_NAME]) for file in files]
 
 
 def classify_files(batcher: Batcher, files: Sequence[tuple[str, str]], *, previews: bool = False) -> Iterator[Result]:

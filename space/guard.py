@@ -29,6 +29,7 @@ MAX_UPLOAD_BYTES = 2_000_000_000  # of one request; page and gradio_client send 
 MIN_FREE_BYTES = 1_000_000_000  # on the disk with the uploads, which are deleted after an hour
 MIN_FREE_FOR_CALLS = 500_000_000  # what was uploaded is still classified for a while: that writes previews and tables
 MAX_UNFETCHED = 256  # calls of a visit: gradio keeps their answers until they are fetched
+MAX_UNFETCHED_PAGE = 32  # of these, with calls of the page's own functions, whose answers tell of all its pictures
 RETRY_AFTER_S = 10
 UPLOAD = "/gradio_api/upload"
 MCP = "/gradio_api/mcp"
@@ -169,10 +170,11 @@ class Guard:
             return None
         try:
             content = json.loads(body)
-            check(path, content, self.functions, self.uploads)
+            function = check(path, content, self.functions, self.uploads)
             visit = content.get("session_hash") if isinstance(content, dict) else None
-            if isinstance(visit, str) and self.answers.unfetched(visit) >= MAX_UNFETCHED:
-                raise Fault(f"{MAX_UNFETCHED} answers wait for this visit: fetch them first", 503)
+            most = MAX_UNFETCHED if function is None or function.is_public else MAX_UNFETCHED_PAGE
+            if isinstance(visit, str) and self.answers.unfetched(visit) >= most:
+                raise Fault(f"{most} answers wait for this visit: fetch them first", 503)
         except Fault as fault:
             return refusal(fault.status, str(fault))
         except (ValueError, RecursionError):

@@ -142,6 +142,10 @@ def test_a_visit_has_a_short_name_and_fetches_its_answers(app, upload):
         reply = client.post(f"{url}/gradio_api/queue/join", json=call | {"session_hash": "greedy"})
         assert (reply.status_code, reply.headers["retry-after"]) == (503, "10") and "answers wait" in reply.json()["error"]
         assert client.post(f"{url}/gradio_api/queue/join", json=call | {"session_hash": "another"}).status_code == 200
+        [page] = [each["id"] for each in dependencies if each["api_name"] == "refuse"]  # answers with all that is on the page
+        told = {"fn_index": page, "data": [None] * 6, "event_data": {"names": ["n" * 300]}, "session_hash": "page"}
+        codes = [client.post(f"{url}/gradio_api/queue/join", json=told).status_code for _ in range(40)]
+        assert codes == [200] * guard.MAX_UNFETCHED_PAGE + [503] * (40 - guard.MAX_UNFETCHED_PAGE)
     assert "Traceback" not in log.read_text()
 
 
@@ -161,8 +165,19 @@ def test_visits_of_which_nothing_is_heard_are_forgotten():
     found.append(client.predict(api_name="/count"))
     answers.forget_idle(0)
     found.append(client.predict(api_name="/count"))
-    demo.close()
     assert found == [1, 2, 3, 1]
+
+    # A page that is closed while an answer is on its way: gradio drops its messages, and keeps the answer's number
+    queue = demo._queue
+    queue.pending_event_ids_session["closed"], queue.pending_event_ids_session["open"] = {"a"}, {"b"}
+    assert not answers.wait()
+    queue.pending_messages_per_session["open"] = None
+    assert answers.wait()
+    answers.forget_idle(60)
+    assert "closed" in queue.pending_event_ids_session  # it may have begun just now
+    answers.forget_idle(60)
+    demo.close()
+    assert not queue.pending_event_ids_session.keys() & {"closed", "open"} and not answers.wait()
 
 
 def test_what_can_not_be_called_is_not_there(app, upload):
