@@ -29,6 +29,7 @@ from space.guard import Guard, State, log
 MAX_WAITING = 256  # requests in the queue; one more is told that it is full
 CONCURRENCY = 2  # galleries at a time: more would only hold more images in memory
 SESSIONS = 1000  # visits that are kept, and calls whose answer nobody fetched; 0.1 MB each, and 8 kB a picture
+QUEUES = 20 * SESSIONS  # of messages for a visit or a call; an empty one takes 1 kB
 MANY = 8  # images that a model gets at once: then it is worth to be compiled
 STOP_WITHIN_S = 25.0  # for what was accepted; hosts kill after 30
 
@@ -53,9 +54,10 @@ def serve(demo: gr.Blocks, predictors: dict[str, Predictor], ahead: Ahead) -> No
     hosted = "PORT" in os.environ or "SPACE_ID" in os.environ
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     log.setLevel(logging.INFO)
+    demo.queue(max_size=MAX_WAITING, default_concurrency_limit=CONCURRENCY, api_open=False)
     state, uploads, functions, answers = State(), Path(get_upload_folder()), calls.functions(demo), Answers(demo)
     uploads.mkdir(parents=True, exist_ok=True)
-    demo.queue(max_size=MAX_WAITING, default_concurrency_limit=CONCURRENCY, api_open=False).launch(
+    demo.launch(
         server_name=os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0" if hosted else "127.0.0.1"),
         server_port=int(text),
         share=False,
@@ -81,7 +83,7 @@ def serve(demo: gr.Blocks, predictors: dict[str, Predictor], ahead: Ahead) -> No
     compile_all(predictors, stop)  # while the first visitors are answered by the models as they are
     state.stopping = True
     deadline = time.monotonic() + STOP_WITHIN_S
-    while time.monotonic() < deadline and (state.open or any(list(demo._queue.pending_event_ids_session.values()))):
+    while time.monotonic() < deadline and (state.open or answers.wait()):
         time.sleep(0.05)
     demo.close()
     ahead.close()
@@ -92,6 +94,9 @@ class Answers:
 
     def __init__(self, demo: gr.Blocks):
         self.demo = demo
+        self._held: set[str] = set()
+        # The oldest goes when one more comes, be it at work: gradio has room for 2000
+        demo._queue.pending_messages_per_session.max_size = QUEUES
 
     def has_visit(self, visit: str) -> bool:
         """Whether a visit, or a call that came with none, is known."""
@@ -101,6 +106,10 @@ class Answers:
         """Whether a call is known whose answer was not fetched yet."""
         pending = list(self.demo._queue.pending_event_ids_session.values())
         return call in self.demo._queue.event_ids_to_events or self.has_visit(call) or any(call in each for each in pending)
+
+    def wait(self) -> bool:
+        """Whether any is still to be fetched. Of a visit whose page was closed none is."""
+        return any(calls and self.has_visit(visit) for visit, calls in list(self.demo._queue.pending_event_ids_session.items()))
 
     def unfetched(self, visit: str) -> int:
         """Calls of a visit whose answer was not fetched yet."""
@@ -119,6 +128,13 @@ class Answers:
         for visit, used in list(self.demo.state_holder.time_last_used.items()):
             if used < before:
                 self.forget(visit)
+        queue = self.demo._queue
+        held = {*list(queue.pending_event_ids_session), *list(queue.pending_messages_per_session)}
+        held -= {event.session_hash for event in list(queue.event_ids_to_events.values())}
+        held -= {*list(self.demo.state_holder.time_last_used)}  # what is left gradio let go of, but not of its answers
+        for visit in held & self._held:  # the last time too: it did not begin just now
+            self.forget(visit)
+        self._held = held
 
 
 def warm_up(predictors: dict[str, Predictor]) -> None:
