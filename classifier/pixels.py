@@ -375,7 +375,7 @@ class Decoder:
             while pending:
                 yield pending.popleft().result()
         finally:
-            threads.shutdown(cancel_futures=True)
+            threads.shutdown(wait=False, cancel_futures=True)  # who stops in the middle does not wait for what is begun
 
     def close(self) -> None:
         """Stops the workers, after what they are at."""
