@@ -6,7 +6,8 @@
     loader = stream("train", splits, transform, batch_size=64, num_workers=2, shuffle=True)
 
 There are always three splits, unless `cut` is off. A dataset without a validation split has one cut from train, by class and
-by seed; one without a test split has that cut too, by a seed of its own, so that no run trains on what another is tested on.
+by seed. One without a test split has that cut too, always the same, so that no run trains on what another is tested on: files
+by their names, so that they stay in test, or out of it, when others come or go.
 """
 
 import hashlib
@@ -165,7 +166,7 @@ def load(
         revision = None
     else:
         loaded, name, revision = _load_any(dataset)
-    own = _by_our_names(name, loaded)
+    own = _by_our_names(name, loaded, is_trained_on=cut and "validation" in splits)
     image_column = _find_column(name, own["train"], image_column, datasets.Image, "image")
     label_column = _find_column(name, own["train"], label_column, datasets.ClassLabel, "label")
     own = _with_images(name, own, image_column)
@@ -173,9 +174,14 @@ def load(
     labels = _renamed(name, labels, Path(label_names)) if label_names else labels
 
     if cut and "test" not in own:
-        own["train"], own["test"] = _cut(name, own["train"], label_column, labels, TEST_FRACTION, TEST_SEED)
+        rows, y = own["train"], _labels(name, "train", own["train"], label_column)
+        files = _file_names(rows, image_column)
+        chosen = by_name(files, y) if files else stratified(y, max(1, round(TEST_FRACTION * len(y))), TEST_SEED)
+        own["train"], own["test"] = _cut(name, rows, y, chosen, labels)
     if cut and "validation" not in own:
-        own["train"], own["validation"] = _cut(name, own["train"], label_column, labels, validation, seed)
+        rows, y = own["train"], _labels(name, "train", own["train"], label_column)
+        chosen = stratified(y, max(1, round(validation * len(y))), seed)
+        own["train"], own["validation"] = _cut(name, rows, y, chosen, labels)
     wanted = {split: own[split] for split in splits if split in own}
     for split, rows in wanted.items():
         limit = max_train_samples if split == "train" else max_eval_samples
@@ -236,11 +242,16 @@ def _load_any(dataset: str) -> tuple[dict[str, datasets.Dataset], str, str | Non
     return _load_folder(Path(dataset)) if Path(dataset).exists() else _load_hub(dataset)
 
 
-def _by_our_names(name: str, loaded: dict[str, datasets.Dataset]) -> dict[str, datasets.Dataset]:
-    """The splits that we know, by our names, train among them: the only one there is, whatever it is called."""
+def _by_our_names(name: str, loaded: dict[str, datasets.Dataset], is_trained_on: bool) -> dict[str, datasets.Dataset]:
+    """The splits that we know, by our names, train among them: the only one there is, whatever it is called.
+
+    A single one that is called test is test too, for those who do not train on it.
+    """
     own = {SPLIT_NAMES[split.lower()]: rows for split, rows in loaded.items() if split.lower() in SPLIT_NAMES}
     if "train" not in own and len(loaded) == 1:
-        own["train"] = next(iter(loaded.values()))
+        if "test" in own and is_trained_on:
+            raise DataError(f"{name} has a test split alone, which is not to be trained on: rename it to train if it is")
+        own = {split: rows for split, rows in own.items() if split == "test"} | {"train": next(iter(loaded.values()))}
     if "train" not in own:
         raise DataError(f"{name} has no train split, only {', '.join(loaded)}: rename the one to train on to train")
     return own
@@ -415,6 +426,13 @@ def _load_image_folder(folder: Path, pictures: list[Path]) -> dict[str, datasets
             inside = [path.relative_to(top) for path in pictures if path.parts[0] == top]
             by_class[split] = _by_class(folder / top, inside)
 
+    for path in pictures:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:  # as old archives leave them
+            raise DataError(
+                f"the name of {str(path)!a} in {folder} is not UTF-8, and tables can't hold it: rename it"
+            ) from None
     labels = sorted(by_class["train"])
     for split, classes in by_class.items():
         _check_same_classes(str(folder), split, labels, list(classes))
@@ -592,12 +610,45 @@ def stratified(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(drawn))
 
 
+def by_name(files: Sequence[str], labels: np.ndarray) -> np.ndarray:
+    """Draws about TEST_FRACTION of N files by digests of their names: whether one is drawn depends on no other.
+
+    That holds but for few: a class of ten or more gives one at least and keeps one, and so do all together.
+
+    Args:
+        files: names, which tell one from another.
+        labels: class indices, int (N,).
+
+    Returns:
+        Sorted indices, int64.
+    """
+    digests = [hashlib.sha256(f"{TEST_SEED} {file}".encode(errors="surrogateescape")).digest()[:8] for file in files]
+    place = np.array([int.from_bytes(digest) / 2**64 for digest in digests])  # in [0, 1)
+    drawn = place < TEST_FRACTION
+    for each, n in zip(*np.unique(labels, return_counts=True), strict=True):
+        members = np.flatnonzero(labels == each)
+        order = members[np.argsort(place[members], kind="stable")]
+        drawn[order[-1]] = False
+        drawn[order[0]] |= n * TEST_FRACTION >= 1
+    if not drawn.any():
+        drawn[np.argmin(place)] = True
+    return np.flatnonzero(drawn)
+
+
+def _file_names(rows: datasets.Dataset, column: str) -> list[str] | None:
+    """Names of a split's images, below what all have in common; None where they are not files."""
+    cells = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))[column]
+    paths = [cell["path"] for cell in cells if cell and cell["bytes"] is None and cell["path"]]
+    if len(paths) < len(rows):
+        return None
+    above = os.path.commonpath([Path(path).parent for path in paths])
+    return [os.path.relpath(path, above) for path in paths]
+
+
 def _cut(
-    name: str, rows: datasets.Dataset, column: str, labels: list[str], fraction: float, seed: int
+    name: str, rows: datasets.Dataset, y: np.ndarray, cut: np.ndarray, labels: list[str]
 ) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Splits rows into (the rest, the fraction that is cut), by class."""
-    y = _labels(name, "train", rows, column)
-    cut = stratified(y, max(1, round(fraction * len(y))), seed)
+    """Splits rows of labels y into (the rest, those that are cut)."""
     rest = np.setdiff1d(np.arange(len(y)), cut)
     lost = np.setdiff1d(y, y[rest])
     if len(lost):
@@ -655,9 +706,7 @@ def survey(splits: Splits, listing: Path) -> Survey:
             for rows in _undecoded(splits[split], splits).iter(1000):
                 for cell in rows[splits.image_column]:
                     try:
-                        if cell is None:
-                            raise ValueError("there is no image")
-                        with Image.open(cell["path"] if cell["bytes"] is None else io.BytesIO(cell["bytes"])) as image:
+                        with Image.open(_source(cell)) as image:
                             sizes.append(image.size)
                     except MALFORMED as error:
                         unreadable[_where(cell, index, split)] = _line(error)
@@ -728,8 +777,9 @@ def fingerprint(split: str, splits: Splits) -> str:
         if cell is not None and cell["bytes"] is not None:
             what = hashlib.sha256(cell["bytes"]).hexdigest()
         else:
-            status = cell and Path(cell["path"]).stat()
-            what = status and f"{cell['path']} {status.st_size} {status.st_mtime_ns}"
+            path = cell and cell["path"] and Path(cell["path"])
+            status = path.stat() if path and path.is_file() else None  # who decodes it tells what is missing
+            what = status and f"{path} {status.st_size} {status.st_mtime_ns}"
         hashed.update(f"{what} {row[splits.label_column]}\n".encode())
     return hashed.hexdigest()
 
@@ -892,16 +942,21 @@ def _undecoded(rows: datasets.Dataset, splits: Splits) -> datasets.Dataset:
 
 def _decode(cell: dict | None, size: int | None = None) -> Image.Image | Exception:
     """An upright RGB image, or the exception that its file caused; squashed to size × size pixels if that is given."""
-    if cell is None:
-        return ValueError("there is no image")
     try:
-        with Image.open(cell["path"] if cell["bytes"] is None else io.BytesIO(cell["bytes"])) as image:
+        with Image.open(_source(cell)) as image:
             image = to_rgb(image)
     except MALFORMED as error:
         return error
     if size is None or image.size == (size, size):
         return image
     return to_pil_image(resize(pil_to_tensor(image), [size, size], antialias=True))  # as the saved processors do it
+
+
+def _source(cell: dict | None) -> str | io.BytesIO:
+    """What Pillow opens. ValueError where a row has no image."""
+    if cell is None or (cell["bytes"] is None and not cell["path"]):
+        raise ValueError("there is no image")
+    return cell["path"] if cell["bytes"] is None else io.BytesIO(cell["bytes"])
 
 
 def unreadable(splits: Splits, where: str, error: Exception) -> None:

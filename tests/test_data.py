@@ -93,13 +93,60 @@ def test_splits_never_overlap_and_are_the_same_whatever_is_asked_for(tmp_path):
     folder = str(image_folder(tmp_path / "pets", n=20))
     everything = data.load(folder, splits=("train", "validation", "test"), validation=0.25)
     cut = {split: paths(everything, split) for split in ("train", "validation", "test")}
-    # 40 images: test is 10% (2 a class), validation a quarter of the other 36, rounded to 9
-    assert {split: len(files) for split, files in cut.items()} == {"train": 27, "validation": 9, "test": 4}
+    # 40 images: test is about 10%, by their names, validation a quarter of the others, rounded
+    assert {split: len(files) for split, files in cut.items()} == {"train": 26, "validation": 9, "test": 5}
     assert len(set.union(*cut.values())) == 40
     assert paths(data.load(folder, splits=("train",), validation=0.25), "train") == cut["train"]
     other = data.load(folder, splits=("validation", "test"), validation=0.25, seed=1)
     assert paths(other, "validation") != cut["validation"]
     assert paths(other, "test") == cut["test"]  # else a run of seed 1 would train on what seed 0 is tested on
+
+
+def test_a_file_stays_in_test_when_others_come_or_go(tmp_path):
+    """By position, most of what a model was trained on would be in the test cut of the changed folder."""
+    folder = image_folder(tmp_path / "pets", n=100)
+    test = paths(data.load(str(folder), splits=("test",)), "test")
+    assert 10 <= len(test) <= 32
+    for label in ("cat", "dog"):
+        gone = folder / label / "50.png"
+        gone.unlink()
+        test.discard(str(gone))
+    assert paths(data.load(str(folder), splits=("test",)), "test") == test
+    for label in ("cat", "dog"):
+        for i in range(100, 140):
+            picture(folder / label / f"{i}.png", shade=i)
+    grown = paths(data.load(str(folder), splits=("test",)), "test")
+    assert test < grown and all(int(Path(path).stem) >= 100 for path in grown - test)
+    folder.rename(tmp_path / "moved")
+    assert {Path(path).name for path in paths(data.load(str(tmp_path / "moved"), splits=("test",)), "test")} == {
+        Path(path).name for path in grown
+    }
+
+
+def test_what_is_drawn_by_name_leaves_none_without():
+    labels = np.repeat([0, 1, 2, 3], [10, 10, 2, 1])
+    for salt in range(200):
+        drawn = data.by_name([f"{salt} {i}" for i in range(len(labels))], labels)
+        counts = np.bincount(labels[drawn], minlength=4)
+        assert counts[0] >= 1 and counts[1] >= 1 and (counts < [10, 10, 2, 1]).all()
+    assert len(data.by_name(["a", "b", "c"], np.array([0, 0, 1]))) == 1
+
+
+def test_a_test_split_alone_is_tested_on_and_not_trained_on(tmp_path):
+    folder = str(parquet(tmp_path / "rows", test=(["a", "b"], [0, 1] * 10)))
+    assert len(data.load(folder, splits=("test",)).test) == 20
+    with pytest.raises(DataError, match="a test split alone, which is not to be trained on"):
+        data.load(folder)
+    folder = str(parquet(tmp_path / "others", validation=(["a", "b"], [0, 1] * 10)))
+    found = data.load(folder, splits=("train", "validation", "test"))
+    assert len(found.train) + len(found.validation) + len(found.test) == 20
+
+
+def test_a_name_that_is_no_utf8_is_told(tmp_path):
+    folder = image_folder(tmp_path / "pets")
+    picture(Path(os.fsdecode(os.fsencode(folder) + b"/cat/caf\xe9.png")))
+    with pytest.raises(DataError, match=r"udce9.png' in .* is not UTF-8, and tables can't hold it: rename it"):
+        data.load(str(folder))
 
 
 def test_same_cut_in_another_process(tmp_path):
@@ -229,13 +276,13 @@ def test_a_survey_of_sizes_classes_and_what_is_broken(tmp_path):
     for i in range(10):
         picture(folder / "emu" / f"{i} wide\nand new.png", size=(200, 100))
     found = data.survey(data.load(str(folder)), listing)
-    assert str(found) == "45 images, 3 classes, smallest 8 (emu), largest 17 (dog); median 8×8" and not listing.exists()
+    assert str(found) == "42 images, 3 classes, smallest 6 (emu), largest 17 (dog); median 8×8" and not listing.exists()
     for i in range(10):
         (folder / "emu" / f"{i} wide\nand new.png").write_bytes(b"")
-    with pytest.raises(DataError, match=rf"9 of 45 images of pets are not readable, listed in {listing}: repair or remove"):
+    with pytest.raises(DataError, match=rf"7 of 42 images of pets are not readable, listed in {listing}: repair or remove"):
         data.survey(data.load(str(folder)), listing)
     assert "emu" in listing.read_text()
-    assert "; 9 unreadable" in str(data.survey(data.load(str(folder), skip_unreadable=True), listing))
+    assert "; 7 unreadable" in str(data.survey(data.load(str(folder), skip_unreadable=True), listing))
     shutil.rmtree(folder / "emu")
     data.survey(data.load(str(folder)), listing)
     assert not listing.exists()
@@ -252,7 +299,7 @@ def test_links_that_loop_are_followed_once(tmp_path):
     assert len(found) == len(set(found)) and len(found) < 100
     (folder / "dog/again").unlink()
     (tmp_path / "elsewhere/cats/back").unlink()
-    assert class_counts(data.load(str(folder)))["train"].tolist() == [8, 8]
+    assert class_counts(data.load(str(folder)))["train"].tolist() == [7, 8]
 
 
 @pytest.mark.slow
@@ -563,6 +610,7 @@ def test_unreadable_file_is_named_or_skipped(tmp_path, damage):
     assert len(images) == len(labels) == len(lenient.train) - 1
     assert len(lenient.skipped) == 1
     assert str(path) in lenient.skipped[0]
+    assert data.fingerprint("train", lenient) != data.fingerprint("validation", lenient)  # what is gone is no error here
 
 
 def test_unreadable_row_of_a_parquet_is_named(tmp_path):
@@ -573,6 +621,9 @@ def test_unreadable_row_of_a_parquet_is_named(tmp_path):
     datasets.Dataset.from_dict({"img": rows, "label": [0, 1] * 4}, features=features).to_parquet(folder / "train.parquet")
     with pytest.raises(DataError, match=r"row 0 of train of rows is not a readable image"):
         data.as_tensor("train", data.load(str(folder)))
+    lenient = data.load(str(folder), skip_unreadable=True, cut=False)
+    assert list(data.batches("train", lenient, 8)) == [] and len(lenient.skipped) == 8
+    assert len(data.fingerprint("train", lenient)) == 64
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:
