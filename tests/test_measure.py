@@ -68,6 +68,13 @@ def test_temperature_undoes_overconfidence():
     assert measure.fit_temperature(3 * logits, labels) == pytest.approx(3, abs=0.1)
 
 
+def test_a_few_images_that_are_all_right_are_not_all_there_is():
+    """Without a mistake the lowest loss is at T = 0; by hand, Platt's target of 1 - 1 / 22 / 2 is the sigmoid of 3.7612."""
+    labels = np.arange(20) % 2
+    logits = np.where(np.eye(2)[labels] > 0, 2.0, 0.0)
+    assert measure.fit_temperature(logits, labels) == pytest.approx(2 / np.log(43), rel=1e-3)
+
+
 def test_temperature_is_of_what_is_merged():
     """Where probabilities are averaged, dividing the mean is not dividing each."""
     rng = np.random.default_rng(0)
