@@ -22,6 +22,7 @@ from typing import NamedTuple
 import httpx2  # what huggingface_hub talks through: its errors are what an unreachable Hub raises
 from huggingface_hub import (
     CommitOperationAdd,
+    CommitOperationDelete,
     HfApi,
     SpaceCard,
     snapshot_download,
@@ -40,7 +41,8 @@ from classifier.errors import HubError, ModelError
 PULLED = ["config.json", "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json"]
 PULLED += ["evaluation.json", "timing.json", "run.json"]  # small, and what the page tells of a model
 # What a repository holds of a finished folder: checkpoints and logs of trackers stay at home.
-PUSHED = [*PULLED, "README.md", "metrics.jsonl", "*.png", "cnn.py", "onnx/model.onnx"]
+MADE = [*PULLED, "metrics.jsonl", "confusion_matrix.png", "cnn.py", "onnx/model.onnx"]  # by a run and its evaluation
+PUSHED = [*MADE, "README.md", "*.png"]
 SPACE = ["app.py", "requirements.txt", "LICENSE", "space/**/*.py", "classifier/**/*.py", "classifier/card.md"]
 SPACE += ["model_card.md", "examples/*", "docs/app.png", *(f"models/*/{pattern}" for pattern in PULLED)]
 ROOT = Path(__file__).resolve().parent.parent
@@ -209,9 +211,16 @@ def send(
         if revision:
             api.create_branch(repo, branch=revision, exist_ok=True)
         files = sorted(path for pattern in PUSHED for path in folder.glob(pattern))
+        added = {path.relative_to(folder).as_posix(): path for path in files}
+        # What an earlier model left would speak of other weights: its evaluation, or a processor that this one has not
+        gone = [
+            name
+            for name in api.list_repo_files(repo, revision=revision)
+            if name not in added and any(fnmatch(name, pattern) for pattern in MADE)
+        ]
         sent = api.create_commit(  # upload_folder may make several
             repo,
-            [CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in files],
+            [*(CommitOperationAdd(*each) for each in added.items()), *map(CommitOperationDelete, gone)],
             revision=revision,
             commit_message=_message(folder),
         )

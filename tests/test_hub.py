@@ -106,6 +106,20 @@ def test_a_push_is_one_commit_that_says_how_good(pushed, api):
     }
 
 
+def test_a_push_removes_what_spoke_of_the_model_before(pushed, api, environment, tmp_path):
+    """Trained anew and pushed before it is evaluated; what its owner added stays."""
+    folder = tmp_path / "again"
+    shutil.copytree(pushed, folder)
+    run(environment, "-m", "classifier.hub", "push", folder, "user/again")
+    api.upload_file(path_or_fileobj=b"notes", path_in_repo="notes.txt", repo_id="user/again")
+    for name in ("evaluation.json", "timing.json", "confusion_matrix.png"):
+        (folder / name).unlink()
+    run(environment, "-m", "classifier.hub", "push", folder, "user/again")
+    files = {f.rfilename for f in api.model_info("user/again").siblings}
+    assert not files & {"evaluation.json", "timing.json", "confusion_matrix.png"}
+    assert files >= {"notes.txt", "config.json", "model.safetensors", "samples.png", "README.md"}
+
+
 def test_a_second_push_sends_no_weights_again(pushed, hub):
     """evaluate.py pushed the same weights after train.py: large files are those that come by PUT."""
     puts = [request.path for request in hub.requests if request.method == "PUT" and request.received > 0]
