@@ -518,7 +518,7 @@ def remove_stale(output_dir: Path, keep: Path | None) -> None:
     for name in record.STALE:
         (output_dir / name).unlink(missing_ok=True)
     for folder in output_dir.glob("checkpoint-*"):
-        if folder != keep:
+        if keep is None or folder.resolve() != keep.resolve():
             shutil.rmtree(folder)
 
 

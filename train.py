@@ -263,7 +263,7 @@ def checkpoint_to_resume(args: argparse.Namespace) -> Path | None:
     finished = (args.output_dir / "run.json").exists()
     if args.init_from and args.init_from.resolve() == args.output_dir.resolve():
         raise ModelError(f"--init_from and --output_dir are both {args.output_dir}: give another --output_dir")
-    if not args.overwrite_output_dir and (finished or (last.exists() and wanted != last)):
+    if not args.overwrite_output_dir and (finished or (last.exists() and wanted.resolve() != last.resolve())):
         ways = "" if finished else "--resume_from_checkpoint last, "
         state = "a finished run" if finished else "a run"
         raise ModelError(f"{args.output_dir} holds {state}: pass {ways}--overwrite_output_dir or another --output_dir")
@@ -277,7 +277,7 @@ def checkpoint_to_resume(args: argparse.Namespace) -> Path | None:
 def remove_stale(output_dir: Path, keep: Path | None) -> None:
     """Removes what an earlier run left in `output_dir` and would speak of other weights, but for the checkpoint `keep`."""
     for name in (*record.STALE, fit.CHECKPOINT):
-        if output_dir / name != keep:
+        if keep is None or (output_dir / name).resolve() != keep.resolve():
             (output_dir / name).unlink(missing_ok=True)
 
 

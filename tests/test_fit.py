@@ -257,7 +257,10 @@ def test_resume_equals_not_stopping(folder, finished, tmp_path, how):
     refused = subprocess.run(train(folder, tmp_path), capture_output=True, text=True)
     assert refused.returncode == 2 and "--resume_from_checkpoint last" in refused.stderr
 
-    subprocess.run(train(folder, tmp_path, "--resume_from_checkpoint", "last"), check=True, capture_output=True)
+    detour = tmp_path / "x" / ".."  # another name of the same folder: its checkpoint is no other run's
+    detour.parent.mkdir()
+    flags = ["--overwrite_output_dir", "--resume_from_checkpoint", str(detour)]
+    subprocess.run(train(folder, tmp_path, *flags), check=True, capture_output=True)
     assert same(weights(tmp_path), weights(finished))
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 6
 
