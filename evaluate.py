@@ -139,7 +139,8 @@ def main() -> None:
             write_json(Path(model) / "timing.json", {"machine": record.machine(), "models": [timing]})
             matrix = np.array(evaluation["confusion_matrix"])
             report.save_confusion(Path(model) / "confusion_matrix.png", matrix, splits.labels)
-            card.write(Path(model))
+            if (Path(model) / "run.json").exists() or not (Path(model) / "README.md").exists():  # not over another's card
+                card.write(Path(model))
     if not args.bf16 and any(Path(model).resolve().parent == EMBEDDED for model in args.model):
         write_model_card()
     if args.format:
@@ -295,7 +296,7 @@ def tell_strangers(
 def first_images(splits: data.Splits, n: int, side: int) -> np.ndarray:
     """The first readable test images, squashed: uint8 (at most n, 3, side, side)."""
     found: list[np.ndarray] = []
-    for images, _ in data.batches("test", splits, n):
+    for images, _ in data.batches("test", splits, PICTURES):
         found += [np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)).transpose(2, 0, 1) for image in images]
         if len(found) >= n:
             break
@@ -313,9 +314,10 @@ def under_corruption(predictor: Predictor, splits: data.Splits, n: int) -> dict 
 
     def batches(kind: str, strength: int) -> Iterator[tuple[list[Image.Image], list[int]]]:
         for images, batch_labels in data.batches("test", part, PICTURES):
-            pixels = [torch.from_numpy(np.array(image).transpose(2, 0, 1)[None]) for image in images]
-            pixels = [corrupt.corrupt(each, kind, strength)[0].permute(1, 2, 0).numpy() for each in pixels]
-            yield [Image.fromarray(image) for image in pixels], batch_labels
+            for i, image in enumerate(images):  # one after the other: photographs are large
+                pixels = torch.from_numpy(np.array(image).transpose(2, 0, 1)[None])
+                images[i] = Image.fromarray(corrupt.corrupt(pixels, kind, strength)[0].permute(1, 2, 0).numpy())
+            yield images, batch_labels
 
     def accuracy(found: Outputs) -> float:
         return float((found.logits.argmax(axis=1) == found.labels).mean())
@@ -353,9 +355,12 @@ def averaged(tests: dict[str, Outputs]) -> dict | None:
     }
 
 
-def looked_at(predictor: Predictor, image: Image.Image) -> Image.Image:
-    """What the model saw of an image, and over it where it looked."""
-    return explain.overlay(explain.seen(predictor, image), explain.heatmap(predictor, image))
+def looked_at(predictor: Predictor, image: Image.Image) -> Image.Image | None:
+    """What the model saw of an image, and over it where it looked; None for an architecture that can't be explained."""
+    try:
+        return explain.overlay(explain.seen(predictor, image), explain.heatmap(predictor, image))
+    except ModelError:
+        return None
 
 
 def write_model_card() -> None:

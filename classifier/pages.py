@@ -571,7 +571,7 @@ def about_mistakes(
             heat = look(model.predictor, image) if look else None
             pictures.append((image, heat, each["label"], each["predicted"], each["probability"]))
         report.save_mistakes(figures / f"mistakes_{model.slug}", pictures)
-        where = "; below, where it looked" if look else ""
+        where = "; below, where it looked" if any(heat for _, heat, *_ in pictures) else ""
         caption = f"{model.name}: its most confident mistakes, true → predicted class and its probability{where}."
         blocks.append(Picture(f"mistakes_{model.slug}", caption))
         first = model.evaluation["mistakes"][0]

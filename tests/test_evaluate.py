@@ -151,6 +151,15 @@ def test_outputs_are_found_again_whatever_the_threshold(pictures, tmp_path, cach
     assert len(list(cache.iterdir())) == 2
 
 
+def test_anothers_card_is_left_alone(pictures, tmp_path, monkeypatch):
+    """A model that was not trained here comes with a card of its own."""
+    folder = save_tiny_vit(tmp_path / "tiny")
+    (folder / "README.md").write_text("mine")
+    words = ["--dataset", pictures, "--corrupted_samples", 0, "--ood_samples", 0, "--format"]
+    run(monkeypatch, "--model", folder, *words, "--output_dir", tmp_path / "report")
+    assert (folder / "README.md").read_text() == "mine" and (folder / "evaluation.json").exists()
+
+
 def test_labels_that_differ_are_told_apart(pictures, tmp_path, monkeypatch):
     model = save_tiny_vit(tmp_path / "tiny")
     config = (model / "config.json").read_text()
