@@ -88,6 +88,8 @@ def extract(
         for batch in loader:
             for where, error in batch.get("failures", ()):
                 data.unreadable(dataset.splits, where, error)
+            if not len(batch["labels"]):
+                continue
             pixels = batch["pixels"].to(model.device)
             pixels = pixels if pixels.is_floating_point() else preprocess.batch(processor, pixels)
             with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
@@ -245,7 +247,8 @@ def head_gradient(
     heads = heads.detach().requires_grad_()
     logits = inputs @ heads[:, :-1] + heads[:, -1:]  # (G, N, num_labels)
     flat = logits.flatten(0, 1), labels.repeat(len(heads))
-    losses = F.cross_entropy(*flat, weight=weights, label_smoothing=label_smoothing, reduction="none").view(len(heads), -1)
+    losses = F.cross_entropy(*flat, label_smoothing=label_smoothing, reduction="none").view(len(heads), -1)
+    losses = losses if weights is None else losses * weights[labels]  # an image's weight, also of what is smoothed
     (gradient,) = torch.autograd.grad(losses.sum() / len(labels), heads)
     return gradient, torch.stack([losses.detach().sum(dim=1), (logits.argmax(dim=2) == labels).sum(dim=1)], dim=1)
 

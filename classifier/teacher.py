@@ -55,4 +55,5 @@ class Teacher:
 
 def loss(logits: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
     """Cross-entropy (nats, summed) of logits (N, C) with a teacher's probabilities, times the square of the temperature."""
-    return TEMPERATURE**2 * F.cross_entropy(logits / TEMPERATURE, targets, weight=weight, reduction="sum")
+    losses = TEMPERATURE**2 * F.cross_entropy(logits / TEMPERATURE, targets, reduction="none")
+    return losses.sum() if weight is None else losses @ (targets @ weight)  # an image's weight, not a class's share of it

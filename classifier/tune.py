@@ -37,6 +37,8 @@ from classifier.depthwise import channels_last
 from classifier.errors import ModelError
 from classifier.files import write_text
 
+IGNORED = -100  # in the place of a label, of an image that can't be read
+
 
 class InMemory(torch.utils.data.Dataset):
     """A split of small images as tensors: a batch is an index.
@@ -164,8 +166,9 @@ class Progress(TrainerCallback, ExportableState):
         """`sums`, `images_seen` and `epoch_images` over all processes, all of which have to ask."""
         if PartialState().num_processes == 1:
             return {"sums": self.sums.tolist(), "images_seen": self.images_seen, "epoch_images": self.epoch_images}
-        counts = self.sums.new_tensor([self.images_seen, self.epoch_images], dtype=torch.float64)
-        loss, right, seen, of_epoch = reduce(torch.cat([self.sums.double(), counts]), reduction="sum").tolist()
+        counts = torch.tensor([self.images_seen, self.epoch_images], dtype=torch.float64)
+        mine = torch.cat([self.sums.cpu().double(), counts]).to(PartialState().device)  # NCCL takes nothing else
+        loss, right, seen, of_epoch = reduce(mine, reduction="sum").tolist()
         return {"sums": [loss, right], "images_seen": int(seen), "epoch_images": int(of_epoch)}
 
     def share(self) -> None:
@@ -419,10 +422,14 @@ class Tuner(Trainer):
         """Evaluates the pixels that the processor gives."""
         inputs = self.readable(self._prepare_inputs(inputs))
         pixels, labels = inputs["pixels"], inputs["labels"]
+        if missing := len(inputs.get("failures", ())):  # in their place nothing: processes share batches of one size
+            size = preprocess.size_of(self.processor)
+            pixels = torch.cat([pixels.view(len(labels), 3, size, size), pixels.new_zeros(missing, 3, size, size)])
+            labels = F.pad(labels, (0, missing), value=IGNORED)
         pixels = pixels if pixels.is_floating_point() else preprocess.batch(self.processor, pixels)
         with torch.no_grad(), self.within_memory():
             logits = backbone.forward(model, channels_last(pixels), self.model).float()
-        return F.cross_entropy(logits, labels), logits, labels
+        return F.cross_entropy(logits, labels, ignore_index=IGNORED), logits, labels
 
     @contextmanager
     def within_memory(self) -> Iterator[None]:
@@ -455,8 +462,9 @@ class Tuner(Trainer):
         if self.teacher:
             loss = teaching.loss(logits, targets, weight)
         else:
-            smoothing = self.args.label_smoothing_factor
-            loss = F.cross_entropy(logits, targets, weight=weight, label_smoothing=smoothing, reduction="sum")
+            losses = F.cross_entropy(logits, targets, label_smoothing=self.args.label_smoothing_factor, reduction="none")
+            # The image's weight, also of what is smoothed: it would draw all to the class that has the highest
+            loss = losses.sum() if weight is None else losses @ (targets @ weight)
         right = (logits.argmax(dim=1) == targets.argmax(dim=1)).sum()
         self.progress.add(loss, right, len(targets))
         return loss / len(targets)
@@ -489,10 +497,11 @@ class Tuner(Trainer):
 
 def accuracy_and_nll(predictions: EvalPrediction) -> dict[str, float]:
     """Accuracy (fraction) and mean negative log-likelihood (nats)."""
-    logits, labels = torch.from_numpy(predictions.predictions), torch.from_numpy(predictions.label_ids)
+    known = predictions.label_ids != IGNORED
+    logits, labels = predictions.predictions[known], predictions.label_ids[known]
     return {
-        "accuracy": float(np.mean(predictions.predictions.argmax(axis=1) == predictions.label_ids)),
-        "nll": F.cross_entropy(logits, labels).item(),
+        "accuracy": float(np.mean(logits.argmax(axis=1) == labels)),
+        "nll": F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)).item(),
     }
 
 

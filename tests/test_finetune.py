@@ -579,14 +579,17 @@ def test_large_photographs_are_streamed(vit, tmp_path, capsys):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.permute(1, 2, 0).numpy()).resize((150 + 10 * index, 200)).save(path)
     (folder / "red/broken.jpg").write_bytes(b"no image")
+    for path in (folder / "green").iterdir():  # broken behind the head; validation has one, alone in its batch
+        path.write_bytes(path.read_bytes()[:700])
     for extra in range(8):
         shutil.copy(folder / "red/2.jpg", folder / f"red/copy{extra}.jpg")
     words = ["--model", vit, "--dataset", folder, "--output_dir", tmp_path / "run", "--max_steps", "2", "--no_bf16"]
     words += ["--validation_fraction", "0.2", "--class_weights", "balanced", "--dataloader_num_workers", "1"]
+    words += ["--per_device_eval_batch_size", "1"]
     command(*words, "--skip_unreadable")
     run = read(tmp_path / "run")
     assert run["recipe"]["crop_pct"] == pytest.approx(32 / 36) and run["recipe"]["image_size"] == 32
-    assert "smallest 3 (blue), largest 11 (red); median 190×200; 1 unreadable" in capsys.readouterr().out
+    assert "smallest 3 (green), largest 9 (red); median 205×200; 1 unreadable" in capsys.readouterr().out
 
 
 # --- A frozen backbone -----------------------------------------------------------------------------------------------
@@ -613,6 +616,21 @@ def test_cached_features_equal_uncached_ones(tuned, tmp_path):
     with torch.no_grad():
         predictor.model.vit.layernorm.bias += 1
     assert not extract().was_cached
+
+
+def test_a_class_weight_is_an_images():
+    """By hand: whatever an image's weight, its loss is lowest where the probabilities are the smoothed target.
+
+    Weights within the sum over classes would draw every image to the class that has the highest.
+    """
+    target = torch.tensor([0.95, 0.05])  # 0.1 of it spread over two classes
+    weights = torch.tensor([0.5, 50.0])
+    heads = torch.stack([torch.zeros(2), target.log()])[None]  # (1, D + 1, 2): the bias alone
+    gradient, _ = features.head_gradient(heads, torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64), weights, 0.1)
+    assert gradient.abs().max() < 1e-6
+    logits = (2 * target.log())[None].requires_grad_()  # of temperature 2
+    teaching.loss(logits, target[None], weights).backward()
+    assert logits.grad.abs().max() < 1e-5
 
 
 def test_heads_of_a_grid_learn_each_by_itself():
