@@ -1,4 +1,4 @@
-"""Measures models on a dataset's test split. It is the one script that reads that split.
+"""Measures models on a dataset's test split, which no training reads.
 
     python evaluate.py --model models/cnn models/vit --dataset uoft-cs/cifar10 --output_dir report
     python evaluate.py --model user/cifar10-vit@main --dataset path/to/images
@@ -382,8 +382,8 @@ def check_push(args: argparse.Namespace) -> None:
         raise ModelError(f"--push_to_hub sends folders, and {elsewhere[0]} is none: fetch it, or leave out --push_to_hub")
     if args.hub_model_id and len(args.model) > 1:
         raise ModelError("--hub_model_id names one repository: give one --model, or leave it out (folders name repositories)")
-    if args.max_eval_samples:
-        raise ModelError("--max_eval_samples measures a part of the split: leave it out to push the model's result")
+    if args.max_eval_samples or args.bf16:
+        raise ModelError("--max_eval_samples and --bf16 do not give the model's result: leave them out to push it")
     hub.check_login()
 
 

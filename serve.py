@@ -1,6 +1,7 @@
 """Serves a model folder's ONNX file by NVIDIA's Triton Inference Server: HTTP, the Open Inference Protocol, on a CPU.
 
     python3 -m venv .venv-serve && .venv-serve/bin/pip install -r requirements-serve.txt
+    .venv/bin/python -c "from pathlib import Path; from classifier.export import to_onnx; to_onnx(Path('runs/cnn'))"
     .venv-serve/bin/python serve.py --model runs/cnn                                    # http://127.0.0.1:8000
 
 Triton checks names, types and shapes of what it is sent, and merges requests that wait into batches; onnxruntime computes.

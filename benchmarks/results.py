@@ -1,6 +1,6 @@
 """Writes the README's results from the files that hold them: *.json here, run.json and evaluation.json in models/.
 
-python benchmarks/results.py            # rewrites the parts of README.md and of docs/scale.md between the two marks
+python benchmarks/results.py            # rewrites what is between the two marks in README.md, docs/results.md and docs/scale.md
 """
 
 import json
@@ -22,12 +22,12 @@ BEGIN, END = "<!-- results: written by benchmarks/results.py -->", "<!-- end of 
 
 
 def render() -> str:
-    """The two tables as Markdown."""
+    """The README's results as Markdown: of the embedded models, of a recipe over seeds, and of the app."""
     lines = [
         "| model | test accuracy (95% interval) | macro F1 | in one view | parameters | training | GFLOP an image |",
         "|---|---|---|---|---|---|---|",
     ]
-    trained_on = set()
+    trained_on: list[dict] = []
     for folder in sorted(path.parent for path in (ROOT / "models").glob("*/evaluation.json")):
         evaluation, timing, run = (json.loads((folder / f"{name}.json").read_text()) for name in RECORDS)
         [measured], [timed] = evaluation["models"], timing["models"]
@@ -35,7 +35,7 @@ def render() -> str:
         one_view = measured.get("accuracy_one_view", measured["accuracy"])
         stages = card.stages_of(run)
         flops = sum(stage["train_flops"] for stage in stages)
-        trained_on |= {tell_machine(stage["machine"]) for stage in stages}
+        trained_on += [stage["machine"] for stage in stages]
         told = f", in {len(stages)} stages" if len(stages) > 1 else ""
         told += ", averaged" if "averaged" in run else ""
         views = f" ({measured['views']} views)" if "views" in measured else ""
@@ -51,7 +51,7 @@ def render() -> str:
         "| recipe, mean ± standard deviation over seeds | test accuracy | in one view | training | images/s |",
         "|---|---|---|---|---|",
     ]
-    machines = set()
+    machines: list[dict] = []
     for path in sorted(Path(__file__).parent.glob("seeds_*.json")):
         found = json.loads(path.read_text())
 
@@ -64,14 +64,15 @@ def render() -> str:
             f"| {spread('train_seconds', '.0f')} s, {found['runs'][0]['train_flops'] / 1e15:.2f} PFLOP "
             f"| {spread('images_per_second', ',.0f')} |"
         )
-        machines |= {tell_machine(run["machine"]) for run in found["runs"]}
-    [machine] = machines  # one table, one machine
+        machines += [run["machine"] for run in found["runs"]]
     lines += [
         "",
-        f"Times of the first table are of {' or '.join(sorted(trained_on))}, mostly beside other work; those of the second "
-        f"of {machine}, with nothing else running. All in bfloat16.",
+        "A view is the picture as it is, mirrored, or shifted by a pixel: the CNN averages over 2 or 6. A stage is a run that "
+        f"goes on from the weights of the one before. Times of the first table are of {tell_machines(trained_on)}, mostly "
+        f"beside other work; those of the second of {tell_machines(machines)}, with nothing else running. All in bfloat16.",
+        "",
+        render_finetuning(),
     ]
-    lines += ["", *render_backbones(), "", render_ablations(), "", render_finetuning(), "", render_photographs()]
     startup = json.loads((Path(__file__).parent / "startup.json").read_text())
     first, memory = startup["first_answer_s"], startup["resident_mb"]
     lines += [
@@ -81,6 +82,11 @@ def render() -> str:
         + render_serving(),
     ]
     return "\n".join(lines)
+
+
+def render_details() -> str:
+    """What docs/results.md has beside the README, as Markdown."""
+    return "\n".join([*render_backbones(), "", render_ablations(), "", render_photographs()])
 
 
 def render_serving() -> str:
@@ -94,11 +100,11 @@ def render_serving() -> str:
     both = 1 / (1 / load["echo"]["requests_per_second"] + 1 / load["judged_images_per_second"])
     return (
         f"{gallery['photographs']} photographs of {big} megapixels through `/classify_gallery` take {gallery['app_s']:.1f} s, "
-        f"{gallery['obvious_over_app']:.1f} times as fast as the obvious app and {gallery['app_over_parts']:.2f} of what "
-        f"upload, decoding and model take alone, in {gallery['app_resident_mb']:,} MB (`benchmarks/gallery.py`). Of {asked:,} "
-        f"single requests {right:,} were answered, and right: {speeds}. The clients are on the same "
-        f"{load['machine']['threads']} cores, which an echo and a bare prediction together keep busy at {both:.0f} a second "
-        "(`benchmarks/load.py`)."
+        f"{gallery['obvious_over_app']:.1f} times as fast as a `gr.Gallery` with a `pipeline`, and "
+        f"{gallery['app_over_parts']:.2f} of what upload, decoding and model take alone, in {gallery['app_resident_mb']:,} MB "
+        f"(`benchmarks/gallery.py`). Of {asked:,} single requests {right:,} were answered, and right: {speeds}. The clients "
+        f"are on the same {load['machine']['threads']} cores, which an echo and a bare prediction together keep busy at {both:.0f} "
+        "a second (`benchmarks/load.py`)."
     )
 
 
@@ -108,12 +114,14 @@ def render_photographs() -> str:
     each = []
     for row in sorted(found["models"], key=lambda row: -row["accuracy"]):
         (low, high), flagged = row["accuracy_ci95"], row["none_flagged_where_95_of_right_ones_pass"]
-        right = f"`models/{row['model']}` has {row['accuracy']:.1%} right ({low:.0%} to {high:.0%})"
+        where = "models" if (ROOT / "models" / row["model"]).exists() else "runs"
+        right = f"`{where}/{row['model']}` has {row['accuracy']:.1%} right ({low:.0%} to {high:.0%})"
         each.append(f"{right} and flags {flagged:.0%} (AUROC {row['auroc']:.2f})")
     n = found["photographs"]
     return (
-        f"Of {n['labels']} ordinary photographs of the labels and {n['none']} of none, which chose each model's reduction and "
-        f"threshold (`benchmarks/photographs.py`), {'; '.join(each)}, where 95% of those that are right pass."
+        f"Of {n['labels']} ordinary photographs of the labels and {n['none']} of none (`benchmarks/photographs.py`), "
+        f"{'; '.join(each)}, where 95% of those that are right pass. They chose each model's reduction and threshold, and the "
+        "stage of the ViT that is embedded, so none of this is held out."
     )
 
 
@@ -121,8 +129,18 @@ def tell_machine(machine: dict) -> str:
     """A machine of run.json, in words."""
     if machine["accelerator"]:
         return f"an {machine['accelerator']}"
-    threads = "one thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
-    return f"{threads} of an {machine['processor']} ({machine['instructions']})"
+    return tell_machines([machine])
+
+
+def tell_machines(machines: list[dict]) -> str:
+    """Some machines of run.json together, in words."""
+    threads = sorted({machine["threads"] for machine in machines if not machine["accelerator"]})
+    processors = sorted(
+        {f"an {machine['processor']} ({machine['instructions']})" for machine in machines if not machine["accelerator"]}
+    )
+    accelerators = sorted({f"an {machine['accelerator']}" for machine in machines if machine["accelerator"]})
+    told = [f"{' or '.join(map(str, threads))} {'thread' if threads == [1] else 'threads'} of {' or '.join(processors)}"]
+    return " or ".join([*(told if threads else []), *accelerators])
 
 
 def origin(run: dict) -> str:
@@ -149,7 +167,7 @@ def render_backbones() -> list[str]:
             f"| {row['test_accuracy']:.2%} ({low:.2%} to {high:.2%}) | {row['f1']:.4f} "
             f"| {row['megabytes']:.1f} | {row['latency_ms']['median']:.1f} ms |"
         )
-    lines.append("| ConvNeXt | | | | | | | | | no weights at hand: tests tune one of random weights |")
+    lines.append("| ConvNeXt | | | | | | | | | not measured: tests tune one with random weights |")
     best = rows[0]
     small = max((row for row in rows if row["megabytes"] < best["megabytes"]), key=accuracy)
     less, size = accuracy(best) - accuracy(small), small["megabytes"] / best["megabytes"]
@@ -158,13 +176,13 @@ def render_backbones() -> list[str]:
     heads = [row for row in rows if row["trained"] == "head"]
     lost = [100 * (accuracy(whole[row["backbone"]]) - accuracy(row)) for row in heads]
     spent = [stage["train_seconds"] / 60 for row in heads for stage in row["stages"]]
-    machines = {tell_machine(stage["machine"]) for row in rows for stage in row["stages"]}
+    machines = [stage["machine"] for row in rows for stage in row["stages"]]
     lines += [
         "",
         f"Best is {best['backbone']}, in {len(best['stages'])} stages, where accuracy is what counts; where size or time does, "
         f"{small['backbone']}, {100 * less:.2f} points less at {size:.2f} of its bytes and {time:.2f} of its latency. "
         f"A head alone takes {min(spent):.0f} to {max(spent):.0f} minutes and has {min(lost):.1f} to "
-        f"{max(lost):.1f} points less than all of it. One seed each, trained on {' or '.join(sorted(machines))}, the long ones "
+        f"{max(lost):.1f} points less than all of it. One seed each, trained on {tell_machines(machines)}, the long ones "
         f"beside other work; one image is timed as the app computes it, on {tell_machine(found['machine'])}, with "
         "nothing else running (`benchmarks/backbones.py`).",
     ]
@@ -199,8 +217,9 @@ def render_finetuning() -> str:
     plain, ours = timed["plain"], timed["ours"]["runs"]
     low, high = (f"{pick(run['validation_accuracy'] for run in ours):.2%}" for pick in (min, max))
     short, long = (f"{pick(run['seconds'] for run in ours):.0f}" for pick in (min, max))
+    command = " ".join(["finetune_vit.py", *timed["ours"]["flags"]])
     return (
-        f"On {timed['max_train_samples']:,} training images, `finetune_vit.py` takes {short} to {long} s to {low} to {high} of "
+        f"On {timed['max_train_samples']:,} training images, `{command}` takes {short} to {long} s to {low} to {high} of "
         f"{timed['max_eval_samples']:,} validation images ({len(ours)} seeds, all included); the plain recipe (Trainer's "
         f"defaults: float32, 224 pixels, batches of 8) takes {plain['seconds']:.0f} s to {plain['validation_accuracy']:.2%}. "
         f"The slowest needs {timed['share_of_time']:.2f} of its time (`benchmarks/finetune.py`, "
@@ -273,7 +292,7 @@ def place(text: str, rendered: Callable[[], str] = render) -> str:
     return f"{before}{BEGIN}\n\n{rendered()}\n\n{END}{rest.split(END)[1]}"
 
 
-PAGES = {"README.md": render, "docs/scale.md": render_scale}
+PAGES = {"README.md": render, "docs/results.md": render_details, "docs/scale.md": render_scale}
 
 if __name__ == "__main__":
     for name, rendered in PAGES.items():

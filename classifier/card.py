@@ -246,13 +246,15 @@ def _stage(stage: dict) -> str:
         text += f"; {data['skipped']:,} unreadable files left out"
     text += f". Started from {'random weights' if not start else start if stage.get('parent') else _named(start)}"
     text += f", seed {settings['seed']}."
-    commit = f", commit {stage['commit']}" if stage.get("commit") else ""
+    commit = f", commit {stage['commit'].rstrip('+')}" if stage.get("commit") else ""
+    commit += ", with files that differed from it" if (stage.get("commit") or "").endswith("+") else ""
     versions = ", ".join(f"{name} {version}" for name, version in stage["versions"].items())
     return f"{text}\n   `{portable(stage['command'])}`{commit}; Python {stage['machine']['python']}, {versions}."
 
 
 def portable(command: str) -> str:
-    """The command, with folders outside of the project by their own name only."""
+    """The command, from the start, with folders outside of the project by their own name only."""
+    command = re.sub(r" --resume_from_checkpoint[= ]\S+", "", command)
     words = [re.sub(r"(?<![^=])/.*?([^/]+)/?$", r"\1", word) for word in shlex.split(command)]
     return shlex.join(["python", *words]).replace("`", "'")
 
@@ -272,6 +274,8 @@ def _validation(run: dict) -> str:
         text += f"mean {found['nll']:.4f}, and {found['accuracy']:.2%} right"
     if run.get("best_epoch"):
         text += f"; its weights are those of epoch {run['best_epoch']}, the best there"
+    if again := run.get("calibrated"):
+        text += f"; since commit {again['commit'][:7]} {again['why']}, for which the head was calibrated anew"
     if found.get("temperature"):
         text += f", and a temperature of {found['temperature']:.3f}, fitted there, is folded into the last layer, so that"
         text += " probabilities are calibrated however the weights are loaded"
@@ -347,7 +351,7 @@ def _cost(chain: list[dict], timing: dict) -> str:
         place = machine["accelerator"] or f"{threads} of {machine['processor']} ({machine['instructions']})"
         precision = ", bfloat16" if run["settings"].get("bf16") else ", float32"
         text = f"Training{f', stage {i + 1}' if len(chain) > 1 else ''}: {duration(run['train_seconds'])} on {escape(place)}"
-        text += precision + ("" if machine["accelerator"] else ", beside whatever else ran there")
+        text += precision
         if run.get("images_seen"):
             text += f"; {run['images_seen']:,} images seen, {run['images_seen'] / run['train_seconds']:,.0f} a second"
         if run.get("train_flops"):

@@ -141,7 +141,7 @@ def load(
         dataset: a Hub id (`user/name`), `id@revision`, a folder that `datasets` can load (parquet), or an image folder
             (`train/<label>/…` with `validation` or `val` or `dev` and `test` beside it, or `<label>/…`), or a file (CSV, JSON,
             parquet) with a row an image: a path, relative to the file's folder, a label, and perhaps a `split`.
-        splits: which of train, validation, test to return. Only evaluate.py asks for test, and classifier.clean.
+        splits: which of train, validation, test to return. Training never asks for test.
         validation: fraction of train that becomes validation, where the dataset has none of its own, in (0, 0.5].
         seed: of the validation cut and of the samples. The test cut doesn't depend on it.
         image_column: the column of images; found by type (Image) if None.

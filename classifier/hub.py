@@ -44,7 +44,8 @@ PULLED += ["evaluation.json", "timing.json", "run.json"]  # small, and what the 
 MADE = [*PULLED, "metrics.jsonl", "confusion_matrix.png", "cnn.py", "onnx/model.onnx"]  # by a run and its evaluation
 PUSHED = [*MADE, "README.md", "*.png"]
 SPACE = ["app.py", "requirements.txt", "LICENSE", "space/**/*.py", "classifier/**/*.py", "classifier/card.md"]
-SPACE += ["model_card.md", "examples/*", "docs/app.png", *(f"models/*/{pattern}" for pattern in PULLED)]
+SPACE += ["model_card.md", "SECURITY.md", "examples/*", *(f"models/*/{pattern}" for pattern in PULLED)]
+SPACE += ["docs/*", "report/report.*", "report/slides.pptx", "report/figures/*.png"]  # what the README links to, and shows
 ROOT = Path(__file__).resolve().parent.parent
 PARITY_IMAGES = 64
 # Every error of the Hub's client and its cache is one of these: a failed upload a RuntimeError, bad metadata a ValueError.

@@ -536,7 +536,8 @@ def about_strangers(models: list[Measured]) -> Section | None:
         score = max(scores, key=lambda score: mean_of(model, score)["auroc"])
         sets = model.evaluation["strangers"][score]
         worst = min(sets, key=lambda name: sets[name]["auroc"])
-        text = f"{model.name} tells strangers best by {SCORES.get(score, score)}; least well {worst.replace('_', ' ')} "
+        text = f"{model.name} tells images of no class best by {SCORES.get(score, score)}, and of these the set "
+        text += f"“{worst.replace('_', ' ')}” worst "
         text += f"(AUROC {sets[worst]['auroc']:.3f}{', below chance' if sets[worst]['auroc'] < 0.5 else ''})."
         bad = [SCORES.get(s, s) for s in scores if mean_of(model, s)["auroc"] < 0.5]
         sentences.append(text + (f" By {joined(bad)} its mean is below chance: don't use that." if bad else ""))
@@ -614,7 +615,8 @@ def about_transfer(models: list[Measured], comparisons: list[dict], timing: dict
         machines = {json.dumps(run["machine"]) for model in (best_scratch, best_tuned) for run in model.runs}
         times = f"Fine-tuning {best_tuned.name} took {best_tuned.spent}, training {best_scratch.name} from scratch "
         times += best_scratch.spent
-        sentences.append(f"{times}{'' if len(machines) == 1 else ', on several machines, so that work tells more'}.")
+        times += "" if len(machines) == 1 else "; the machines differ, so compare the work rather than the time"
+        sentences.append(f"{times}.")
     if best_scratch.latency and best_tuned.latency:
         faster, slower = sorted((best_scratch, best_tuned), key=lambda model: model.latency)
         sentences.append(
@@ -714,10 +716,11 @@ def about_repeating(models: list[Measured], evaluation: dict, command: str | Non
     for model in models:
         for run in model.runs:
             for each in filter(None, (run, run.get("averaged"))):
-                checkout = f"git checkout {each['commit'].rstrip('+')}" if each.get("commit") else ""
+                commit = each.get("calibrated", each).get("commit") or ""  # where the same training ends so calibrated
+                checkout = f"git checkout {commit.rstrip('+')}" if commit else ""
                 if checkout and checkout != next((line for line in reversed(lines) if line.startswith("git ")), None):
                     lines.append(checkout)
-                again = re.sub(r" --resume_from_checkpoint[= ]\S+", "", card.portable(each["command"]))  # from the start
+                again = card.portable(each["command"])
                 if again not in lines:
                     lines.append(again)
         if model.runs:

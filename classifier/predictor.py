@@ -86,7 +86,7 @@ class Linear(torch.nn.Linear):
 def for_inference(model: PreTrainedModel) -> PreTrainedModel:
     """The same model, made fast on this machine: convolutions with channels last, linear layers by oneDNN.
 
-    How much that is, `benchmarks/inference.py` measures. Logits change by 1e-6, as with any other order of summation.
+    How much that is, `benchmarks/inference.py` measures. Logits change by less than 1e-5, as with any other order of summation.
     """
     model.to(memory_format=torch.channels_last)
     has_onednn = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX")

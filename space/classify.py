@@ -112,7 +112,7 @@ def as_messages() -> Iterator[None]:
 
 
 class Endpoints:
-    """The API over some models, the first of them the default. Argument names and results are stable (design.md).
+    """The API over some models, the first of them the default. Names of arguments and results are stable: scripts have them.
 
     The endpoints are registered with `preprocess=False`: files arrive as gradio's FileData, after its check that they lie
     in the upload folder, with the name that the sender gave them.
@@ -147,7 +147,7 @@ class Endpoints:
 
         Args:
             image: an image file (JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, HEIC); over MCP a data: URL (base64).
-            model: name of a model as /models lists them; the best one by default.
+            model: name of a model as /models lists them; the first of these by default.
             top_k: how many labels to return, 5 by default.
 
         Returns:
@@ -187,7 +187,7 @@ class Endpoints:
 
         Args:
             files: image files. One that can't be read has status "error" and a reason; the others are classified.
-            model: name of a model as /models lists them; the best one by default.
+            model: name of a model as /models lists them; the first of these by default.
             top_k: how many labels to return for each image, 5 by default.
 
         Returns:

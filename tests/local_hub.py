@@ -1,8 +1,8 @@
 """A Hub on loopback: the Hub's HTTP API, spoken well enough for its unmodified clients, and able to fail on demand.
 
-    python -m tests.local_hub ../shared/hub    # prints the settings to paste into another shell; serves until Ctrl-C
+    python -m tests.local_hub FOLDER    # prints the settings to paste into another shell; serves until Ctrl-C
 
-    with LocalHub(tmp_path / "hub", seed="../shared/hub") as hub:
+    with LocalHub(tmp_path / "hub", seed="folder") as hub:
         HfApi(endpoint=hub.url, token=hub.token).create_repo("user/model")
         hub.fail("/resolve/", method="GET", status=503, times=2)
 
