@@ -103,8 +103,8 @@ def render_serving() -> str:
         f"{gallery['obvious_over_app']:.1f} times as fast as a `gr.Gallery` with a `pipeline`, and "
         f"{gallery['app_over_parts']:.2f} of what upload, decoding and model take alone, in {gallery['app_resident_mb']:,} MB "
         f"(`benchmarks/gallery.py`). Of {asked:,} single requests {right:,} were answered, and right: {speeds}. The clients "
-        f"are on the same {load['machine']['threads']} cores, which an echo and a bare prediction together keep busy at {both:.0f} "
-        "a second (`benchmarks/load.py`)."
+        f"are on the same {load['machine']['threads']} cores, which an echo and a bare prediction together keep "
+        f"busy at {both:.0f} a second (`benchmarks/load.py`)."
     )
 
 
