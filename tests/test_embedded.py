@@ -103,7 +103,10 @@ def test_evaluation_agrees_with_the_pipeline_and_the_library(folder, tmp_path):
 
 
 def test_scaled_decoding_changes_next_to_nothing(folder):
-    """Against 87 photographs decoded whole: 95% of probabilities change by less than 0.03, and no label that leads by 0.2."""
+    """Against 87 photographs decoded whole: 95% of probabilities change by less than 0.03, and of the 70 one label at most.
+
+    The other 17 show none of the labels: what a model calls them is a toss-up.
+    """
     photos = sorted((Path(os.environ.get("HUB_MIRROR", "")).parent / "photos").glob("*/*.jpg"))
     if "HUB_MIRROR" not in os.environ or not photos:
         pytest.skip("needs photographs: a folder `photos` beside HUB_MIRROR")
@@ -111,6 +114,6 @@ def test_scaled_decoding_changes_next_to_nothing(folder):
     assert predictor.reduce_to
     shrunk = predictor.probabilities(photos)
     whole = predictor.probabilities([pixels.to_rgb(pixels.decode(photo), reduce_to=predictor.reduce_to) for photo in photos])
-    second, first = np.sort(whole, axis=1)[:, -2:].T
-    assert not ((shrunk.argmax(axis=1) != whole.argmax(axis=1)) & (first - second > 0.2)).any()
+    of_labels = np.array([photo.parent.name in predictor.labels for photo in photos])
+    assert (shrunk.argmax(axis=1) != whole.argmax(axis=1))[of_labels].sum() <= 1
     assert np.quantile(np.abs(shrunk - whole), 0.95) < 0.03
