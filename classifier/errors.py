@@ -16,6 +16,10 @@ class ImageError(ClassifierError):
     """A file that is not a readable image, or is larger than the bounds."""
 
 
+class SlowImageError(ImageError):
+    """A file whose decoding took longer than the limit."""
+
+
 class ModelError(ClassifierError):
     """A model folder, checkpoint or revision that can't be used."""
 

@@ -33,7 +33,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
-from classifier.errors import ImageError
+from classifier.errors import ImageError, SlowImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "HEIF")  # by content; MPO counts as JPEG
 MAX_BYTES = 30_000_000  # of the file
@@ -322,7 +322,9 @@ class Decoder:
         try:
             with self._worker() as worker:
                 kind, width, height, body = worker.ask(kind, reduce_to or 0, body)
-        except (EOFError, TimeoutError) as error:
+        except TimeoutError as error:
+            raise SlowImageError(f"{name}: {error}") from None
+        except EOFError as error:
             raise ImageError(f"{name}: {error}") from None
         if kind == b"e":
             raise ImageError(f"{name}: {body.decode()}")

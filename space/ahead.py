@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from PIL import Image
 
 from classifier import pixels
-from classifier.errors import ImageError
+from classifier.errors import ImageError, SlowImageError
 from classifier.predictor import Picture
 
 MOST = 500  # pictures that wait, a gallery
+MOST_SLOW = 3  # files of a call that reach the limit of time; a gallery of such would hold its place for an hour
 MOST_BYTES = 64_000_000  # of pixels that wait, 300 photographs for a model that sees 224 pixels
 
 
@@ -53,8 +54,19 @@ class Ahead:
                     self._waiting[path] = Waiting(time.monotonic(), self._thread.submit(self._decode, path))
 
     def decode_many(self, sources: Iterable[Picture], *, reduce_to: int | None = None) -> Iterator[Image.Image | ImageError]:
-        """As `pixels.decode_many`."""
-        return pixels.decode_many(sources, reduce_to=reduce_to, decode=self._decoded)
+        """As `pixels.decode_many`, but after MOST_SLOW files that took too long no other is tried."""
+        slow: list[SlowImageError] = []
+
+        def decode(source: Picture, *, reduce_to: int | None) -> Image.Image:
+            if len(slow) >= MOST_SLOW:
+                raise ImageError(f"not tried, as {MOST_SLOW} files before it took too long: send it without these")
+            try:
+                return self._decoded(source, reduce_to=reduce_to)
+            except SlowImageError as error:
+                slow.append(error)
+                raise
+
+        return pixels.decode_many(sources, reduce_to=reduce_to, decode=decode)
 
     def forget(self, kept_s: float) -> None:
         """Lets go of what has waited for so many seconds."""
@@ -87,4 +99,6 @@ class Ahead:
             decoded = waiting.future.result()
             if not isinstance(decoded, ImageError):
                 return decoded
+            if isinstance(decoded, SlowImageError):
+                raise decoded
         return pixels.decode(source, reduce_to=reduce_to)

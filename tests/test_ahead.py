@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from test_predictor import encoded, picture
 
 from classifier import pixels
-from classifier.errors import ImageError
+from classifier.errors import ImageError, SlowImageError
 from space import ahead as module
 from space.ahead import Ahead
 from space.guard import UPLOAD, Guard, State
@@ -72,6 +72,18 @@ def test_a_file_that_was_not_there_yet_is_tried_again(ahead, tmp_path):
     late.write_bytes(encoded(picture(0)))
     [found] = ahead.decode_many([str(late)], reduce_to=16)
     assert min(found.size) <= 16
+
+
+def test_a_gallery_of_slow_files_ends(ahead, tmp_path, monkeypatch):
+    with pixels.Decoder(workers=1, time_limit_s=0.1) as decoder:
+        monkeypatch.setattr(pixels, "decode", decoder.decode)
+        slow, quick = tmp_path / "slow.png", tmp_path / "quick.png"
+        slow.write_bytes(encoded(picture(0, (8000, 6000))))
+        quick.write_bytes(encoded(picture(1)))
+        found = list(ahead.decode_many([str(quick), *[str(slow)] * 8, str(quick)], reduce_to=16))
+    assert min(found[0].size) == 16
+    assert all(isinstance(each, SlowImageError) for each in found[1:4])
+    assert str(found[-1]) == "not tried, as 3 files before it took too long: send it without these"
 
 
 @pytest.mark.parametrize("bound", ["MOST", "MOST_BYTES"])
