@@ -178,7 +178,8 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
                             results: gr.Column(visible=True),
                             gallery: cells.gallery_cells(rows, indices, now.model),
                         }
-            visit.choose(since)
+            if visit.rows is rows:  # and not cleared
+                visit.choose(since)
             yield {progress: "", **dict(zip(everything, drawn(visit), strict=True))}
 
         def in_pictures(visit: Visit) -> Iterator[str]:
