@@ -35,6 +35,7 @@ const mark = () => {
 };
 watch('chosen', () => { if (props.chosen >= 0) chosen = props.chosen; mark(); });
 watch('value', mark);  // by itself, as it streams in: what was clicked meanwhile stays marked
+document.addEventListener('chosen', event => { chosen = event.detail; mark(); });  // in the table
 element.addEventListener('click', event => {
   const button = event.target.closest('button[data-index]');
   if (!button) return;
@@ -82,7 +83,9 @@ element.addEventListener('click', event => {
     [column, sign] = [i, i === column ? -sign : 1];
     sort();
   } else if (row && event.target.closest('button')) {
-    trigger('click', {index: Number(row.dataset.index), at: event.timeStamp});
+    const index = Number(row.dataset.index);
+    document.dispatchEvent(new CustomEvent('chosen', {detail: index}));
+    trigger('click', {index, at: event.timeStamp});
     document.querySelector('#detail').scrollIntoView({block: 'nearest', behavior: 'smooth'});
   }
 });

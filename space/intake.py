@@ -89,13 +89,13 @@ const read = async reader => {
   for (let some; (some = await more()).length;) entries.push(...some);
   return entries;
 };
-const walk = async entry => {
+const walk = async (entry, unread) => {
   if (entry.name.startsWith('.')) return [];
   try {
     if (entry.isFile) return [await new Promise((found, failed) => entry.file(found, failed))];
-    return (await Promise.all((await read(entry.createReader())).map(walk))).flat();
-  } catch (error) {  // gone, or not to be read: the others are taken
-    trigger('unread', {name: entry.fullPath, reason: error.message});
+    return (await Promise.all((await read(entry.createReader())).map(each => walk(each, unread)))).flat();
+  } catch {  // gone, or not to be read: the others are taken
+    unread.push(entry.fullPath);
     return [];
   }
 };
@@ -120,11 +120,12 @@ document.addEventListener('drop', async event => {
   event.preventDefault();
   event.stopPropagation();
   event.target.dispatchEvent(new DragEvent('dragleave', {bubbles: true}));  // or it would stay highlighted
-  const found = items.map(item => {  // before this function waits: then entries and files are gone
+  const unread = [], found = items.map(item => {  // before this function waits: then entries and files are gone
     const entry = item.webkitGetAsEntry?.();
-    return entry?.isDirectory ? walk(entry) : [item.getAsFile()];
+    return entry?.isDirectory ? walk(entry, unread) : [item.getAsFile()];
   });
   deliver((await Promise.all(found)).flat());
+  if (unread.length) trigger('unread', {name: unread[0], count: unread.length});
 }, true);
 document.addEventListener('paste', event => deliver([...event.clipboardData.files]));
 
@@ -188,5 +189,6 @@ def warn_blind(event: gr.EventData) -> None:
 
 
 def warn_unread(event: gr.EventData) -> None:
-    """Names a file or a folder that the browser could not read."""
-    gr.Warning(escape(f"{told(event, 'name', str)} can't be read: {told(event, 'reason', str)}"))
+    """Says how many files or folders the browser could not read, and names one."""
+    name, count = told(event, "name", str), told(event, "count", int)
+    gr.Warning(escape(f"{name} can't be read" + (f", nor can {count - 1:,} more" if count > 1 else "")))

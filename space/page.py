@@ -4,7 +4,7 @@ import base64
 import functools
 import io
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 
@@ -109,20 +109,19 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
 
         def drawn(visit: Visit) -> list:
             """New values of `everything`."""
-            rows, settings = visit.rows, visit.settings
-            values = [
+            rows, model = visit.rows, visit.settings.model
+            return [
                 gr.Column(visible=bool(rows)),
                 gr.Row(visible=len(rows) > 1),
                 in_depth(visit),
-                cells.count_bars(counts(rows, settings.model)),
+                cells.count_bars(counts(rows, model)),
                 compare.cells(rows, predictors),
-                *drawn_rows(rows, visit.chosen, settings),
+                *drawn_rows(visit),
             ]
-            # Other events go on meanwhile, and one that was begun later must not be followed by what was so before.
-            return values if visit.rows is rows and visit.settings == settings else drawn(visit)
 
-        def drawn_rows(rows: Sequence[Row], chosen: int | None, settings: Settings) -> list:
+        def drawn_rows(visit: Visit) -> list:
             """New values of `shown`."""
+            rows, chosen, settings = visit.rows, visit.chosen, visit.settings
             model, top_k, below = settings.model, settings.top_k, settings.below
             indices = picked(rows, model, settings.label or None, settings.kind, below)
             records = table(rows, indices, model, top_k)
@@ -135,6 +134,12 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
                 gr.DownloadButton(f"Download JSON ({n})", value=write_json(records)),
             ]
 
+        def as_of_now(draw: Callable[[Visit], list], visit: Visit) -> list:
+            """What `draw` gives. Again, if the page was set or cleared meanwhile: the answer to that may be there before."""
+            rows, settings = visit.rows, visit.settings
+            values = draw(visit)
+            return values if visit.rows is rows and visit.settings == settings else as_of_now(draw, visit)
+
         def in_depth(visit: Visit) -> str:
             """The chosen picture's bars, without what takes time."""
             row, settings = visit.picture, visit.settings
@@ -144,12 +149,12 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
             """New values of `everything`, as the page is set."""
             visit.settings = checked(*values)
             visit.choose()
-            return drawn(visit)
+            return as_of_now(drawn, visit)
 
         def filtered(visit: Visit, *values) -> list:
             """New values of `shown`, as the page is set."""
             visit.settings = checked(*values)
-            return drawn_rows(visit.rows, visit.chosen, visit.settings)
+            return as_of_now(drawn_rows, visit)
 
         def add(new: Sequence[tuple[str, str]], visit: Visit, *values) -> Iterator[dict]:
             """Classifies, and tells how far it is; the last of the yields is all that `drawn` gives."""
@@ -180,23 +185,23 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
                         }
             if visit.rows is rows:  # and not cleared
                 visit.choose(since)
-            yield {progress: "", **dict(zip(everything, drawn(visit), strict=True))}
+            yield {progress: "", **dict(zip(everything, as_of_now(drawn, visit), strict=True))}
 
         def in_pictures(visit: Visit) -> Iterator[str]:
             """The chosen picture's bars, and as soon as they are there what each model saw and where it looked."""
             yield in_depth(visit)
             row, figures = visit.picture, {}
-            if row is None or row.figures:
-                return
-            with as_messages():
-                for name in row.tops:
-                    if visit.picture is not row:  # it is told of by an event of its own
-                        return
-                    image = pixels.decode(row.path, reduce_to=predictors[name].reduce_to)
-                    with api.turn:
-                        figures[name] = look.look(predictors[name], row, image)
-            row.figures.update(figures)
-            yield in_depth(visit)
+            if row and not row.figures:
+                with as_messages():
+                    for name in row.tops:
+                        if visit.picture is not row:  # the other is told of by an event of its own
+                            break
+                        image = pixels.decode(row.path, reduce_to=predictors[name].reduce_to)
+                        with api.turn:
+                            figures[name] = look.look(predictors[name], row, image)
+                    else:
+                        row.figures.update(figures)
+            yield in_depth(visit)  # always, as of now: gradio shows what was yielded last once more
 
         def choose(event: gr.EventData, visit: Visit) -> str:
             index, at = intake.told(event, "index", int), intake.told(event, "at", int, float)

@@ -450,6 +450,15 @@ def test_what_is_chosen_last_holds(opened, models, tmp_path):
     expect(page.locator("#detail .file")).to_have_text("007.jpg")
     expect(page.locator("#gallery [aria-pressed=true]")).to_have_attribute("data-index", "7")
 
+    page.set_input_files(INPUT, files[:1])  # it is shown when it is classified, and the other again, while this is explained
+    pictures(page, 61)
+    page.evaluate("document.querySelectorAll('#gallery .cell')[7].click()")
+    page.wait_for_timeout(1000)
+    expect(page.locator("#detail .file")).to_have_text("007.jpg")
+    page.get_by_text("All results as a table").click()
+    page.locator("#table tbody button").first.click()
+    expect(page.locator("#gallery [aria-pressed=true]")).to_have_attribute("data-index", "0")
+
 
 @pytest.mark.slow
 def test_more_files_than_are_taken(opened, tmp_path):

@@ -82,6 +82,8 @@ def test_events_that_no_page_sends_end_in_an_error_of_their_own(app, data, told)
     number = data.draw(st.sampled_from(sorted(inputs)))
     files = st.just([]) | st.just([{"path": path, "meta": {"_type": "gradio.FileData"}}])
     values = data.draw(st.lists(SCALARS | files, min_size=inputs[number], max_size=inputs[number]))
+    if inputs[number] >= 6 and data.draw(st.booleans()):  # what the page is set to, so that more than its check is reached
+        values[-6:] = [None, "tiny", 3, "all", 80, ""]
     visit = f"visit {data.draw(st.integers(0, 3))}"
     call = {"fn_index": number, "data": values, "event_data": told, "session_hash": visit}
     reply = httpx.post(f"{url}/gradio_api/queue/join", json=call, timeout=60)
