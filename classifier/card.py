@@ -16,6 +16,7 @@ import numpy as np
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from PIL import Image
 
+from classifier import record
 from classifier.cnn import CifarCnnConfig
 from classifier.errors import ModelError
 from classifier.files import write_text
@@ -254,8 +255,7 @@ def _stage(stage: dict) -> str:
 
 def portable(command: str) -> str:
     """The command, from the start, with folders outside of the project by their own name only."""
-    command = re.sub(r" --resume_from_checkpoint[= ]\S+", "", command)
-    words = [re.sub(r"(?<![^=])/.*?([^/]+)/?$", r"\1", word) for word in shlex.split(command)]
+    words = [re.sub(r"(?<![^=])/.*?([^/]+)/?$", r"\1", word) for word in record.from_the_start(shlex.split(command))]
     return shlex.join(["python", *words]).replace("`", "'")
 
 

@@ -53,11 +53,17 @@ def command() -> str:
 
 def command_to_resume(argv: list[str]) -> str:
     """The command `argv` as it has to be given to go on with the run that it started."""
-    words = [w for w in argv if w != "--overwrite_output_dir" and not w.startswith("--resume_from_checkpoint=")]
+    words = [word for word in from_the_start(argv) if word != "--overwrite_output_dir"]
+    return shlex.join([*words, "--resume_from_checkpoint", "last"])
+
+
+def from_the_start(argv: list[str]) -> list[str]:
+    """The command `argv` without the checkpoint that it goes on from."""
+    words = [word for word in argv if not word.startswith("--resume_from_checkpoint=")]
     if "--resume_from_checkpoint" in words:
         at = words.index("--resume_from_checkpoint")
         del words[at : at + 2]
-    return shlex.join([*words, "--resume_from_checkpoint", "last"])
+    return words
 
 
 def describe(settings: dict, parent: dict | None = None) -> dict:
