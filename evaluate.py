@@ -109,6 +109,7 @@ def main() -> None:
     }
     for model, predictor in predictors.items():
         check_labels(model, predictor, splits)
+        warn_of_another_cut(model, args.dataset, splits)
 
     args.output_dir.mkdir(parents=True, exist_ok=True)
     tests: dict[str, Outputs] = {}
@@ -167,6 +168,17 @@ def check_labels(model: str, predictor: Predictor, splits: data.Splits) -> None:
         if names
     ]
     raise DataError(f"{model} and {splits.name} have other labels ({'; '.join(apart)}): fine-tune it on this data, or rename")
+
+
+def warn_of_another_cut(model: str, dataset: str, splits: data.Splits) -> None:
+    """Says so where a model may have been trained on what it is tested on: the dataset has no test split, and has changed."""
+    run = card.read(Path(model) / "run.json")
+    stages = [stage for stage in card.stages_of(run) if stage["settings"].get("dataset") == dataset] if run else []
+    if splits.test_cut and any(stage["data"].get("test_cut") != splits.test_cut for stage in stages):
+        print(
+            f"{model} was trained when other images were cut for test: it may know some that it is tested on now. Train it "
+            "again, or keep a test split of your own in the dataset"
+        )
 
 
 def outputs_of(predictor: Predictor, split: str, splits: data.Splits) -> Outputs:
@@ -277,12 +289,13 @@ def tell_strangers(
         for name, images in made.items()
     }
     found |= {name: outputs_of(predictor, "test", other) for name, other in others.items()}
-    neighbours = strangers.fit_neighbours(outputs_of(predictor, "train", splits).features)
     scores = {
         "max_probability": lambda each: strangers.max_probability(each.logits),
         "energy": lambda each: strangers.energy(each.logits),
-        "neighbours": lambda each: neighbours.scores(each.features),
     }
+    if splits.train is not None:  # which a test split alone has not
+        neighbours = strangers.fit_neighbours(outputs_of(predictor, "train", splits).features)
+        scores["neighbours"] = lambda each: neighbours.scores(each.features)
     told: dict[str, dict] = {}
     for score, of in scores.items():
         own = of(test)

@@ -21,7 +21,7 @@ What it reaches on CIFAR-10's test split, trained on 98% of train with two threa
     MobileNetV2           95.57% in four stages, averaged, 259 min
     their heads alone     89.68%, 90.44%, 85.70%, in 4 to 8 min
 
-From benchmarks/backbones.json; the README has the commands.
+From benchmarks/backbones.json; docs/results.md has the commands.
 """
 
 import json
@@ -256,6 +256,7 @@ def main() -> None:
             "labels": splits.labels,
             "counts": {name: count.tolist() for name, count in counts.items()},
             "skipped": len(splits.skipped),
+            "test_cut": splits.test_cut,
         },
         "recipe": {"image_size": plan.image_size, "crop_pct": plan.crop_pct} | outcome.recipe,
         "train_seconds": round(outcome.train_seconds, 1),

@@ -224,6 +224,7 @@ def main() -> None:
             "labels": splits.labels,
             "counts": {name: count.tolist() for name, count in counts.items()},
             "skipped": len(splits.skipped),
+            "test_cut": splits.test_cut,
         },
         "recipe": asdict(recipe),
         "train_seconds": round(progress.train_seconds, 1),

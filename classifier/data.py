@@ -88,6 +88,7 @@ class Splits:
     labels: list[str]  # the dataset's own names in its own order
     name: str  # Hub id, or the folder's name without what leads to it
     revision: str | None  # the Hub's commit
+    test_cut: str | None = None  # a digest of which images that is, where test was cut from train
     skip_unreadable: bool = False
     skipped: list[str] = field(default_factory=list)
 
@@ -167,18 +168,24 @@ def load(
     else:
         loaded, name, revision = _load_any(dataset)
     own = _by_our_names(name, loaded, is_trained_on=cut and "validation" in splits)
+    is_test_alone = own["train"] is own.get("test")
     image_column = _find_column(name, own["train"], image_column, datasets.Image, "image")
     label_column = _find_column(name, own["train"], label_column, datasets.ClassLabel, "label")
     own = _with_images(name, own, image_column)
     own, labels = _with_classes(name, own, label_column)
     labels = _renamed(name, labels, Path(label_names)) if label_names else labels
 
+    test_cut = None
     if cut and "test" not in own:
         rows, y = own["train"], _labels(name, "train", own["train"], label_column)
-        files = _file_names(rows, image_column)
+        files = _file_names(rows, image_column, Path(dataset))
         chosen = by_name(files, y) if files else stratified(y, max(1, round(TEST_FRACTION * len(y))), TEST_SEED)
         own["train"], own["test"] = _cut(name, rows, y, chosen, labels)
-    if cut and "validation" not in own:
+        names = [files[i] for i in chosen] if files else [f"{i} of {len(y)}" for i in chosen]
+        test_cut = hashlib.sha256("\n".join(sorted(names)).encode(errors="surrogateescape")).hexdigest()[:32]
+    if is_test_alone:
+        del own["train"]
+    elif cut and "validation" not in own:
         rows, y = own["train"], _labels(name, "train", own["train"], label_column)
         chosen = stratified(y, max(1, round(validation * len(y))), seed)
         own["train"], own["validation"] = _cut(name, rows, y, chosen, labels)
@@ -195,6 +202,7 @@ def load(
         labels=labels,
         name=name,
         revision=revision,
+        test_cut=test_cut,
         skip_unreadable=skip_unreadable,
     )
 
@@ -613,7 +621,8 @@ def stratified(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
 def by_name(files: Sequence[str], labels: np.ndarray) -> np.ndarray:
     """Draws about TEST_FRACTION of N files by digests of their names: whether one is drawn depends on no other.
 
-    That holds but for few: a class of ten or more gives one at least and keeps one, and so do all together.
+    That holds but for few: a class keeps one, and gives one if it has five or more; and of all together one is drawn, if a
+    class has two.
 
     Args:
         files: names, which tell one from another.
@@ -625,24 +634,31 @@ def by_name(files: Sequence[str], labels: np.ndarray) -> np.ndarray:
     digests = [hashlib.sha256(f"{TEST_SEED} {file}".encode(errors="surrogateescape")).digest()[:8] for file in files]
     place = np.array([int.from_bytes(digest) / 2**64 for digest in digests])  # in [0, 1)
     drawn = place < TEST_FRACTION
+    kept = []
     for each, n in zip(*np.unique(labels, return_counts=True), strict=True):
         members = np.flatnonzero(labels == each)
         order = members[np.argsort(place[members], kind="stable")]
-        drawn[order[-1]] = False
-        drawn[order[0]] |= n * TEST_FRACTION >= 1
-    if not drawn.any():
-        drawn[np.argmin(place)] = True
+        drawn[order[0]] |= n * TEST_FRACTION >= 0.5
+        kept.append(order[-1])
+    drawn[kept] = False
+    others = np.setdiff1d(np.arange(len(labels)), kept)
+    if not drawn.any() and len(others):
+        drawn[others[np.argmin(place[others])]] = True
     return np.flatnonzero(drawn)
 
 
-def _file_names(rows: datasets.Dataset, column: str) -> list[str] | None:
-    """Names of a split's images, below what all have in common; None where they are not files."""
-    cells = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))[column]
-    paths = [cell["path"] for cell in cells if cell and cell["bytes"] is None and cell["path"]]
-    if len(paths) < len(rows):
+def _file_names(rows: datasets.Dataset, column: str, dataset: Path) -> list[str] | None:
+    """Names of a split's images within the dataset's folder; None where they are not files of one."""
+    if not dataset.exists():
         return None
-    above = os.path.commonpath([Path(path).parent for path in paths])
-    return [os.path.relpath(path, above) for path in paths]
+    folder, names = dataset.parent if dataset.is_file() else dataset, []
+    for index, row in enumerate(rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))):
+        cell = row[column]
+        if cell and cell["bytes"] is not None:
+            return None
+        path = Path(cell["path"]) if cell and cell["path"] else Path(f"nothing in row {index}")
+        names.append((path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix())
+    return names
 
 
 def _cut(

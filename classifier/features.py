@@ -101,6 +101,8 @@ def extract(
             n += len(rows)
             labels.append(batch["labels"].numpy())
             bar.update(len(rows))
+        if inputs is None:
+            raise DataError(f"none of the {len(dataset)} images of a split is readable: check the files")
         inputs.flush()
     hook.remove()
     with replacing(labels_path) as temporary:

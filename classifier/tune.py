@@ -34,7 +34,7 @@ from transformers.trainer_utils import sort_checkpoints
 from classifier import augment, backbone, data, depthwise, fit, preprocess
 from classifier import teacher as teaching
 from classifier.depthwise import channels_last
-from classifier.errors import ModelError
+from classifier.errors import DataError, ModelError
 from classifier.files import write_text
 
 IGNORED = -100  # in the place of a label, of an image that can't be read
@@ -498,6 +498,8 @@ class Tuner(Trainer):
 def accuracy_and_nll(predictions: EvalPrediction) -> dict[str, float]:
     """Accuracy (fraction) and mean negative log-likelihood (nats)."""
     known = predictions.label_ids != IGNORED
+    if not known.any():
+        raise DataError(f"none of the {len(known)} validation images is readable: check the files")
     logits, labels = predictions.predictions[known], predictions.label_ids[known]
     return {
         "accuracy": float(np.mean(logits.argmax(axis=1) == labels)),

@@ -129,12 +129,32 @@ def test_what_is_drawn_by_name_leaves_none_without():
         drawn = data.by_name([f"{salt} {i}" for i in range(len(labels))], labels)
         counts = np.bincount(labels[drawn], minlength=4)
         assert counts[0] >= 1 and counts[1] >= 1 and (counts < [10, 10, 2, 1]).all()
-    assert len(data.by_name(["a", "b", "c"], np.array([0, 0, 1]))) == 1
+    for salt in range(200):
+        [drawn] = data.by_name([f"{salt} {i}" for i in range(4)], np.array([0, 0, 1, 2]))
+        assert drawn in (0, 1), "a class of one keeps it"
+    assert len(data.by_name(["a", "b"], np.array([0, 1]))) == 0
+
+
+def test_a_table_has_the_same_test_images_whatever_else_it_lists(tmp_path):
+    for i in range(40):
+        picture(tmp_path / f"images/{i}.png", shade=i)
+    picture(tmp_path / "more/0.png")
+    rows = [f"images/{i}.png,{'ab'[i % 2]}\n" for i in range(40)]
+    (tmp_path / "rows.csv").write_text("file,label\n" + "".join(rows))
+    first = data.load(str(tmp_path / "rows.csv"), splits=("test",))
+    (tmp_path / "rows.csv").write_text("file,label\n" + "".join([*rows, "more/0.png,a\n"]))
+    second = data.load(str(tmp_path / "rows.csv"), splits=("test",))
+    names = [
+        {Path(cell["path"]).name for cell in data._undecoded(each.test, each)[each.image_column]} for each in (first, second)
+    ]
+    assert names[0] <= names[1] and len(names[1] - names[0]) <= 1 and first.test_cut
+    assert (first.test_cut == second.test_cut) is (names[0] == names[1])
 
 
 def test_a_test_split_alone_is_tested_on_and_not_trained_on(tmp_path):
     folder = str(parquet(tmp_path / "rows", test=(["a", "b"], [0, 1] * 10)))
-    assert len(data.load(folder, splits=("test",)).test) == 20
+    found = data.load(folder, splits=("train", "test"))
+    assert len(found.test) == 20 and found.train is None and found.test_cut is None
     with pytest.raises(DataError, match="a test split alone, which is not to be trained on"):
         data.load(folder)
     folder = str(parquet(tmp_path / "others", validation=(["a", "b"], [0, 1] * 10)))

@@ -151,6 +151,22 @@ def test_outputs_are_found_again_whatever_the_threshold(pictures, tmp_path, cach
     assert len(list(cache.iterdir())) == 2
 
 
+def test_a_cut_that_has_changed_since_is_told(pictures, tmp_path, monkeypatch, capsys):
+    """Of a dataset without a test split: a model may know what it is tested on now."""
+    dataset = tmp_path / "pictures"
+    shutil.copytree(pictures / "train", dataset)
+    folder = save_tiny_vit(tmp_path / "tiny")
+    words = ["--model", folder, "--dataset", dataset, "--corrupted_samples", 0, "--ood_samples", 0, "--format"]
+    cut = data.load(str(dataset), splits=("test",)).test_cut
+    for known, is_told in ((cut, False), ("another", True)):
+        (folder / "run.json").write_text(json.dumps({"settings": {"dataset": str(dataset)}, "data": {"test_cut": known}}))
+        script.warn_of_another_cut(str(folder), str(dataset), data.load(str(dataset), splits=("test",)))
+        assert ("was trained when other images were cut for test" in capsys.readouterr().out) is is_told
+    (folder / "run.json").unlink()
+    run(monkeypatch, *words, "--output_dir", tmp_path / "report")
+    assert "cut for test" not in capsys.readouterr().out
+
+
 def test_anothers_card_is_left_alone(pictures, tmp_path, monkeypatch):
     """A model that was not trained here comes with a card of its own."""
     folder = save_tiny_vit(tmp_path / "tiny")

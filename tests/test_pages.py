@@ -218,7 +218,7 @@ def test_transfer_is_compared_with_scratch(tmp_path):
     (tmp_path / "one" / "run.json").write_text(json.dumps(RUN | {"machine": gpu}))
     pages.write(tmp_path / "out", predictors, formats=["md"])
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "one took 13 min on NVIDIA H200, training two from scratch 25 min, on several machines, so that work tells" in text
+    assert "one took 13 min on NVIDIA H200, training two from scratch 25 min; the machines differ, so compare the work" in text
     assert "/elsewhere" not in text
 
 
