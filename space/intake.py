@@ -57,7 +57,8 @@ const shrink = async file => {
 const AT_ONCE = 4;  // pictures that are drawn: each takes four bytes a pixel
 const smaller = element.querySelector('.smaller'), bar = smaller.querySelector('progress');
 const pause = () => new Promise(done => setTimeout(done, 200));
-const isBusy = () => !input() || document.querySelector('#progress [role=progressbar]');
+const runs = () => document.querySelector('#progress [role=progressbar]');
+const isBusy = () => !input() || runs();
 let before = Promise.resolve(), cancelled = 0;
 const send = async files => {
   const taken = files.slice(0, MOST), small = [], since = cancelled;
@@ -80,6 +81,18 @@ const send = async files => {
   input().dispatchEvent(Object.assign(new Event('change'), {isDelivered: true}));
   await pause();  // until the input is gone
 };
+// What an example's click begins, in its turn: until its bar shows, or it was refused
+document.inTurn = begin => before = before.then(async () => {
+  while (isBusy()) await pause();
+  begin();
+  let observer;
+  await new Promise(done => {
+    observer = new MutationObserver(() => { if (runs()) done(); });
+    observer.observe(document.querySelector('#working'), {childList: true, subtree: true});
+    setTimeout(done, 3000);
+  });
+  observer.disconnect();
+});
 const deliver = files => { if (files.length) before = before.then(() => send(files)); };  // one after the other
 
 // Files of a folder and of those in it, without hidden ones

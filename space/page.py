@@ -135,10 +135,11 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
             ]
 
         def as_of_now(draw: Callable[[Visit], list], visit: Visit) -> list:
-            """What `draw` gives. Again, if the page was set or cleared meanwhile: the answer to that may be there before."""
-            rows, settings = visit.rows, visit.settings
+            """What `draw` gives. Again, if the visit has changed meanwhile: the answer to that may be there before."""
+            rows, n, settings = visit.rows, len(visit.rows), visit.settings
             values = draw(visit)
-            return values if visit.rows is rows and visit.settings == settings else as_of_now(draw, visit)
+            is_so = visit.rows is rows and len(rows) == n and visit.settings == settings
+            return values if is_so else as_of_now(draw, visit)
 
         def in_depth(visit: Visit) -> str:
             """The chosen picture's bars, without what takes time."""
@@ -331,11 +332,10 @@ def describe(predictor: Predictor) -> str:
 
 
 THUMBS_JS = """
-element.addEventListener('click', async event => {
+element.addEventListener('click', event => {
   const button = event.target.closest('button');
   if (!button || event.detail > 1) return;  // a double click is one
-  while (document.querySelector('#progress [role=progressbar]')) await new Promise(done => setTimeout(done, 200));
-  trigger('click', {index: Number(button.dataset.index)});
+  document.inTurn(() => trigger('click', {index: Number(button.dataset.index)}));
 });
 """
 THUMB = 96  # pixels of the shorter side

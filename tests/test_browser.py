@@ -410,12 +410,11 @@ def test_what_comes_at_the_same_moment_is_kept(opened, tmp_path, first):
         (tmp_path / f"{i:03}.jpg").write_bytes(encoded(picture(i, (1200, 900)), "JPEG"))
     held = []
     page.route("**/queue/join**", lambda route: held.append(route) if len(held) < 2 else route.continue_())
-    page.set_input_files(INPUT, sorted(tmp_path.iterdir()))
-    page.wait_for_timeout(2000)  # milliseconds; until the files are there, and their event is held
     page.locator("#examples button").first.click()
+    page.set_input_files(INPUT, sorted(tmp_path.iterdir()))  # sent when the example has not begun for three seconds
     while len(held) < 2:
         page.wait_for_timeout(100)
-    for route in held if first == "upload" else reversed(held):
+    for route in held if first == "example" else reversed(held):
         route.continue_()
         page.wait_for_timeout(20)
     pictures(page, 31)
