@@ -589,7 +589,7 @@ def test_large_photographs_are_streamed(vit, tmp_path, capsys):
     command(*words, "--skip_unreadable")
     run = read(tmp_path / "run")
     assert run["recipe"]["crop_pct"] == pytest.approx(32 / 36) and run["recipe"]["image_size"] == 32
-    assert "smallest 3 (green), largest 9 (red); median 205×200; 1 unreadable" in capsys.readouterr().out
+    assert "smallest 3 (blue), largest 9 (red); median 195×200; 1 unreadable" in capsys.readouterr().out
 
 
 # --- A frozen backbone -----------------------------------------------------------------------------------------------

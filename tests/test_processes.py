@@ -24,7 +24,8 @@ ACCELERATE = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processe
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("processes")
-    write_images(folder / "pictures", *noise(400))
+    write_images(folder / "pictures", *noise(360))  # a fifth of them is validation: 288 are left, 18 steps of 16
+    write_images(folder / "pictures", *noise(4), split="test")
     tiny_vit(num_labels=4).save_pretrained(folder / "vit")
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder / "vit")
     return folder
