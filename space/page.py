@@ -135,10 +135,10 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
             ]
 
         def as_of_now(draw: Callable[[Visit], list], visit: Visit) -> list:
-            """What `draw` gives. Again, if the visit has changed meanwhile: the answer to that may be there before."""
-            rows, n, settings = visit.rows, len(visit.rows), visit.settings
+            """What `draw` gives. Again, if the page was set or cleared, or a run ended meanwhile: that may be shown before."""
+            rows, ended, settings = visit.rows, visit.ended, visit.settings
             values = draw(visit)
-            is_so = visit.rows is rows and len(rows) == n and visit.settings == settings
+            is_so = visit.rows is rows and visit.ended == ended and visit.settings == settings
             return values if is_so else as_of_now(draw, visit)
 
         def in_depth(visit: Visit) -> str:
@@ -184,6 +184,7 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
                             results: gr.Column(visible=True),
                             gallery: cells.gallery_cells(rows, indices, now.model),
                         }
+            visit.ended += 1
             if visit.rows is rows:  # and not cleared
                 visit.choose(since)
             yield {progress: "", **dict(zip(everything, as_of_now(drawn, visit), strict=True))}

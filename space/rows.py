@@ -56,6 +56,7 @@ class Visit:
         chosen: index in `rows` of the one that is shown in depth.
         clicked: when the last of the clicks that were heard of was made, in milliseconds of the page's clock.
         stopped: how often; what was begun before the last time adds no more rows.
+        ended: how many runs have added all their rows.
         settings: of the page, as it was last heard of: what takes long ends with these, not with those it began with.
     """
 
@@ -63,6 +64,7 @@ class Visit:
     chosen: int | None = None
     clicked: float = 0.0
     stopped: int = 0
+    ended: int = 0
     settings: Settings | None = None
 
     @property
