@@ -67,7 +67,7 @@ def render() -> str:
         machines += [run["machine"] for run in found["runs"]]
     lines += [
         "",
-        "A view is the picture as it is, mirrored, or shifted by a pixel: the CNN averages over 2 or 6. A stage is a run that "
+        "A view is the picture as it is, mirrored, or shifted by a pixel: the CNN averages over some. A stage is a run that "
         f"goes on from the weights of the one before. Times of the first table are of {tell_machines(trained_on)}, mostly "
         f"beside other work; those of the second of {tell_machines(machines)}, with nothing else running. All in bfloat16.",
         "",
@@ -127,8 +127,6 @@ def render_photographs() -> str:
 
 def tell_machine(machine: dict) -> str:
     """A machine of run.json, in words."""
-    if machine["accelerator"]:
-        return f"an {machine['accelerator']}"
     return tell_machines([machine])
 
 
