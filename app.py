@@ -1,7 +1,7 @@
 """The Space: top-k CIFAR-10 labels for one or many images, as a page and as an API.
 
-python app.py                                   # the embedded models, at http://127.0.0.1:7860
-MODELS="user/cifar10-cnn,runs/vit" python app.py    # folders, Hub models, `user/name@revision`; the first is the default
+python app.py                                       # the embedded models, at http://127.0.0.1:7860
+MODELS="user/cifar10-cnn,runs/vit" python app.py    # folders, Hub models, `user/name@revision`; first: default
 """
 
 import os
@@ -17,8 +17,8 @@ HUB_PATIENCE_S = 60  # then what is cached, or embedded, is served
 def load_predictors() -> tuple[dict, list[str]]:
     """The models to serve by name, the default first, and what the page has to say about them.
 
-    Those of MODELS in its order, or the embedded ones, best first. A model that the Hub does not give is served as it was
-    fetched last, or left out; when none is left, the embedded ones stand in.
+    Those of MODELS in its order, or the embedded ones, best first. A model that the Hub does not give is served as it
+    was fetched last, or left out; when none is left, the embedded ones stand in.
     """
     predictors, notices = [], []
     for name in filter(None, map(str.strip, os.environ.get("MODELS", "").split(","))):

@@ -4,10 +4,10 @@
     python evaluate.py --model user/cifar10-vit@main --dataset path/to/images
     python evaluate.py --model runs/cnn --corrupted_samples 0 --bf16          # a quick look
 
-Writes evaluation.json, timing.json and a report to --output_dir (report.md, report.pdf, slides.pptx, figures/), and each
-model's own numbers beside its weights, with its card; model_card.md, the card of the best embedded model, follows.
-evaluation.json is the same on every run: what is drawn is drawn by seed, and timings are in timing.json. What the models gave
-is cached, so a run that was stopped goes on.
+Writes evaluation.json, timing.json and a report to --output_dir (report.md, report.pdf, slides.pptx, figures/), and
+each model's own numbers beside its weights, with its card; model_card.md, the card of the best embedded model, follows.
+evaluation.json is the same on every run: what is drawn is drawn by seed, and timings are in timing.json. What the
+models gave is cached, so a run that was stopped goes on.
 """
 
 import argparse
@@ -57,11 +57,21 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--model", nargs="+", default=["models/cnn"], help="folders, Hub ids or id@revision (%(default)s)")
-    add("--dataset", default="uoft-cs/cifar10", help="Hub id, id@revision, folder, or table of paths and labels (%(default)s)")
+    add(
+        "--dataset",
+        default="uoft-cs/cifar10",
+        help="Hub id, id@revision, folder, or table of paths and labels (%(default)s)",
+    )
     add("--output_dir", type=Path, default="report", help="folder for evaluation.json and the report (%(default)s)")
     add("--format", nargs="*", choices=pages.FORMATS, default=pages.FORMATS, help="of the report (all)")
     add("--max_eval_samples", type=positive_int, metavar="N", help="measure so many images only, drawn by class (all)")
-    add("--corrupted_samples", type=int, default=1000, metavar="N", help="images to corrupt, by class; 0: none (%(default)s)")
+    add(
+        "--corrupted_samples",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="images to corrupt, by class; 0: none (%(default)s)",
+    )
     add(
         "--ood_samples",
         type=int,
@@ -73,7 +83,7 @@ def parse_args() -> argparse.Namespace:
     add(
         "--bf16",
         action="store_true",
-        help="for a quick look: in bfloat16, several times as fast where the processor has it; written to --output_dir alone",
+        help="compute in bfloat16, several times as fast where the processor has it; written to --output_dir alone",
     )
     add("--image_column", help="(the column whose type is Image)")
     add("--label_column", help="(the column whose type is ClassLabel)")
@@ -93,7 +103,11 @@ def main() -> None:
         predictor.bf16 = args.bf16
     if len({predictor.name for predictor in predictors.values()}) < len(args.model):
         raise ModelError(f"two of {', '.join(args.model)} have the same name: rename a folder")
-    how = {"image_column": args.image_column, "label_column": args.label_column, "skip_unreadable": args.skip_unreadable}
+    how = {
+        "image_column": args.image_column,
+        "label_column": args.label_column,
+        "skip_unreadable": args.skip_unreadable,
+    }
     splits = data.load(
         args.dataset,
         splits=("train", "test"),
@@ -119,16 +133,24 @@ def main() -> None:
         evaluation = {"model": predictor.name, "revision": predictor.revision, "n_parameters": predictor.n_parameters}
         evaluation |= summarize(test, splits.labels, temperature_of(model))
         if (views := getattr(predictor.model.config, "views", 1)) > 1:
-            evaluation |= {"views": views, "accuracy_one_view": float((test.views[:, 0].argmax(axis=1) == test.labels).mean())}
+            evaluation |= {
+                "views": views,
+                "accuracy_one_view": float((test.views[:, 0].argmax(axis=1) == test.labels).mean()),
+            }
         evaluation["strangers"] = tell_strangers(predictor, test, splits, args.ood_samples, others)
         evaluation["corrupted"] = under_corruption(predictor, splits, args.corrupted_samples)
         evaluations.append(evaluation)
         timings.append({"model": predictor.name, **cost.measure(predictor)})
         low, high = evaluation["accuracy_ci95"]
-        print(f"{model}: accuracy {evaluation['accuracy']:.4f} ({low:.4f} to {high:.4f}), macro F1 {evaluation['f1']:.4f}")
+        print(
+            f"{model}: accuracy {evaluation['accuracy']:.4f} ({low:.4f} to {high:.4f}), macro F1 {evaluation['f1']:.4f}"
+        )
 
     if absent := [label for label, found in evaluations[0]["per_class"].items() if not found["n"]]:
-        print(f"no test image is of {', '.join(absent[:5])}: precision, recall and F1 of such a class count as 0 in the means")
+        print(
+            f"no test image is of {', '.join(absent[:5])}: precision, recall and F1 of such a class count as 0 in "
+            "the means"
+        )
     head = {"bf16": True} if args.bf16 else {}
     head |= {"dataset": splits.name, "dataset_revision": splits.revision, "split": "test", "n": len(test.labels)}
     together = {"comparisons": compared(tests), "average": averaged(tests)}
@@ -140,7 +162,9 @@ def main() -> None:
             write_json(Path(model) / "timing.json", {"machine": record.machine(), "models": [timing]})
             matrix = np.array(evaluation["confusion_matrix"])
             report.save_confusion(Path(model) / "confusion_matrix.png", matrix, splits.labels)
-            if (Path(model) / "run.json").exists() or not (Path(model) / "README.md").exists():  # not over another's card
+            if (Path(model) / "run.json").exists() or not (
+                Path(model) / "README.md"
+            ).exists():  # not over another's card
                 card.write(Path(model))
     if not args.bf16 and any(Path(model).resolve().parent == EMBEDDED for model in args.model):
         write_model_card()
@@ -167,16 +191,21 @@ def check_labels(model: str, predictor: Predictor, splits: data.Splits) -> None:
         )
         if names
     ]
-    raise DataError(f"{model} and {splits.name} have other labels ({'; '.join(apart)}): fine-tune it on this data, or rename")
+    raise DataError(
+        f"{model} and {splits.name} have other labels ({'; '.join(apart)}): fine-tune it on this data, or rename"
+    )
 
 
 def warn_of_another_cut(model: str, dataset: str, splits: data.Splits) -> None:
-    """Says so where a model may have been trained on what it is tested on: the dataset has no test split, and has changed."""
+    """Says so where a model may have been trained on what it is tested on: the dataset has no test split, and has
+    changed.
+    """
     run = card.read(Path(model) / "run.json")
     stages = [stage for stage in card.stages_of(run) if stage["settings"].get("dataset") == dataset] if run else []
     if splits.test_cut and any(stage["data"].get("test_cut") != splits.test_cut for stage in stages):
         print(
-            f"{model} was trained when other images were cut for test: it may know some that it is tested on now. Train it "
+            f"{model} was trained when other images were cut for test: it may know some that it is tested on now. "
+            "Train it "
             "again, or keep a test split of your own in the dataset"
         )
 
@@ -206,11 +235,14 @@ def summarize(test: Outputs, names: list[str], temperature: float | None) -> dic
     """What evaluation.json says of one model on test: fractions, and means over classes."""
     logits, labels = test.logits, test.labels
     predicted = logits.argmax(axis=1)
-    found = metrics.load("classification").compute(predictions=predicted, references=labels, labels=list(range(len(names))))
+    found = metrics.load("classification").compute(
+        predictions=predicted, references=labels, labels=list(range(len(names)))
+    )
     counts = np.bincount(labels, minlength=len(names))
     columns = found.pop("per_class")
     per_class = {
-        name: {metric: values[i] for metric, values in columns.items()} | {"n": int(counts[i])} for i, name in enumerate(names)
+        name: {metric: values[i] for metric, values in columns.items()} | {"n": int(counts[i])}
+        for i, name in enumerate(names)
     }
     intervals = measure.bootstrap(labels, predicted, num_labels=len(names))
     weighted = {
@@ -262,7 +294,8 @@ def temperature_of(model: str) -> float | None:
 def tell_strangers(
     predictor: Predictor, test: Outputs, splits: data.Splits, n: int, others: dict[str, data.Splits]
 ) -> dict | None:
-    """How well images of none of the labels are told from those of test, by each score and for each set of `n` strangers.
+    """How well images of none of the labels are told from those of test, by each score and for each set of `n`
+    strangers.
 
     AUROC, and FPR95: the fraction of strangers that pass where 95% of test do. None for no strangers.
     """
@@ -310,7 +343,9 @@ def first_images(splits: data.Splits, n: int, side: int) -> np.ndarray:
     """The first readable test images, squashed: uint8 (at most n, 3, side, side)."""
     found: list[np.ndarray] = []
     for images, _ in data.batches("test", splits, PICTURES):
-        found += [np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)).transpose(2, 0, 1) for image in images]
+        found += [
+            np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)).transpose(2, 0, 1) for image in images
+        ]
         if len(found) >= n:
             break
     return np.stack(found[:n])
@@ -392,9 +427,13 @@ def check_push(args: argparse.Namespace) -> None:
     if not args.push_to_hub:
         return
     if elsewhere := [model for model in args.model if not Path(model).is_dir()]:
-        raise ModelError(f"--push_to_hub sends folders, and {elsewhere[0]} is none: fetch it, or leave out --push_to_hub")
+        raise ModelError(
+            f"--push_to_hub sends folders, and {elsewhere[0]} is none: fetch it, or leave out --push_to_hub"
+        )
     if args.hub_model_id and len(args.model) > 1:
-        raise ModelError("--hub_model_id names one repository: give one --model, or leave it out (folders name repositories)")
+        raise ModelError(
+            "--hub_model_id names one repository: give one --model, or leave it out (folders name repositories)"
+        )
     if args.max_eval_samples or args.bf16:
         raise ModelError("--max_eval_samples and --bf16 do not give the model's result: leave them out to push it")
     hub.check_login()

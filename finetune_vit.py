@@ -3,13 +3,13 @@
     python finetune_vit.py --model facebook/deit-tiny-patch16-224 --dataset uoft-cs/cifar10 --output_dir runs/vit
     python finetune_vit.py --model google/mobilenet_v2_1.0_224 --dataset path/to/folder --output_dir runs/mine
     python finetune_vit.py --model runs/vit --learning_rate 1e-4 --output_dir runs/vit2     # a further stage
-    python finetune_vit.py --freeze backbone --output_dir runs/probe                        # the head alone, on cached features
+    python finetune_vit.py --freeze backbone --output_dir runs/probe                        # train the head only
     accelerate launch finetune_vit.py …                                                     # several GPUs
-    torchrun --nproc_per_node 2 finetune_vit.py …                                           # several processes, also of CPUs
+    torchrun --nproc_per_node 2 finetune_vit.py …                                           # several processes
 
-Processes share each step, which is of per_device_train_batch_size × processes × gradient_accumulation_steps images. A stopped
-run keeps that product when it goes on with another number of them. The first process writes, and trains a frozen backbone's
-head by itself.
+Processes share each step, which is of per_device_train_batch_size × processes × gradient_accumulation_steps images. A
+stopped run keeps that product when it goes on with another number of them. The first process writes, and trains a
+frozen backbone's head by itself.
 
 The flags are those below and those of transformers' TrainingArguments, of which some have defaults of our own.
 
@@ -80,11 +80,14 @@ class Recipe:
     model: str = flag("facebook/deit-tiny-patch16-224", "Hub id, id@revision, or folder, such as an earlier stage's")
     freeze: str = flag(
         "auto",
-        f"backbone: train the head alone, on cached features, as auto does for fewer than {FEW} images: by a grid of learning "
+        f"backbone: train the head alone, on cached features, as auto does for fewer than {FEW} images: by a grid of "
+        "learning "
         "rates and weight decays, 10 times num_train_epochs, without augmentation",
         choices=("auto", "none", "backbone"),
     )
-    folds: int | None = flag(None, "of a frozen backbone, also cross-validate the head on so many parts of all but test")
+    folds: int | None = flag(
+        None, "of a frozen backbone, also cross-validate the head on so many parts of all but test"
+    )
     dataset: str = flag("uoft-cs/cifar10", "Hub id, id@revision, folder, or table of paths and labels")
     image_size: int | None = flag(None, "pixels a side that the model gets (its own)")
     crop_pct: float | None = flag(None, "side that the centre crop keeps (the model's; for small images 1: no crop)")
@@ -93,11 +96,17 @@ class Recipe:
     mirror: bool = flag(True, "mirror half of the training images")
     mixup: float = flag(0.0, "alpha of mixup; 0: none")
     cutmix: float = flag(0.0, "alpha of CutMix; 0: none")
-    layer_decay: float | None = flag(None, "learning rate of a block, as a fraction of the next's (transformers 0.75, CNNs 1)")
+    layer_decay: float | None = flag(
+        None, "learning rate of a block, as a fraction of the next's (transformers 0.75, CNNs 1)"
+    )
     drop_path: float = flag(0.0, "highest rate of stochastic depth, where the architecture has it")
-    teacher: str | None = flag(None, "learn what this model (an id or a folder) thinks of each crop, instead of the labels")
+    teacher: str | None = flag(
+        None, "learn what this model (an id or a folder) thinks of each crop, instead of the labels"
+    )
     class_weights: str = flag("none", "balanced: each class weighs the same in the loss", choices=("none", "balanced"))
-    patience: int | None = flag(None, "stop after so many epochs without a better validation accuracy, keep the best (never)")
+    patience: int | None = flag(
+        None, "stop after so many epochs without a better validation accuracy, keep the best (never)"
+    )
     validation_fraction: float = flag(0.1, "cut off train if the dataset has no such split")
     image_column: str | None = flag(None, "(the column whose type is Image)")
     label_column: str | None = flag(None, "(the column whose type is ClassLabel)")
@@ -174,7 +183,9 @@ def parse_args() -> tuple[Recipe, Training]:
     if recipe.teacher:
         recipe.freeze, args.label_smoothing_factor = "none", 0.0  # a teacher's targets are soft
     if args.hub_token:
-        raise ModelError("--hub_token would stand in run.json, with the command: run hf auth login instead, or set HF_TOKEN")
+        raise ModelError(
+            "--hub_token would stand in run.json, with the command: run hf auth login instead, or set HF_TOKEN"
+        )
     if args.push_to_hub:
         hub.check_login()
     return recipe, args
@@ -218,7 +229,9 @@ def main() -> None:
 
     if args.should_save:  # of several processes, one
         print(f"{surveyed}{tell_weights(counts['train'], recipe.class_weights)}")
-        learns = "its head alone is trained, on cached features" if recipe.freeze == "backbone" else "all of it is trained"
+        learns = (
+            "its head alone is trained, on cached features" if recipe.freeze == "backbone" else "all of it is trained"
+        )
         print(f"{found.name} at {plan.image_size} pixels, {tell_initialized(found.initialized)}; {learns} (--freeze)")
         output_dir.mkdir(parents=True, exist_ok=True)
         if recipe.overwrite_output_dir:  # not before data and model are known to be good
@@ -237,7 +250,8 @@ def main() -> None:
             raise
         raise ModelError(
             f"a batch does not fit into memory ({str(error).splitlines()[0]}): pass a lower --image_size, "
-            "--gradient_checkpointing, a lower --per_device_eval_batch_size, or a lower --per_device_train_batch_size with "
+            "--gradient_checkpointing, a lower --per_device_eval_batch_size, or a lower "
+            "--per_device_train_batch_size with "
             "more --gradient_accumulation_steps"
         ) from error
     if not args.should_save:
@@ -304,7 +318,9 @@ class Outcome:
 
 
 def make_plan(recipe: Recipe, found: backbone.Backbone, side: int | None) -> Plan:
-    """The flags' values, and the defaults of those left out; `side` is the images' in pixels, None if they are large."""
+    """The flags' values, and the defaults of those left out; `side` is the images' in pixels, None if they are
+    large.
+    """
     own, patch = preprocess.size_of(found.processor), getattr(found.model.config, "patch_size", 32)
     patch = patch if isinstance(patch, int) and patch >= 8 else 32  # Swin's patches of 4 are merged three times
     is_small = side is not None and side < own
@@ -381,7 +397,10 @@ def fit_all(model, processor, splits, tensors, recipe, args, plan, weights, resu
             "layer_decay": plan.layer_decay,
             "weight_decay": args.weight_decay,
             "label_smoothing": args.label_smoothing_factor,
-            **{name: getattr(recipe, name) for name in ("crop_scale", "mirror", "mixup", "cutmix", "drop_path", "teacher")},
+            **{
+                name: getattr(recipe, name)
+                for name in ("crop_scale", "mirror", "mixup", "cutmix", "drop_path", "teacher")
+            },
         },
     )
 
@@ -444,7 +463,11 @@ def class_counts(name: str, splits: data.Splits, tensors: dict | None) -> torch.
 
 def tell_initialized(names: list[str]) -> str:
     """What was re-initialised, in words."""
-    return f"{', '.join(names[:4])}{' …' if len(names) > 4 else ''} re-initialised" if names else "its head fits the labels"
+    return (
+        f"{', '.join(names[:4])}{' …' if len(names) > 4 else ''} re-initialised"
+        if names
+        else "its head fits the labels"
+    )
 
 
 def tell_weights(counts: torch.Tensor, class_weights: str) -> str:
@@ -462,11 +485,20 @@ def changed_settings(recipe: Recipe, args: Training) -> dict:
 
 def what_must_match(recipe: Recipe, args: Training, plan: Plan, model, splits: data.Splits) -> dict:
     """The settings without which going on from a checkpoint would compute something else."""
-    names = ("learning_rate", "weight_decay", "num_train_epochs", "max_steps", "label_smoothing_factor", "lr_scheduler_type")
+    names = (
+        "learning_rate",
+        "weight_decay",
+        "num_train_epochs",
+        "max_steps",
+        "label_smoothing_factor",
+        "lr_scheduler_type",
+    )
     names += ("warmup_steps", "seed", "bf16")
     chosen = {name: getattr(args, name) for name in names} | asdict(plan)
     del chosen["reduce_to"]  # which no training image meets
-    chosen |= {name: getattr(recipe, name) for name in ("crop_scale", "mirror", "mixup", "cutmix", "class_weights", "teacher")}
+    chosen |= {
+        name: getattr(recipe, name) for name in ("crop_scale", "mirror", "mixup", "cutmix", "class_weights", "teacher")
+    }
     data_set = {"train images": len(splits.train), "labels": splits.labels}
     return chosen | data_set | {"model": type(model).__name__}
 
@@ -486,11 +518,15 @@ def checkpoint_to_resume(recipe: Recipe, args: Training) -> Path | None:
         return None
     folder = last if wanted == "last" else Path(wanted)
     if HUB_ID.fullmatch(wanted) and not folder.exists():
-        folder = locate(wanted, ["last-checkpoint/*"])[0] / "last-checkpoint"  # as Trainer's hub_strategy leaves it there
+        folder = (
+            locate(wanted, ["last-checkpoint/*"])[0] / "last-checkpoint"
+        )  # as Trainer's hub_strategy leaves it there
     if folder and not (folder / "trainer_state.json").exists():
         folder = tune.last_checkpoint(folder)
     if folder is None:
-        raise ModelError(f"no checkpoint in {output_dir if wanted == 'last' else wanted}: leave out --resume_from_checkpoint")
+        raise ModelError(
+            f"no checkpoint in {output_dir if wanted == 'last' else wanted}: leave out --resume_from_checkpoint"
+        )
     return folder
 
 
@@ -500,7 +536,8 @@ def keep_step(args: Training, resume: Path | None) -> None:
     Raises:
         ModelError: they can't be shared out evenly.
     """
-    # A batch is made smaller in the process that runs out of memory, and may be neither where others or a checkpoint wait.
+    # A batch is made smaller in the process that runs out of memory, and may be neither where others or a checkpoint
+    # wait.
     args.auto_find_batch_size &= args.world_size == 1 and resume is None
     if resume is None:
         return
@@ -515,7 +552,9 @@ def keep_step(args: Training, resume: Path | None) -> None:
 
 
 def remove_stale(output_dir: Path, keep: Path | None) -> None:
-    """Removes what an earlier run left in `output_dir` and would speak of other weights, but for the checkpoint `keep`."""
+    """Removes what an earlier run left in `output_dir` and would speak of other weights, but for the checkpoint
+    `keep`.
+    """
     for name in record.STALE:
         (output_dir / name).unlink(missing_ok=True)
     for folder in output_dir.glob("checkpoint-*"):

@@ -4,8 +4,8 @@
     .venv/bin/python -c "from pathlib import Path; from classifier.export import to_onnx; to_onnx(Path('runs/cnn'))"
     .venv-serve/bin/python serve.py --model runs/cnn                                    # http://127.0.0.1:8000
 
-Triton checks names, types and shapes of what it is sent, and merges requests that wait into batches; onnxruntime computes.
-The environment is its own and small, without torch. Linux only: pytriton brings Triton as a binary.
+Triton checks names, types and shapes of what it is sent, and merges requests that wait into batches; onnxruntime
+computes. The environment is its own and small, without torch. Linux only: pytriton brings Triton as a binary.
 """
 
 import argparse
@@ -37,7 +37,9 @@ def main() -> None:
     parser.add_argument("--model_name", help="name in the address; the folder's name if not given")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is open to the network")
     parser.add_argument("--port", type=int, default=8000, help="TCP port for HTTP")
-    parser.add_argument("--max_batch_size", type=int, default=64, help="images in one computation, and at most in one request")
+    parser.add_argument(
+        "--max_batch_size", type=int, default=64, help="images in one computation, and at most in one request"
+    )
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     serve(args.model, args.model_name or args.model.resolve().name, args.host, args.port, args.max_batch_size)
@@ -90,7 +92,9 @@ def tensor(argument: onnxruntime.NodeArg) -> Tensor:
 
 
 def use_own_libpython() -> None:
-    """Lets Triton load the shared library of this very Python, not of another patch release that the system may have."""
+    """Lets Triton load the shared library of this very Python, not of another patch release that the system may
+    have.
+    """
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     folder = sysconfig.get_config_var("LIBDIR")
     if (Path(folder) / f"libpython{version}.so.1.0").exists():

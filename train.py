@@ -1,10 +1,10 @@
 """Trains a CNN from scratch on images of about 32×32, CIFAR-10 by default.
 
     python train.py --dataset uoft-cs/cifar10 --output_dir runs/cnn
-    python train.py --dataset path/to/folder --output_dir runs/mine     # folder/<label>/*.jpg or folder/train/<label>/*.jpg
+    python train.py --dataset path/to/folder --output_dir runs/mine   # holds <label>/*.jpg or train/<label>/*.jpg
     python train.py --recipe accurate --output_dir runs/cnn-accurate
-    accelerate launch train.py …                               # several GPUs share each batch
-    torchrun --nproc_per_node 2 train.py …                     # several processes do, also of CPUs
+    accelerate launch train.py …                                      # several GPUs share each batch
+    torchrun --nproc_per_node 2 train.py …                            # several processes, also on CPUs
 
 What the recipes reach on CIFAR-10's test split, trained on 98% of train with two threads (AVX-512, bfloat16):
 
@@ -58,7 +58,11 @@ def parse_args() -> argparse.Namespace:
     """The command's flags, named as in `transformers.TrainingArguments` where that has them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--dataset", default="uoft-cs/cifar10", help="Hub id, id@revision, folder, or table of paths and labels (%(default)s)")
+    add(
+        "--dataset",
+        default="uoft-cs/cifar10",
+        help="Hub id, id@revision, folder, or table of paths and labels (%(default)s)",
+    )
     add("--output_dir", type=Path, default="runs/cnn", help="folder for weights, figures and records (%(default)s)")
     add(
         "--recipe",
@@ -85,7 +89,11 @@ def parse_args() -> argparse.Namespace:
         type=positive_int,
         help="images a step, of each process (the recipe's, in all; at most train / 20)",
     )
-    add("--learning_rate", type=positive_float, help="Muon's, for convolutions, a fraction of a weight's norm (the recipe's)")
+    add(
+        "--learning_rate",
+        type=positive_float,
+        help="Muon's, for convolutions, a fraction of a weight's norm (the recipe's)",
+    )
     add(
         "--patience",
         type=positive_int,
@@ -171,7 +179,9 @@ def main() -> None:
         )
     )
     parent = load_parent(args.init_from, model) if args.init_from else None
-    run = record.describe(vars(args) | {"bf16": bf16, "device": device.type, "num_processes": state.num_processes}, parent)
+    run = record.describe(
+        vars(args) | {"bf16": bf16, "device": device.type, "num_processes": state.num_processes}, parent
+    )
     model.to(device)
     train, validation = [tuple(tensor.to(device) for tensor in split) for split in (train, validation)]
 
@@ -213,7 +223,9 @@ def main() -> None:
         model.head.weight /= temperature
     logits = merge(views / temperature)
     model.config.known_threshold = strangers.threshold(strangers.energy(logits))
-    model.config.reduce_to = 4 * args.image_size  # pixels: a photograph's shorter side, before the processor squashes it
+    model.config.reduce_to = (
+        4 * args.image_size
+    )  # pixels: a photograph's shorter side, before the processor squashes it
     size = {"height": args.image_size, "width": args.image_size}
     export.save(model, ViTImageProcessor(size=size, image_mean=mean, image_std=std), args.output_dir)
 
@@ -241,7 +253,9 @@ def main() -> None:
     }
     write_json(args.output_dir / "run.json", run | results)
     card.write(args.output_dir)
-    (args.output_dir / fit.CHECKPOINT).unlink(missing_ok=True)  # what it was for is done, and it is not part of the model
+    (args.output_dir / fit.CHECKPOINT).unlink(
+        missing_ok=True
+    )  # what it was for is done, and it is not part of the model
     print(
         f"{results['validation']['accuracy']:.2%} of {len(labels):,} validation images right after "
         f"{progress.train_seconds:,.0f} s of training; saved in {args.output_dir}. "
@@ -276,14 +290,18 @@ def checkpoint_to_resume(args: argparse.Namespace) -> Path | None:
 
 
 def remove_stale(output_dir: Path, keep: Path | None) -> None:
-    """Removes what an earlier run left in `output_dir` and would speak of other weights, but for the checkpoint `keep`."""
+    """Removes what an earlier run left in `output_dir` and would speak of other weights, but for the checkpoint
+    `keep`.
+    """
     for name in (*record.STALE, fit.CHECKPOINT):
         if keep is None or (output_dir / name).resolve() != keep.resolve():
             (output_dir / name).unlink(missing_ok=True)
 
 
 def recipe_for(args: argparse.Namespace, n: int, processes: int = 1) -> fit.Recipe:
-    """The recipe with the flags' changes, for n training images of --image_size, a batch shared by so many processes."""
+    """The recipe with the flags' changes, for n training images of --image_size, a batch shared by so many
+    processes.
+    """
     recipe = RECIPES[args.recipe]
     if not args.mirror:
         recipe = replace(recipe, mirror=False, views=1)
@@ -299,7 +317,9 @@ def recipe_for(args: argparse.Namespace, n: int, processes: int = 1) -> fit.Reci
     size = (args.per_device_train_batch_size or 0) * processes
     size = size or min(recipe.batch_size, max(16, n // 20))  # few images need more steps
     if size > n:
-        raise ModelError(f"a batch of {size} is more than the {n} training images: pass --per_device_train_batch_size {n}")
+        raise ModelError(
+            f"a batch of {size} is more than the {n} training images: pass --per_device_train_batch_size {n}"
+        )
     # A smaller batch has a noisier update of the same norm: the step shrinks with the square root (arXiv:2405.14578).
     rate = args.learning_rate or recipe.learning_rate * (size / recipe.batch_size) ** 0.5
     recipe = replace(recipe, batch_size=size, learning_rate=rate)
@@ -312,7 +332,9 @@ def load_parent(folder: Path, model: CifarCnnForImageClassification) -> dict:
     now, before = (json.loads(config.to_json_string(use_diff=False)) for config in (model.config, earlier.config))
     same = ("model_type", "widths", "depths", "hidden_act", "id2label")
     if different := [name for name in same if before.get(name) != now[name]]:
-        raise ModelError(f"--init_from {folder} differs in {', '.join(different)}: give a folder of the same --recipe and data")
+        raise ModelError(
+            f"--init_from {folder} differs in {', '.join(different)}: give a folder of the same --recipe and data"
+        )
     if not (folder / "run.json").exists():
         raise ModelError(f"--init_from {folder} has no run.json: give a folder that train.py wrote")
     model.load_state_dict(earlier.state_dict())
@@ -324,7 +346,9 @@ def tracker(args: argparse.Namespace) -> Callable[[], AbstractContextManager[Cal
     if args.report_to == "none":
         return lambda: nullcontext(lambda metrics: None)
     try:
-        package = importlib.import_module({"tensorboard": "torch.utils.tensorboard"}.get(args.report_to, args.report_to))
+        package = importlib.import_module(
+            {"tensorboard": "torch.utils.tensorboard"}.get(args.report_to, args.report_to)
+        )
     except ImportError:
         raise ModelError(f"--report_to {args.report_to} needs a package: pip install {args.report_to}") from None
 

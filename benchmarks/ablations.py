@@ -2,8 +2,8 @@
 
     python benchmarks/ablations.py --dataset uoft-cs/cifar10 --seeds 0 1
 
-Two epochs at 160 pixels, a few minutes a run. What wins by less than the seeds differ has not won. Adds what it finds to
-benchmarks/ablations.json, where a variant that has all of its seeds is not run again.
+Two epochs at 160 pixels, a few minutes a run. What wins by less than the seeds differ has not won. Adds what it finds
+to benchmarks/ablations.json, where a variant that has all of its seeds is not run again.
 """
 
 import argparse

@@ -37,7 +37,10 @@ def main() -> None:
     rows = [row(folder) for folder in args.folders]
     write_json(Path(__file__).parent / "backbones.json", {"rows": rows, "machine": record.machine()})
     for found in rows:
-        print(f"{found['backbone']} ({found['trained']}): {found['test_accuracy']:.2%}, {found['latency_ms']['median']} ms")
+        print(
+            f"{found['backbone']} ({found['trained']}): {found['test_accuracy']:.2%}, "
+            f"{found['latency_ms']['median']} ms"
+        )
 
 
 def row(folder: Path) -> dict:

@@ -1,11 +1,12 @@
-"""What copies of training images among the test images do to accuracy, and how many of the known ones classifier.clean finds.
+"""What copies of training images among the test images do to accuracy, and how many of the known ones classifier.clean
+finds.
 
     python -m classifier.clean uoft-cs/cifar10 --model models/cnn --output_dir clean
     python benchmarks/duplicates.py models/cnn models/mobilenet models/vit --found clean --known duplicates_cifar10.csv
 
-`--known` is the list of Barz and Denzler (arXiv:1902.00423), meta/duplicates_cifar10.csv of github.com/cvjena/cifair. They
-looked at the nearest training images of test images by a CNN's features, and sorted by eye: 1, near-duplicate, is the same
-photograph after other processing; 2, very similar, is another. Writes benchmarks/duplicates.json.
+`--known` is the list of Barz and Denzler (arXiv:1902.00423), meta/duplicates_cifar10.csv of github.com/cvjena/cifair.
+They looked at the nearest training images of test images by a CNN's features, and sorted by eye: 1, near-duplicate, is
+the same photograph after other processing; 2, very similar, is another. Writes benchmarks/duplicates.json.
 """
 
 import argparse
@@ -32,7 +33,9 @@ def main() -> None:
     """Reads what was found, measures, prints, writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", type=Path, help="folders")
-    parser.add_argument("--found", type=Path, default=Path("clean"), help="output_dir of classifier.clean (%(default)s)")
+    parser.add_argument(
+        "--found", type=Path, default=Path("clean"), help="output_dir of classifier.clean (%(default)s)"
+    )
     parser.add_argument("--dataset", default="uoft-cs/cifar10", help="that this is of (%(default)s)")
     parser.add_argument("--known", type=Path, help="list of Barz and Denzler; only for CIFAR-10")
     args = parser.parse_args()
@@ -43,7 +46,9 @@ def main() -> None:
     found = json.loads((args.found / "clean.json").read_text())
     copies = found.pop("copies_of_earlier_splits").get("test")
     if found["dataset"] != args.dataset or copies is None:
-        raise DataError(f"{args.found} is of {found['dataset']}, or of no test split: run classifier.clean on {args.dataset}")
+        raise DataError(
+            f"{args.found} is of {found['dataset']}, or of no test split: run classifier.clean on {args.dataset}"
+        )
     splits = data.load(args.dataset, splits=("test",))
     is_copy = np.zeros(len(splits.test), bool)
     is_copy[copies] = True
@@ -70,12 +75,18 @@ def measure_model(predictor: Predictor, splits: data.Splits, is_copy: np.ndarray
         if len(part):
             interval = list(measure.bootstrap_interval(part.astype(float)))
             row[name] = {"n": len(part), "accuracy": float(part.mean()), "accuracy_ci95": interval}
-    print(", ".join([predictor.name, *(f"{name} {row[name]['accuracy']:.2%} of {row[name]['n']:,}" for name in list(row)[1:])]))
+    print(
+        ", ".join(
+            [predictor.name, *(f"{name} {row[name]['accuracy']:.2%} of {row[name]['n']:,}" for name in list(row)[1:])]
+        )
+    )
     return row
 
 
 def compare(path: Path, is_copy: np.ndarray) -> dict:
-    """How many of the test images of a list are among the copies, by the list's judgment; and how many are in no list."""
+    """How many of the test images of a list are among the copies, by the list's judgment; and how many are in no
+    list.
+    """
     with path.open(newline="") as file:
         judged = {int(row["TestID"]): row["Judgment"] for row in csv.DictReader(file)}
     counts = {}

@@ -2,11 +2,11 @@
 
     python benchmarks/finetune.py --model facebook/deit-tiny-patch16-224 --dataset uoft-cs/cifar10
 
-The plain recipe is what transformers' example does, for an epoch: Trainer's defaults (float32, AdamW 5e-5, batch 8) at the
-model's own resolution, with Pillow transforms in workers; its seconds are those of training and of one validation. Ours is
-finetune_vit.py with the flags in OURS, or those given after `--`, once a seed; its seconds are those of the whole command, from
-its start until everything is saved. The slowest and the least accurate of the seeds are what is compared. Writes
-benchmarks/finetune.json.
+The plain recipe is what transformers' example does, for an epoch: Trainer's defaults (float32, AdamW 5e-5, batch 8) at
+the model's own resolution, with Pillow transforms in workers; its seconds are those of training and of one validation.
+Ours is finetune_vit.py with the flags in OURS, or those given after `--`, once a seed; its seconds are those of the
+whole command, from its start until everything is saved. The slowest and the least accurate of the seeds are what is
+compared. Writes benchmarks/finetune.json.
 """
 
 import argparse
@@ -57,7 +57,9 @@ def plain(model: str, splits: data.Splits, epochs: float) -> tuple[float, float]
             data_collator=collate,
             train_dataset=Pairs("train", splits, train),
             eval_dataset=Pairs("validation", splits, validate),
-            compute_metrics=lambda found: {"accuracy": float(np.mean(found.predictions.argmax(axis=1) == found.label_ids))},
+            compute_metrics=lambda found: {
+                "accuracy": float(np.mean(found.predictions.argmax(axis=1) == found.label_ids))
+            },
         )
         began = time.perf_counter()
         trainer.train()

@@ -3,8 +3,8 @@
     python benchmarks/fuzz.py --files 100000        # about 20 s per 10,000
     python benchmarks/fuzz.py --folder broken/      # files of a collection, such as PngSuite
 
-A worker that dies or has to be stopped is a finding: it harms nobody, as another takes its place, but its file is kept in
---keep. Writes benchmarks/fuzz.json unless --folder is given.
+A worker that dies or has to be stopped is a finding: it harms nobody, as another takes its place, but its file is kept
+in --keep. Writes benchmarks/fuzz.json unless --folder is given.
 """
 
 import argparse
@@ -29,7 +29,19 @@ from classifier import pixels, record  # noqa: E402
 from classifier.errors import ImageError  # noqa: E402
 from classifier.files import write_json  # noqa: E402
 
-NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)  # where arithmetic overflows
+NUMBERS = (
+    0,
+    1,
+    0x7F,
+    0x80,
+    0xFF,
+    0x7FFF,
+    0x8000,
+    0xFFFF,
+    0x7FFFFFFF,
+    0x80000000,
+    0xFFFFFFFF,
+)  # where arithmetic overflows
 
 
 def samples() -> dict[str, bytes]:
@@ -86,7 +98,9 @@ SAMPLES = samples()
 
 @st.composite
 def damaged(draw) -> tuple[str, bytes]:
-    """(kind, bytes) of a file with one to six things wrong: bits, lengths, parts that are lost, twice there or another's."""
+    """(kind, bytes) of a file with one to six things wrong: bits, lengths, parts that are lost, twice there or
+    another's.
+    """
     kind = draw(st.sampled_from(sorted(SAMPLES)))
     data = bytearray(SAMPLES[kind])
     for _ in range(draw(st.integers(1, 6))):
@@ -131,7 +145,9 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=10_000, help="damaged files to make (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     parser.add_argument("--folder", type=Path, help="decode the files in it instead of making some")
-    parser.add_argument("--keep", type=Path, default=Path("runs/fuzz"), help="folder for the files of findings (%(default)s)")
+    parser.add_argument(
+        "--keep", type=Path, default=Path("runs/fuzz"), help="folder for the files of findings (%(default)s)"
+    )
     args = parser.parse_args()
     counts, slowest, began = Counter(), 0.0, time.perf_counter()
 

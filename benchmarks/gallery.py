@@ -169,7 +169,9 @@ def main() -> None:
         "model": name,
         "app_over_parts": round(found["app_s"] / parts, 2),
         "obvious_over_app": round(found["obvious_s"] / found["app_s"], 2),
-        "one_image_over_echo_and_model": round(found["one_image_ms"] / (found["echo_ms"] + found["one_image_model_ms"]), 2),
+        "one_image_over_echo_and_model": round(
+            found["one_image_ms"] / (found["echo_ms"] + found["one_image_model_ms"]), 2
+        ),
     }
     print(json.dumps(found, indent=1))
     write_json(Path(__file__).parent / "gallery.json", found | {"machine": record.machine()})

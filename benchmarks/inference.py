@@ -2,8 +2,9 @@
 
     python benchmarks/inference.py models/cnn models/vit
 
-All prepare pixels (of 32 x 32) by the saved processor. They take turns, so that whatever else the machine does meets each.
-Writes benchmarks/inference.json: images a second, the median of the turns, one image at a time and in batches of 64.
+All prepare pixels (of 32 x 32) by the saved processor. They take turns, so that whatever else the machine does meets
+each. Writes benchmarks/inference.json: images a second, the median of the turns, one image at a time and in batches of
+64.
 """
 
 import argparse

@@ -3,11 +3,13 @@
     python benchmarks/load.py                       # 10,000 requests, a few minutes on two cores
     python benchmarks/load.py --requests 200 --clients 1 32
 
-A request is what a script sends: the upload of a photograph, the call of /classify, and its answer. One that is told that
-the app is busy waits as long as the reply says, and tries again. Before, what 32 clients get from an app that only gives a file
-back, and the images a second that the bare predictor decodes, classifies, and looks at twice, to tell if it knows them. All of
-these keep every core busy, and the clients share the machine with the app: a request costs there what it costs in both, so a
-row tells which share of that sum's rate was reached. Writes benchmarks/load.json; exit code 1 if a reply was lost or wrong.
+A request is what a script sends: the upload of a photograph, the call of /classify, and its answer. One that is told
+that the app is busy waits as long as the reply says, and tries again. Before, what 32 clients get from an app that only
+gives a file back, and the images a second that the bare predictor decodes, classifies, and looks at twice, to tell if
+it knows them. All of
+these keep every core busy, and the clients share the machine with the app: a request costs there what it costs in both,
+so a row tells which share of that sum's rate was reached. Writes benchmarks/load.json; exit code 1 if a reply was lost
+or wrong.
 """
 
 import argparse
@@ -120,7 +122,9 @@ def rate(classify: Callable[[list[bytes]], object], files: list[bytes]) -> float
     return len(files) / (time.perf_counter() - began)
 
 
-def measure(url: str, process: psutil.Process | None, n_clients: int, n_requests: int, files: list, expected: list) -> dict:
+def measure(
+    url: str, process: psutil.Process | None, n_clients: int, n_requests: int, files: list, expected: list
+) -> dict:
     """A row of the table."""
     began = time.perf_counter()
     tally = asyncio.run(clients_at_once(url, n_clients, n_requests, files, expected))
@@ -141,7 +145,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=10_000, help="in all (%(default)s)")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32, 128], help="at once (%(default)s)")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "load.json", help="(benchmarks/load.json)")
+    parser.add_argument(
+        "--output", type=Path, default=Path(__file__).parent / "load.json", help="(benchmarks/load.json)"
+    )
     args = parser.parse_args()
     files = photographs()
     predictor = next(iter(load_predictors()[0].values()))

@@ -1,13 +1,13 @@
 """Chooses how large photographs reach a model, and which of them it takes for one of its labels, by measuring on some.
 
     python benchmarks/photographs.py models/cnn models/vit --photos path/to/photographs --dataset uoft-cs/cifar10
-    python benchmarks/photographs.py models/vit --photos path/to/photographs --save         # into the model's config.json
+    python benchmarks/photographs.py models/vit --photos path/to/photographs --save         # into config.json
 
-The photographs are a folder a label, and one that is called `none`. `reduce_to` is the reduction at which most labels are
-right: a model tuned on small images has never seen a sharp one. Of those with as many right, whose energy tells `none` as
-well (within 0.01 of the best AUROC), it is the sharpest, as people look at it too. `known_at` is the reduction, or none, at
-which the energy tells `none` best then. `known_threshold` is the energy that 95% of those photographs reach whose label is
-right, and 95% of the validation images as well: to doubt a wrong label is no loss.
+The photographs are a folder a label, and one that is called `none`. `reduce_to` is the reduction at which most labels
+are right: a model tuned on small images has never seen a sharp one. Of those with as many right, whose energy tells
+`none` as well (within 0.01 of the best AUROC), it is the sharpest, as people look at it too. `known_at` is the
+reduction, or none, at which the energy tells `none` best then. `known_threshold` is the energy that 95% of those
+photographs reach whose label is right, and 95% of the validation images as well: to doubt a wrong label is no loss.
 benchmarks/photographs.json has these choices, and all that was tried, of the models given now or before.
 """
 
@@ -36,7 +36,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", type=Path, help="folders")
     parser.add_argument("--photos", type=Path, required=True, help="a folder a label, and `none`")
-    parser.add_argument("--dataset", default="uoft-cs/cifar10", help="whose validation split counts as well (%(default)s)")
+    parser.add_argument(
+        "--dataset", default="uoft-cs/cifar10", help="whose validation split counts as well (%(default)s)"
+    )
     parser.add_argument("--validation_fraction", type=float, default=0.02, help="as in training (%(default)s)")
     parser.add_argument("--save", action="store_true", help="write the choices to each model's config.json")
     args = parser.parse_args()
@@ -44,14 +46,18 @@ def main() -> None:
     photos = sorted(path for path in args.photos.glob("*/*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     names = np.array([path.parent.name for path in photos])
     if "none" not in names or not set(names) <= {"none", *splits.labels}:
-        raise DataError(f"{args.photos} has to have a folder `none`, and others that are called as labels of {splits.name}")
+        raise DataError(
+            f"{args.photos} has to have a folder `none`, and others that are called as labels of {splits.name}"
+        )
     images, _ = zip(*data.batches("validation", splits, 64), strict=True)
     validation = [image for batch in images for image in batch]
     rows = [choose(load_predictor(folder), photos, names, validation) for folder in args.models]
     if args.save:
         for folder, row in zip(args.models, rows, strict=True):
             config = json.loads((folder / "config.json").read_text())
-            write_json(folder / "config.json", config | {key: row[key] for key in ("reduce_to", "known_at", "known_threshold")})
+            write_json(
+                folder / "config.json", config | {key: row[key] for key in ("reduce_to", "known_at", "known_threshold")}
+            )
     output, names_now = Path(__file__).parent / "photographs.json", {row["model"] for row in rows}
     before = json.loads(output.read_text())["models"] if output.exists() else []
     rows = sorted([*rows, *(row for row in before if row["model"] not in names_now)], key=lambda row: row["model"])
@@ -100,8 +106,10 @@ def choose(predictor: Predictor, photos: list[Path], names: np.ndarray, validati
         "known_threshold": min(best["threshold_of_photographs"], of_validation),
     }
     print(
-        f"{predictor.name}: reduced to {best['reduce_to']}, {best['accuracy']:.1%} of {known.sum()} right; energy, known at "
-        f"{best['known_at']}, AUROC {best['auroc']:.3f}, flags {best['none_flagged_where_95_of_right_ones_pass']:.0%} of "
+        f"{predictor.name}: reduced to {best['reduce_to']}, {best['accuracy']:.1%} of {known.sum()} right; energy, "
+        "known at "
+        f"{best['known_at']}, AUROC {best['auroc']:.3f}, flags "
+        f"{best['none_flagged_where_95_of_right_ones_pass']:.0%} of "
         f"{(~known).sum()} of none; threshold {chosen['known_threshold']:.3f} ({of_validation:.3f} on validation)",
         flush=True,
     )

@@ -1,6 +1,8 @@
 """Writes the README's results from the files that hold them: *.json here, run.json and evaluation.json in models/.
 
-python benchmarks/results.py            # rewrites what is between the two marks in README.md, docs/results.md and docs/scale.md
+python benchmarks/results.py
+
+Rewrites what is between the two marks in README.md, docs/results.md and docs/scale.md.
 """
 
 import json
@@ -67,9 +69,12 @@ def render() -> str:
         machines += [run["machine"] for run in found["runs"]]
     lines += [
         "",
-        "A view is the picture as it is, mirrored, or shifted by a pixel: the CNN averages over some. A stage is a run that "
-        f"goes on from the weights of the one before. Times of the first table are of {tell_machines(trained_on)}, mostly "
-        f"beside other work; those of the second of {tell_machines(machines)}, with nothing else running. All in bfloat16.",
+        "A view is the picture as it is, mirrored, or shifted by a pixel: the CNN averages over some. A stage is a "
+        "run that "
+        f"goes on from the weights of the one before. Times of the first table are of {tell_machines(trained_on)}, "
+        "mostly "
+        f"beside other work; those of the second of {tell_machines(machines)}, with nothing else running. All in "
+        "bfloat16.",
         "",
         render_finetuning(),
     ]
@@ -77,9 +82,10 @@ def render() -> str:
     first, memory = startup["first_answer_s"], startup["resident_mb"]
     lines += [
         "",
-        f"`python app.py` gives its first answer after {first['median']:.1f} s ({first['min']:.1f} to {first['max']:.1f}, "
-        f"{startup['runs']} starts, `benchmarks/startup.py`) and then holds {memory['median'] / 1024:.1f} GB with its workers. "
-        + render_serving(),
+        f"`python app.py` gives its first answer after {first['median']:.1f} s ({first['min']:.1f} to "
+        f"{first['max']:.1f}, "
+        f"{startup['runs']} starts, `benchmarks/startup.py`) and then holds {memory['median'] / 1024:.1f} GB with "
+        "its workers. " + render_serving(),
     ]
     return "\n".join(lines)
 
@@ -95,14 +101,18 @@ def render_serving() -> str:
     rows, big = load["rows"], f"{math.prod(gallery['pixels']) / 1e6:.0f}"
     right, asked = sum(row["outcomes"]["right"] for row in rows), sum(row["requests"] for row in rows)
     speeds = ", ".join(
-        f"{row['requests_per_second']:.1f} a second to {row['clients']} (p99 {row['latency_s']['p99']:.2f} s)" for row in rows
+        f"{row['requests_per_second']:.1f} a second to {row['clients']} (p99 {row['latency_s']['p99']:.2f} s)"
+        for row in rows
     )
     both = 1 / (1 / load["echo"]["requests_per_second"] + 1 / load["judged_images_per_second"])
     return (
-        f"{gallery['photographs']} photographs of {big} megapixels through `/classify_gallery` take {gallery['app_s']:.1f} s, "
+        f"{gallery['photographs']} photographs of {big} megapixels through `/classify_gallery` take "
+        f"{gallery['app_s']:.1f} s, "
         f"{gallery['obvious_over_app']:.1f} times as fast as a `gr.Gallery` with a `pipeline`, and "
-        f"{gallery['app_over_parts']:.2f} of what upload, decoding and model take alone, in {gallery['app_resident_mb']:,} MB "
-        f"(`benchmarks/gallery.py`). Of {asked:,} single requests {right:,} were answered, and right: {speeds}. The clients "
+        f"{gallery['app_over_parts']:.2f} of what upload, decoding and model take alone, in "
+        f"{gallery['app_resident_mb']:,} MB "
+        f"(`benchmarks/gallery.py`). Of {asked:,} single requests {right:,} were answered, and right: {speeds}. The "
+        "clients "
         f"are on the same {load['machine']['threads']} cores, which an echo and a bare prediction together keep "
         f"busy at {both:.0f} a second (`benchmarks/load.py`)."
     )
@@ -120,7 +130,8 @@ def render_photographs() -> str:
     n = found["photographs"]
     return (
         f"Of {n['labels']} ordinary photographs of the labels and {n['none']} of none (`benchmarks/photographs.py`), "
-        f"{'; '.join(each)}, where 95% of those that are right pass. They chose each model's reduction and threshold, and the "
+        f"{'; '.join(each)}, where 95% of those that are right pass. They chose each model's reduction and "
+        "threshold, and the "
         "stage of the ViT that is embedded, so none of this is held out."
     )
 
@@ -137,7 +148,9 @@ def tell_machines(machines: list[dict]) -> str:
         {f"an {machine['processor']} ({machine['instructions']})" for machine in machines if not machine["accelerator"]}
     )
     accelerators = sorted({f"an {machine['accelerator']}" for machine in machines if machine["accelerator"]})
-    told = [f"{' or '.join(map(str, threads))} {'thread' if threads == [1] else 'threads'} of {' or '.join(processors)}"]
+    told = [
+        f"{' or '.join(map(str, threads))} {'thread' if threads == [1] else 'threads'} of {' or '.join(processors)}"
+    ]
     return " or ".join([*(told if threads else []), *accelerators])
 
 
@@ -152,7 +165,8 @@ def render_backbones() -> list[str]:
     found = json.loads((Path(__file__).parent / "backbones.json").read_text())
     rows = sorted(found["rows"], key=accuracy, reverse=True)
     lines = [
-        "| backbone | trained | pixels | training | images/s | validation | test (95% interval) | macro F1 | MB | one image |",
+        "| backbone | trained | pixels | training | images/s | validation | test (95% interval) | macro F1 | MB | "
+        "one image |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -177,10 +191,12 @@ def render_backbones() -> list[str]:
     machines = [stage["machine"] for row in rows for stage in row["stages"]]
     lines += [
         "",
-        f"Best is {best['backbone']}, in {len(best['stages'])} stages, where accuracy is what counts; where size or time does, "
+        f"Best is {best['backbone']}, in {len(best['stages'])} stages, where accuracy is what counts; where size or "
+        "time does, "
         f"{small['backbone']}, {100 * less:.2f} points less at {size:.2f} of its bytes and {time:.2f} of its latency. "
         f"A head alone takes {min(spent):.0f} to {max(spent):.0f} minutes and has {min(lost):.1f} to "
-        f"{max(lost):.1f} points less than all of it. One seed each, trained on {tell_machines(machines)}, the long ones "
+        f"{max(lost):.1f} points less than all of it. One seed each, trained on {tell_machines(machines)}, the long "
+        "ones "
         f"beside other work; one image is timed as the app computes it, on {tell_machine(found['machine'])}, with "
         "nothing else running (`benchmarks/backbones.py`).",
     ]
@@ -190,7 +206,9 @@ def render_backbones() -> list[str]:
 def tell_speeds(stages: list[dict]) -> list[str]:
     """Images a second of stages on processors, then of those on accelerators."""
     kinds = [[s for s in stages if bool(s["machine"]["accelerator"]) is accelerated] for accelerated in (False, True)]
-    return [f"{sum(s['images_seen'] for s in kind) / sum(s['train_seconds'] for s in kind):,.0f}" for kind in kinds if kind]
+    return [
+        f"{sum(s['images_seen'] for s in kind) / sum(s['train_seconds'] for s in kind):,.0f}" for kind in kinds if kind
+    ]
 
 
 def render_ablations() -> str:
@@ -203,7 +221,8 @@ def render_ablations() -> str:
     ]
     [seeds] = {len(values) for values in tried.values()}
     return (
-        f"Tried on a cut of 10,000 training and 5,000 validation images with {found['model']} (mean ± standard deviation of "
+        f"Tried on a cut of 10,000 training and 5,000 validation images with {found['model']} (mean ± standard "
+        "deviation of "
         f"{seeds} seeds, `benchmarks/ablations.py`): {', '.join(each)}. "
         "In two epochs none gains more than seeds differ, and none is a default."
     )
@@ -217,9 +236,12 @@ def render_finetuning() -> str:
     short, long = (f"{pick(run['seconds'] for run in ours):.0f}" for pick in (min, max))
     command = " ".join(["finetune_vit.py", *timed["ours"]["flags"]])
     return (
-        f"On {timed['max_train_samples']:,} training images, `{command}` takes {short} to {long} s to {low} to {high} of "
-        f"{timed['max_eval_samples']:,} validation images ({len(ours)} seeds, all included); the plain recipe (Trainer's "
-        f"defaults: float32, 224 pixels, batches of 8) takes {plain['seconds']:.0f} s to {plain['validation_accuracy']:.2%}. "
+        f"On {timed['max_train_samples']:,} training images, `{command}` takes {short} to {long} s to {low} to "
+        f"{high} of "
+        f"{timed['max_eval_samples']:,} validation images ({len(ours)} seeds, all included); the plain recipe "
+        "(Trainer's "
+        f"defaults: float32, 224 pixels, batches of 8) takes {plain['seconds']:.0f} s to "
+        f"{plain['validation_accuracy']:.2%}. "
         f"The slowest needs {timed['share_of_time']:.2f} of its time (`benchmarks/finetune.py`, "
         f"{tell_machine(timed['machine'])})."
     )
@@ -246,14 +268,16 @@ def render_scale() -> str:
     for (kind, model), way in ways.items():
         speeds = (f"{tell_spread(way[cores, n]['images_per_second'])}" for cores, n in ((1, 1), (2, 1), (2, 2)))
         lines.append(
-            f"| {kind}, {found['kinds'][kind]['bytes_per_image'] / 1e3:.1f} kB | `models/{model}` | {' | '.join(speeds)} "
+            f"| {kind}, {found['kinds'][kind]['bytes_per_image'] / 1e3:.1f} kB | `models/{model}` | "
+            f"{' | '.join(speeds)} "
             f"| {way[1, 1]['start_s']['median']:.0f} s |"
         )
     photographs, listed = found["kinds"]["photographs"], found["files_listed_per_second"]["median"]
     lines += [
         "",
         f"Images a second, medians and extremes of {found['rounds']} rounds of {found['images']:,} images, by "
-        f"`benchmarks/scale.py` on {tell_machine(found['machine'])}. The photographs are {photographs['distinct']} again and "
+        f"`benchmarks/scale.py` on {tell_machine(found['machine'])}. The photographs are {photographs['distinct']} "
+        "again and "
         f"again, of {photographs['median_megapixels']:.1f} megapixels (median), all in the page cache. "
         f"A process goes through {listed:,.0f} names of a local folder a second, with their sizes and dates.",
         "",
@@ -266,14 +290,18 @@ def render_scale() -> str:
         size, speed = found["kinds"][kind]["bytes_per_image"], way[2, 2]["images_per_second"]["median"]
         hours, start, processes = IMAGES / MACHINES / speed / 3600, way[1, 1]["start_s"]["median"], 2 * MACHINES
         shard = (IMAGES * start * (speed / 2) / processes) ** 0.5
-        more = 2 * (start * (speed / 2) * processes / IMAGES) ** 0.5  # starts and the wait for the last shard, of `hours`
+        more = (
+            2 * (start * (speed / 2) * processes / IMAGES) ** 0.5
+        )  # starts and the wait for the last shard, of `hours`
         lines.append(
             f"| {kind} | `models/{model}` | {hours:.1f} | {hours * processes:,.0f} | ${hours * processes * PRICE:,.0f} "
-            f"| {IMAGES * size / 1e12:.2g} TB | {speed * size / 1e6:.2g} MB/s | {round(shard, -3):,.0f} images | {more:.0%} |"
+            f"| {IMAGES * size / 1e12:.2g} TB | {speed * size / 1e6:.2g} MB/s | {round(shard, -3):,.0f} images | "
+            f"{more:.0%} |"
         )
     lines += [
         "",
-        f"One process that went through {IMAGES / 1e6:.0f} million single files, only to know which are its own, would need "
+        f"One process that went through {IMAGES / 1e6:.0f} million single files, only to know which are its own, "
+        "would need "
         f"{IMAGES / listed / 3600:.1f} hours for that on a local disk.",
     ]
     return "\n".join(lines)

@@ -2,11 +2,11 @@
 
     python benchmarks/scale.py models/cnn models/vit --photos path/to/photographs --dataset uoft-cs/cifar10
 
-In turns, so that whatever else the machine does meets each: a run of one thread on one core, one of two threads on two, and two
-of one thread side by side, as shards are labelled; of photographs as files and of CIFAR-10's test images as files. The speed is
-what the commands say, from the first image to the last, added up; the rest of their time is their start. Also how fast it goes
-through a folder's names, sizes and dates, which each run does for all files. Writes benchmarks/scale.json;
-benchmarks/results.py then writes the page's tables.
+In turns, so that whatever else the machine does meets each: a run of one thread on one core, one of two threads on two,
+and two of one thread side by side, as shards are labelled; of photographs as files and of CIFAR-10's test images as
+files. The speed is what the commands say, from the first image to the last, added up; the rest of their time is their
+start. Also how fast it goes through a folder's names, sizes and dates, which each run does for all files. Writes
+benchmarks/scale.json; benchmarks/results.py then writes the page's tables.
 """
 
 import argparse
@@ -37,7 +37,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("models", nargs="+", type=Path, help="folders")
-    add("--photos", type=Path, required=True, help="a folder of photographs, at any depth, that are labelled again and again")
+    add(
+        "--photos",
+        type=Path,
+        required=True,
+        help="a folder of photographs, at any depth, that are labelled again and again",
+    )
     add("--dataset", default="uoft-cs/cifar10", help="whose test images are written out as files (%(default)s)")
     add("--images", type=int, default=4 * bulk.CHUNK, help="of each kind (%(default)s)")
     add("--rounds", type=int, default=3, help="of all runs (%(default)s)")
@@ -57,7 +62,9 @@ def main() -> None:
             for (model, kind, way), found in measured.items():
                 found.append(label(Path(folder) / kind, model, cores[: way[0]], way[1]))
                 speed, start = found[-1]
-                print(f"round {turn + 1}: {model.name}, {kind}, cores and runs {way}: {speed} images/s, start {start} s")
+                print(
+                    f"round {turn + 1}: {model.name}, {kind}, cores and runs {way}: {speed} images/s, start {start} s"
+                )
                 sys.stdout.flush()
         listing = [list_files(Path(folder) / f"listed {turn}", args.listed) for turn in range(args.rounds)]
     rows = [
@@ -87,7 +94,10 @@ def repeat_photographs(source: Path, folder: Path, n: int) -> dict:
         (folder / f"{i:06}{path.suffix}").symlink_to(path.resolve())
         with Image.open(path) as image:
             pixels.append(image.width * image.height)
-    return describe(folder) | {"distinct": min(n, len(photographs)), "median_megapixels": statistics.median(pixels) / 1e6}
+    return describe(folder) | {
+        "distinct": min(n, len(photographs)),
+        "median_megapixels": statistics.median(pixels) / 1e6,
+    }
 
 
 def write_small(dataset: str, folder: Path, n: int) -> dict:
@@ -130,7 +140,9 @@ def label(folder: Path, model: Path, cores: list[int], at_once: int) -> tuple[fl
         ]
         lines = [run.communicate()[0] for run in runs]
         seconds = time.perf_counter() - began
-    found = [re.search(r"^([\d,]+) images, 0 of them errors.* ([\d,.]+) images/s", line, re.MULTILINE) for line in lines]
+    found = [
+        re.search(r"^([\d,]+) images, 0 of them errors.* ([\d,.]+) images/s", line, re.MULTILINE) for line in lines
+    ]
     if not all(found):
         raise DataError(f"classifier.bulk has not labelled every image of {folder}: run it by itself")
     told = [tuple(float(number.replace(",", "")) for number in said.groups()) for said in found]
@@ -138,7 +150,9 @@ def label(folder: Path, model: Path, cores: list[int], at_once: int) -> tuple[fl
 
 
 def list_files(folder: Path, n: int) -> float:
-    """Files a second, of n empty ones that are new, that are gone through as a run goes through all that are not its own."""
+    """Files a second, of n empty ones that are new, that are gone through as a run goes through all that are not its
+    own.
+    """
     folder.mkdir()
     for i in range(n):
         (folder / f"{i:08}.jpg").touch()

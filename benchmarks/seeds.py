@@ -2,8 +2,8 @@
 
     python benchmarks/seeds.py --recipe fast --seeds 0 1 2 --dataset uoft-cs/cifar10
 
-Writes benchmarks/seeds_fast.json. Each seed is a run of train.py on 98% of train (the other 2% watches the training) and
-one of evaluate.py on test. A seed whose run is finished is not run again.
+Writes benchmarks/seeds_fast.json. Each seed is a run of train.py on 98% of train (the other 2% watches the training)
+and one of evaluate.py on test. A seed whose run is finished is not run again.
 """
 
 import argparse

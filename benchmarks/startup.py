@@ -1,4 +1,5 @@
-"""Times `python app.py` from its start to its first answer, as a client over HTTP sees it, and the memory it then holds.
+"""Times `python app.py` from its start to its first answer, as a client over HTTP sees it, and the memory it then
+holds.
 
     python benchmarks/startup.py [--runs 5]
 

@@ -35,7 +35,8 @@ class Layer:
 
 @torch.no_grad()
 def trace(predictor: Predictor) -> list[Layer]:
-    """The layers with parameters of a model in the order in which they are done; their parameters sum up to the model's.
+    """The layers with parameters of a model in the order in which they are done; their parameters sum up to the
+    model's.
 
     The forward pass is of one image of zeros. No other thread may use the model meanwhile.
 

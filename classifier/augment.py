@@ -94,8 +94,8 @@ def crop_resize(
 ) -> torch.Tensor:
     """Cuts a box of its own from each image, resizes it and mirrors some: one batched matrix product a direction.
 
-    The kernels are those of the saved processors (torchvision with antialiasing, Pillow), and so is the rounding to 8 bits
-    after each direction: a box that is the whole image gives their pixels.
+    The kernels are those of the saved processors (torchvision with antialiasing, Pillow), and so is the rounding to 8
+    bits after each direction: a box that is the whole image gives their pixels.
 
     Args:
         images: uint8 (N, C, H, W).
@@ -131,7 +131,8 @@ def _resampling(start: torch.Tensor, extent: torch.Tensor, n: int, size: int, bi
 def mix(
     images: torch.Tensor, targets: torch.Tensor, mixup: float, cutmix: float, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Blends each image with its neighbour in the batch (mixup, arXiv:1710.09412), or pastes a box of it (CutMix, 1905.04899).
+    """Blends each image with its neighbour in the batch (mixup, arXiv:1710.09412), or pastes a box of it (CutMix,
+    1905.04899).
 
     Args:
         images: float (N, C, H, W).

@@ -1,11 +1,13 @@
-"""Command line: averages the weights of a fine-tuned model with those of earlier stages, where that is better on validation.
+"""Command line: averages the weights of a fine-tuned model with those of earlier stages, where that is better on
+validation.
 
     python -m classifier.average runs/vit3 --stages runs/vit2 runs/vit --output_dir runs/vit4
 
-The mean of weights that lie on one path of training often beats each of them, and costs nothing when it answers: model soups
-(Wortsman et al., arXiv:2203.05482), by their greedy recipe. From the model with the lowest negative log-likelihood on
-validation images on, each next one is taken in if the mean's is lower with it. The dataset and its validation cut are those of
-the model's own run. It becomes a folder like that of any run, calibrated anew; run.json tells of each model what it reached.
+The mean of weights that lie on one path of training often beats each of them, and costs nothing when it answers: model
+soups (Wortsman et al., arXiv:2203.05482), by their greedy recipe. From the model with the lowest negative
+log-likelihood on validation images on, each next one is taken in if the mean's is lower with it. The dataset and its
+validation cut are those of the model's own run. It becomes a folder like that of any run, calibrated anew; run.json
+tells of each model what it reached.
 """
 
 import argparse
@@ -96,7 +98,9 @@ def main() -> None:
 
 
 def average(states: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """The mean of models' parameters and buffers, by name; of integers, such as a norm's count of batches, the first one's."""
+    """The mean of models' parameters and buffers, by name; of integers, such as a norm's count of batches, the first
+    one's.
+    """
     return {
         name: torch.stack([state[name] for state in states]).mean(dim=0) if first.is_floating_point() else first
         for name, first in states[0].items()

@@ -55,7 +55,9 @@ def load(path_or_id: str, labels: list[str], *, drop_path: float = 0.0, allow_pi
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"can't read {folder}/config.json ({first_sentence(error)}): name an image classifier") from error
+        raise ModelError(
+            f"can't read {folder}/config.json ({first_sentence(error)}): name an image classifier"
+        ) from error
     if config.model_type == CifarCnnConfig.model_type:  # its head gets several views, and has no bias
         raise ModelError(f"{path_or_id} is a CNN of train.py: go on from it with train.py --init_from {path_or_id}")
     same_labels = list(config.id2label.values()) == labels
@@ -93,7 +95,9 @@ def load(path_or_id: str, labels: list[str], *, drop_path: float = 0.0, allow_pi
 
 
 def take_rgb(model: PreTrainedModel, processor: BaseImageProcessor) -> None:
-    """Turns a model that wants blue first, such as MobileViT, into one that gives the same for red first, its processor too."""
+    """Turns a model that wants blue first, such as MobileViT, into one that gives the same for red first, its processor
+    too.
+    """
     first = next(module for module in model.modules() if isinstance(module, nn.Conv2d) and module.in_channels == 3)
     with torch.no_grad():
         first.weight.copy_(first.weight.flip(1))
@@ -101,7 +105,8 @@ def take_rgb(model: PreTrainedModel, processor: BaseImageProcessor) -> None:
 
 
 def gives_logits(model: PreTrainedModel, classifier: nn.Linear, size: int) -> bool:
-    """Whether a model's logits are what its last linear layer gives; DeiT's and LeViT's with a teacher are a mean of two.
+    """Whether a model's logits are what its last linear layer gives; DeiT's and LeViT's with a teacher are a mean of
+    two.
 
     Raises:
         ModelError: the model can't take `size` pixels.
@@ -188,7 +193,9 @@ def resize(model: PreTrainedModel, size: int) -> PreTrainedModel:
 
 
 def resample_positions(embeddings: torch.Tensor, n: int) -> torch.Tensor:
-    """Position embeddings (1, prefix + old², D) -> (1, n, D), n = prefix + new²: bicubic, as ViT's own interpolation."""
+    """Position embeddings (1, prefix + old², D) -> (1, n, D), n = prefix + new²: bicubic, as ViT's own
+    interpolation.
+    """
     side = math.isqrt(embeddings.shape[1])
     prefix = embeddings.shape[1] - side * side  # class tokens and the like, which have no place
     new = math.isqrt(n - prefix)
@@ -201,7 +208,9 @@ def refused(model: PreTrainedModel, size: int, reason: Exception | str) -> Model
     """The error of a resolution that the architecture can't have."""
     reason = first_sentence(reason) if isinstance(reason, Exception) else reason
     own = own_size(model)
-    way = "name another model" if own is None else f"pass --image_size {own}" if own != size else "pass --train_sizes 1:1"
+    way = (
+        "name another model" if own is None else f"pass --image_size {own}" if own != size else "pass --train_sizes 1:1"
+    )
     return ModelError(f"{type(model).__name__} can't take {size} pixels ({reason}): {way}")
 
 
@@ -217,8 +226,8 @@ def own_size(model: PreTrainedModel) -> int | None:
 def depths(model: PreTrainedModel) -> dict[str, int]:
     """{parameter: its depth}: 0 before the first block, a block's number from 1, the head one more than the last block.
 
-    Blocks are found by the names that transformers and timm give them (`layers.3`, `stages.1.layers.0`, `blocks.2.1`), in
-    the order in which the model registers them. What comes after the last block, such as a norm, counts as the head.
+    Blocks are found by the names that transformers and timm give them (`layers.3`, `stages.1.layers.0`, `blocks.2.1`),
+    in the order in which the model registers them. What comes after the last block, such as a norm, counts as the head.
     """
     top = head_name(model)
     found: dict[str, int] = {}
@@ -233,7 +242,9 @@ def depths(model: PreTrainedModel) -> dict[str, int]:
 
 
 def has_attention(model: PreTrainedModel) -> bool:
-    """Whether the model is a transformer: layer-wise decay of the learning rate helps these, and harms CNNs less often."""
+    """Whether the model is a transformer: layer-wise decay of the learning rate helps these, and harms CNNs less
+    often.
+    """
     return any("attention" in type(module).__name__.lower() for module in model.modules())
 
 

@@ -33,8 +33,8 @@ class Answer(NamedTuple):
 class Batcher:
     """A thread that classifies what any number of threads hand it, in the order in which it came.
 
-    It takes what waits, up to a batch: an image that comes alone is not held back for others, and many that come at once
-    cost little more than a few.
+    It takes what waits, up to a batch: an image that comes alone is not held back for others, and many that come at
+    once cost little more than a few.
 
     Args:
         predictor: the model.

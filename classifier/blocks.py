@@ -15,7 +15,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure in figures/, by its name without an ending; narrow ones that follow each other share a row of the page."""
+    """A figure in figures/, by its name without an ending; narrow ones that follow each other share a row of the
+    page.
+    """
 
     name: str
     caption: str

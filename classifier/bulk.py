@@ -5,23 +5,24 @@
     python -m classifier.bulk uoft-cs/cifar10 --split test --model models/vit --output predictions.jsonl
     torchrun --nproc_per_node 2 -m classifier.bulk photos --model models/vit --output predictions.csv
 
-The columns are the app's: index, file, status (ok or error), known, label_1, probability_1, … and error. `file` is the path
-within FOLDER, the path as a pattern spells it, or split/row of a dataset; bytes in it that are no UTF-8 are written \\xff.
-A file that can't be read is a row with the reason. Memory stays flat, whatever the number of images.
+The columns are the app's: index, file, status (ok or error), known, label_1, probability_1, … and error. `file` is the
+path within FOLDER, the path as a pattern spells it, or split/row of a dataset; bytes in it that are no UTF-8 are
+written \\xff. A file that can't be read is a row with the reason. Memory stays flat, whatever the number of images.
 
-A folder is taken in the order of its names. What is hidden is left out, as are files without an image's suffix and links to
-folders, which the last line counts. A folder that holds parquet and no pictures is a dataset, as is any with --split.
+A folder is taken in the order of its names. What is hidden is left out, as are files without an image's suffix and
+links to folders, which the last line counts. A folder that holds parquet and no pictures is a dataset, as is any with
+--split.
 
-A run that was stopped, or killed, goes on by the same command. Images are cut, in their order, into chunks of 256. The rows
-of a chunk are a part, a file in OUTPUT.parts, written whole or not at all, and OUTPUT is put together from all of them at the
-end. A part counts only for the model, its threshold and the very files (by position, name, size and date) that it was made
-of: where files were changed in between, their chunks are computed again, and where some came or went, all chunks after them
-as well.
+A run that was stopped, or killed, goes on by the same command. Images are cut, in their order, into chunks of 256. The
+rows of a chunk are a part, a file in OUTPUT.parts, written whole or not at all, and OUTPUT is put together from all of
+them at the end. A part counts only for the model, its threshold and the very files (by position, name, size and date)
+that it was made of: where files were changed in between, their chunks are computed again, and where some came or went,
+all chunks after them as well.
 
-Several processes, with OUTPUT where all of them see it, share the chunks out among them, and a run may go on with another
-number. `accelerate launch` starts them as well, but on CPUs one alone unless told `--multi_gpu`. Whatever their number, and
-however often a run was stopped, the table is the same bytes on the same kind of machine with the same number of threads a
-process.
+Several processes, with OUTPUT where all of them see it, share the chunks out among them, and a run may go on with
+another number. `accelerate launch` starts them as well, but on CPUs one alone unless told `--multi_gpu`. Whatever their
+number, and however often a run was stopped, the table is the same bytes on the same kind of machine with the same
+number of threads a process.
 """
 
 import argparse
@@ -193,10 +194,12 @@ def _holds_tables(folder: Path, leave_out: Sequence[Path]) -> bool:
 
 
 def walk(root: Path, pattern: Sequence[str], leave_out: Iterable[Path] = ()) -> Iterator[tuple[str, str, str]]:
-    """(path within `root`, FILE or LINK, why it can't be read or "") of what fits the pattern, in the order of the names.
+    """(path within `root`, FILE or LINK, why it can't be read or "") of what fits the pattern, in the order of the
+    names.
 
-    One folder's names are in memory at a time, and those of the folders above it. What is hidden is left out. A link to a
-    folder is not followed, so none leads round in a circle; a folder that can't be listed is a file that can't be read.
+    One folder's names are in memory at a time, and those of the folders above it. What is hidden is left out. A link to
+    a folder is not followed, so none leads round in a circle; a folder that can't be listed is a file that can't be
+    read.
     """
     leave_out = {path.resolve() for path in leave_out}
     names = {path.name for path in leave_out}
@@ -297,7 +300,9 @@ def schema(k: int) -> pa.Schema:
 
 
 def cells(predictor: Predictor, answer: Answer | ImageError, k: int, reason: Callable[[ImageError], str]) -> dict:
-    """An image's cells, without its index and name. Probabilities have six decimals; `reason` says why there are none."""
+    """An image's cells, without its index and name. Probabilities have six decimals; `reason` says why there are
+    none.
+    """
     if isinstance(answer, ImageError):
         return {"status": "error", "error": reason(answer)}
     probabilities, known = answer
@@ -329,7 +334,9 @@ class Parts:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Makes the folder where there is none; in the block no other process may use it, which is a DataError there."""
+        """Makes the folder where there is none; in the block no other process may use it, which is a DataError
+        there.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as lock:
             try:
@@ -339,14 +346,17 @@ class Parts:
             yield
 
     def begin(self, *, overwrite: bool) -> None:
-        """Goes on with the parts that are there; of other settings they are a DataError, or deleted with `overwrite`."""
+        """Goes on with the parts that are there; of other settings they are a DataError, or deleted with
+        `overwrite`.
+        """
         path = self.folder / "settings.json"
         before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else self.settings
         if changed := [name for name in self.settings | before if before.get(name) != self.settings.get(name)]:
             if not overwrite:
                 was = ", ".join(f"{name} {before.get(name)} (now {self.settings.get(name)})" for name in changed)
                 raise DataError(
-                    f"{self.folder} holds what a run with {was} has labelled: give the same again, pass another --output, "
+                    f"{self.folder} holds what a run with {was} has labelled: give the same again, pass another "
+                    "--output, "
                     "or --overwrite_output to delete that and begin anew"
                 )
             self._delete()
@@ -443,7 +453,9 @@ WRITERS = {".csv": csv_writer, ".jsonl": jsonl_writer, ".parquet": parquet_write
 
 
 def assemble(parts: Parts, n: int, output: Path) -> Counter:
-    """Writes the table from its n parts, whole or not at all; counts the rows of each status. DataError on a full disk."""
+    """Writes the table from its n parts, whole or not at all; counts the rows of each status. DataError on a full
+    disk.
+    """
     statuses = Counter()
     with writing(output) as temporary, WRITERS[output.suffix.lower()](temporary, parts.columns) as write:
         for tables in batches(map(parts.read, range(n)), ROW_GROUP):
@@ -465,7 +477,9 @@ class Team(NamedTuple):
 
     @classmethod
     def join(cls) -> "Team":
-        """The processes that a launcher started; alone without one, and then nothing of torch.distributed is started."""
+        """The processes that a launcher started; alone without one, and then nothing of torch.distributed is
+        started.
+        """
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         from accelerate import PartialState
@@ -477,7 +491,8 @@ class Team(NamedTuple):
     def main_first(self) -> Iterator[None]:
         """The block runs in the main process, then in the others; what fails in the main one is told by it alone.
 
-        It ends what torch.distributed is for here: waiting for the slowest process could take longer than its time limit.
+        It ends what torch.distributed is for here: waiting for the slowest process could take longer than its time
+        limit.
         """
         if self.size == 1:
             yield
@@ -571,7 +586,12 @@ def parse_args() -> argparse.Namespace:
     """The command's flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("source", nargs="+", metavar="SOURCE", help="a folder, a quoted pattern, or a dataset: Hub id, id@revision, folder")
+    add(
+        "source",
+        nargs="+",
+        metavar="SOURCE",
+        help="a folder, a quoted pattern, or a dataset: Hub id, id@revision, folder",
+    )
     add("--model", required=True, help="a folder, a Hub id, or id@revision")
     add("--output", type=Path, required=True, metavar="FILE", help="the table to write: .csv, .jsonl or .parquet")
     add("--top_k", type=positive_int, default=5, metavar="K", help="labels an image (%(default)s)")
@@ -580,7 +600,9 @@ def parse_args() -> argparse.Namespace:
     add("--overwrite_output", action="store_true", help="replace a table that is there, and parts of another run")
     args = parser.parse_args()
     if len(args.source) > 1:
-        parser.error(f"{len(args.source):,} sources, the last one {args.source[-1]}: quote the pattern, or pass a folder")
+        parser.error(
+            f"{len(args.source):,} sources, the last one {args.source[-1]}: quote the pattern, or pass a folder"
+        )
     [args.source] = args.source
     return args
 
@@ -588,7 +610,9 @@ def parse_args() -> argparse.Namespace:
 def check_output(output: Path, *, overwrite: bool) -> None:
     """DataError where the table could not be written, or would take another's place."""
     if output.suffix.lower() not in WRITERS:
-        raise DataError(f"--output {output} has none of the suffixes {', '.join(WRITERS)}: pass one, it says the format")
+        raise DataError(
+            f"--output {output} has none of the suffixes {', '.join(WRITERS)}: pass one, it says the format"
+        )
     if output.is_dir():
         raise DataError(f"--output {output} is a folder: pass a file in it, such as {output / 'predictions.csv'}")
     if output.exists() and not overwrite:
@@ -596,7 +620,9 @@ def check_output(output: Path, *, overwrite: bool) -> None:
 
 
 def count_in_background(source: Pictures | Rows, counts: Counter, bar: tqdm) -> threading.Thread:
-    """A thread that adds up what `source` holds, for the bar's time left and the last line; work need not wait for it."""
+    """A thread that adds up what `source` holds, for the bar's time left and the last line; work need not wait for
+    it.
+    """
 
     def work() -> None:
         with suppress(OSError):  # of a folder that went away, which is told elsewhere
@@ -660,7 +686,9 @@ def main() -> None:
             while not parts.are_done(range(1, team.size)):
                 stop_if_asked(stop, parts)
                 time.sleep(0.1)
-            if team.size > 1:  # the others may have found other files than this process, where some came or went meanwhile
+            if (
+                team.size > 1
+            ):  # the others may have found other files than this process, where some came or went meanwhile
                 there, bar = parts.numbers(), tqdm(disable=True)
                 keys, _ = label(predictor, source, parts, there, k=k, team=Team(), stop=stop, bar=bar)
         seconds = time.perf_counter() - start

@@ -22,8 +22,8 @@ class Calibrated:
 def calibrate(model: PreTrainedModel, processor: BaseImageProcessor, splits: data.Splits, name: str) -> Calibrated:
     """Rounds a model to float16, folds a temperature fitted on validation into its head, and sets `known_threshold`.
 
-    In the head every way of loading has it (Guo et al., arXiv:1706.04599). The threshold is the energy that 95% of these
-    images reach. Errors as `Predictor.logits`, which names the model `name`.
+    In the head every way of loading has it (Guo et al., arXiv:1706.04599). The threshold is the energy that 95% of
+    these images reach. Errors as `Predictor.logits`, which names the model `name`.
     """
     model.half().float().eval()
     inputs, logits, labels = validate(Predictor(model, processor, name=name), splits)
@@ -35,9 +35,13 @@ def calibrate(model: PreTrainedModel, processor: BaseImageProcessor, splits: dat
 
 
 def validate(predictor: Predictor, splits: data.Splits) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
-    """What the head gets (N, D) and gives (N, C), and labels (N,), of validation in fp32, by the predictor's pixel path."""
+    """What the head gets (N, D) and gives (N, C), and labels (N,), of validation in fp32, by the predictor's pixel
+    path.
+    """
     inputs, logits, labels = [], [], []
-    hook = backbone.head(predictor.model).register_forward_pre_hook(lambda module, args: inputs.append(args[0].float().cpu()))
+    hook = backbone.head(predictor.model).register_forward_pre_hook(
+        lambda module, args: inputs.append(args[0].float().cpu())
+    )
     for images, batch_labels in data.batches("validation", splits, 64):
         logits.extend(predictor.logits(images))
         labels.extend(batch_labels)
@@ -46,7 +50,9 @@ def validate(predictor: Predictor, splits: data.Splits) -> tuple[torch.Tensor, n
 
 
 def fold(head: torch.nn.Linear, temperature: float, inputs: torch.Tensor) -> np.ndarray:
-    """Divides the head by a temperature, rounds it to what will be stored, and gives its logits (N, C) of inputs (N, D)."""
+    """Divides the head by a temperature, rounds it to what will be stored, and gives its logits (N, C) of inputs (N,
+    D).
+    """
     with torch.no_grad():
         for parameter in head.parameters():
             parameter /= temperature

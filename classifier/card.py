@@ -2,8 +2,8 @@
 
     card.write(folder, "user/cifar10-cnn")
 
-Every number comes from config.json, the processor's file, run.json or evaluation.json; card.md has the words. Nothing here asks
-a server.
+Every number comes from config.json, the processor's file, run.json or evaluation.json; card.md has the words. Nothing
+here asks a server.
 """
 
 import json
@@ -181,7 +181,8 @@ def _facts(folder: Path, config: dict, evaluation: dict) -> str:
     weights = folder / "model.safetensors"
     if weights.is_file():
         lines.append(
-            f"Weights: `model.safetensors`, {weights.stat().st_size / 1e6:.1f} MB, computed in {config.get('dtype', 'float32')}"
+            f"Weights: `model.safetensors`, {weights.stat().st_size / 1e6:.1f} MB, computed in "
+            f"{config.get('dtype', 'float32')}"
         )
     return "\n".join(f"- {line}" for line in lines)
 
@@ -200,11 +201,17 @@ def _input(config: dict, processor: dict) -> str:
 
 
 def _pixel_steps(config: dict, processor: dict) -> str | None:
-    """Python that makes `pixels` (H, W, 3) from the RGB `image` as the saved processor does; None for a special processor."""
+    """Python that makes `pixels` (H, W, 3) from the RGB `image` as the saved processor does; None for a special
+    processor.
+    """
     if cfg := config.get("pretrained_cfg"):  # timm's
         _, height, width = cfg["input_size"]
         resample = cfg["interpolation"].upper()
-        if cfg.get("crop_mode", "center") != "center" or height != width or resample not in Image.Resampling.__members__:
+        if (
+            cfg.get("crop_mode", "center") != "center"
+            or height != width
+            or resample not in Image.Resampling.__members__
+        ):
             return None
         size, crop, middle = (
             {"shortest_edge": int(height / cfg["crop_pct"])},
@@ -232,7 +239,11 @@ def _pixel_steps(config: dict, processor: dict) -> str | None:
         lines.append(f"left, top = {left}, {top}")
         lines.append(f"image = image.crop((left, top, left + {width}, top + {height}))")
     scaled = "np.asarray(image) / 255" if abs(scale * 255 - 1) < 1e-9 else f"np.asarray(image) * {scale}"
-    lines += [f"mean = np.array({mean})", f"std = np.array({std})", f"pixels = ({scaled} - mean) / std  # (height, width, 3)"]
+    lines += [
+        f"mean = np.array({mean})",
+        f"std = np.array({std})",
+        f"pixels = ({scaled} - mean) / std  # (height, width, 3)",
+    ]
     return "\n".join(lines)
 
 
@@ -268,16 +279,17 @@ def _validation(run: dict) -> str:
     if averaged := run.get("averaged"):
         each = " and ".join(f"{row['nll']:.4f}" for row in averaged["models"] if row["taken"])
         text = "What is saved is the mean of this stage's weights and of earlier ones' "
-        text += (
-            f"(`{portable(averaged['command'])}`): by itself, each has a negative log-likelihood of {each} on validation, the "
-        )
+        text += f"(`{portable(averaged['command'])}`): by itself, each has a negative log-likelihood of {each} on "
+        text += "validation, the "
         text += f"mean {found['nll']:.4f}, and {found['accuracy']:.2%} right"
     if run.get("best_epoch"):
         text += f"; its weights are those of epoch {run['best_epoch']}, the best there"
     if again := run.get("calibrated"):
         text += f"; since commit {again['commit'][:7]} {again['why']}, for which the head was calibrated anew"
     if found.get("temperature"):
-        text += f", and a temperature of {found['temperature']:.3f}, fitted there, is folded into the last layer, so that"
+        text += (
+            f", and a temperature of {found['temperature']:.3f}, fitted there, is folded into the last layer, so that"
+        )
         text += " probabilities are calibrated however the weights are loaded"
     return f"{text}. The test split was not looked at."
 
@@ -304,7 +316,9 @@ def _results(folder: Path, labels: list[str], evaluation: dict) -> dict:
     low, high = measured["accuracy_ci95"]
     interval = f"{low:.2%} to {high:.2%}"
     rows = [("accuracy (95% interval)", f"{measured['accuracy']:.2%} ({interval})")]
-    rows += [(METRICS[name].replace("Macro", "macro"), f"{measured[name]:.4f}") for name in ("f1", "precision", "recall")]
+    rows += [
+        (METRICS[name].replace("Macro", "macro"), f"{measured[name]:.4f}") for name in ("f1", "precision", "recall")
+    ]
     if "accuracy_one_view" in measured:
         rows.append((f"accuracy in one view, instead of {measured['views']}", f"{measured['accuracy_one_view']:.2%}"))
     rows.append(("negative log-likelihood (nats)", f"{measured['nll']:.4f}"))
@@ -313,7 +327,10 @@ def _results(folder: Path, labels: list[str], evaluation: dict) -> dict:
 
     classes, heading = measured["per_class"].items(), "label"
     if len(labels) > MAX_ROWS:
-        classes, heading = sorted(classes, key=lambda item: item[1]["f1"])[:MAX_ROWS], f"label (the {MAX_ROWS} of lowest F1)"
+        classes, heading = (
+            sorted(classes, key=lambda item: item[1]["f1"])[:MAX_ROWS],
+            f"label (the {MAX_ROWS} of lowest F1)",
+        )
     per_class = table(
         (heading, "precision", "recall", "F1", "images"),
         [
@@ -337,7 +354,9 @@ def _mistakes(matrix: np.ndarray, labels: list[str]) -> str:
     """The largest off-diagonal counts of a confusion matrix (C, C), in words."""
     wrong = matrix - np.diag(np.diag(matrix))
     order = [np.unravel_index(i, wrong.shape) for i in np.argsort(-wrong, axis=None, kind="stable")[:MAX_MISTAKES]]
-    return ", ".join(f"{escape(labels[t])} taken for {escape(labels[p])} ({wrong[t, p]:,})" for t, p in order if wrong[t, p])
+    return ", ".join(
+        f"{escape(labels[t])} taken for {escape(labels[p])} ({wrong[t, p]:,})" for t, p in order if wrong[t, p]
+    )
 
 
 def _cost(chain: list[dict], timing: dict) -> str:
@@ -350,7 +369,8 @@ def _cost(chain: list[dict], timing: dict) -> str:
         threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
         place = machine["accelerator"] or f"{threads} of {machine['processor']} ({machine['instructions']})"
         precision = ", bfloat16" if run["settings"].get("bf16") else ", float32"
-        text = f"Training{f', stage {i + 1}' if len(chain) > 1 else ''}: {duration(run['train_seconds'])} on {escape(place)}"
+        stage = f", stage {i + 1}" if len(chain) > 1 else ""
+        text = f"Training{stage}: {duration(run['train_seconds'])} on {escape(place)}"
         text += precision
         if run.get("images_seen"):
             text += f"; {run['images_seen']:,} images seen, {run['images_seen'] / run['train_seconds']:,.0f} a second"
@@ -376,7 +396,13 @@ def spent(chain: list[dict]) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds, minutes or hours, whichever reads best."""
-    return f"{seconds / 3600:.1f} h" if seconds >= 7200 else f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
+    return (
+        f"{seconds / 3600:.1f} h"
+        if seconds >= 7200
+        else f"{seconds / 60:.0f} min"
+        if seconds >= 120
+        else f"{seconds:.0f} s"
+    )
 
 
 def si(value: float) -> str:

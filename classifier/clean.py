@@ -1,10 +1,10 @@
 """Finds what is wrong with a dataset: copies within and across its splits, suspected label errors, unreadable files.
 
-    python -m classifier.clean pictures --output_dir clean                                 # an image folder, by models/vit
+    python -m classifier.clean pictures --output_dir clean                           # an image folder, by models/vit
     python -m classifier.clean uoft-cs/cifar10 --model models/cnn --output_dir clean
 
-Writes clean.csv (a row a finding), clean.json (counts, and which rows have a copy in an earlier split) and contact sheets to
-look through, duplicates.png and label_errors.png. The dataset stays as it is.
+Writes clean.csv (a row a finding), clean.json (counts, and which rows have a copy in an earlier split) and contact
+sheets to look through, duplicates.png and label_errors.png. The dataset stays as it is.
 
 exact       the same pixels once decoded, in whatever file; of several, each is told with the first
 near        the same picture after other processing: compression, a crop of up to a fifth, brightness, size
@@ -43,8 +43,8 @@ from classifier.predictor import Predictor, load_predictor
 SPLITS = ("train", "validation", "test")  # in the order in which one is not to know the next
 SIDE, COARSE_SIDE = 32, 8  # pixels a side at which pictures are compared, and neighbours looked for
 NEIGHBOURS = 6  # of a picture in each split
-# Correlations from which a pair goes on, and is told. Of the 487 test images of CIFAR-10 that have a copy in train from 0.8,
-# about 20 are only alike, by eye; of the 115 more from 0.75, about 50.
+# Correlations from which a pair goes on, and is told. Of the 487 test images of CIFAR-10 that have a copy in train from
+# 0.8, about 20 are only alike, by eye; of the 115 more from 0.75, about 50.
 COARSE_NEAR, POSITION_NEAR, NEAR = 0.7, 0.4, 0.8
 SIZES = range(26, SIDE)  # pixels a side of one picture within the other
 PADDED = 40  # pixels a side of the Fourier transforms: no position that overlaps enough reaches beyond
@@ -103,7 +103,11 @@ def main() -> None:
     )
     add = parser.add_argument
     add("dataset", help="Hub id, id@revision, folder, or table of paths and labels; all its splits are read")
-    add("--model", default="models/vit", help="whose features tell label errors: folder, Hub id, id@revision (%(default)s)")
+    add(
+        "--model",
+        default="models/vit",
+        help="whose features tell label errors: folder, Hub id, id@revision (%(default)s)",
+    )
     add("--duplicates_only", action="store_true", help="look for no label errors, which alone need the model")
     add("--output_dir", type=Path, default=Path("clean"), help="folder for what is found (%(default)s)")
     add("--image_column", help="(the column whose type is Image)")
@@ -186,8 +190,8 @@ def near_pairs(pictures: Pictures, copy_of: np.ndarray) -> Pairs:
     """Pairs of pictures that differ in pixels, and yet are one picture; exact copies are left out, but for the first.
 
     Neighbours by the correlation of coarse pixels are candidates, and `similarity` decides. Barz and Denzler
-    (arXiv:1902.00423) took neighbours by a CNN's features, and decided by eye; what this finds of theirs without a model,
-    and beyond, benchmarks/duplicates.json has.
+    (arXiv:1902.00423) took neighbours by a CNN's features, and decided by eye; what this finds of theirs without a
+    model, and beyond, benchmarks/duplicates.json has.
     """
     own = np.flatnonzero(copy_of == np.arange(len(copy_of)))
     thumbnails = pictures.thumbnails[own]
@@ -242,7 +246,9 @@ def candidates(thumbnails: torch.Tensor, bounds: Sequence[int]) -> tuple[np.ndar
 
 
 def coarse(thumbnails: torch.Tensor) -> torch.Tensor:
-    """uint8 (N, 3, SIDE, SIDE) -> (N, 3 · COARSE_SIDE²), whose products are correlations; 0 of a picture of one colour."""
+    """uint8 (N, 3, SIDE, SIDE) -> (N, 3 · COARSE_SIDE²), whose products are correlations; 0 of a picture of one
+    colour.
+    """
     parts = [F.avg_pool2d(part.float(), SIDE // COARSE_SIDE).flatten(1) for part in thumbnails.split(8192)]
     pooled = torch.cat(parts)
     pooled -= pooled.mean(dim=1, keepdim=True)
@@ -250,10 +256,11 @@ def coarse(thumbnails: torch.Tensor) -> torch.Tensor:
 
 
 def similarity(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Correlation (P,) of pictures uint8 (P, 3, SIDE, SIDE) with others, at the best position and size of one in the other.
+    """Correlation (P,) of pictures uint8 (P, 3, SIDE, SIDE) with others, at the best position and size of one in the
+    other.
 
-    Of pixels without their local mean and contrast: sky and grass are alike in many pictures, edges and textures are not.
-    Sizes are tried where position alone promises something.
+    Of pixels without their local mean and contrast: sky and grass are alike in many pictures, edges and textures are
+    not. Sizes are tried where position alone promises something.
     """
     a, b = (without_local_contrast(each.float()) for each in (a, b))
     own = spectra(a), spectra(b)
@@ -289,10 +296,13 @@ def spectra(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return transform(x), transform((x**2).sum(dim=1))
 
 
-def at_best_position(a: tuple[torch.Tensor, torch.Tensor], b: tuple[torch.Tensor, torch.Tensor], size: int) -> torch.Tensor:
+def at_best_position(
+    a: tuple[torch.Tensor, torch.Tensor], b: tuple[torch.Tensor, torch.Tensor], size: int
+) -> torch.Tensor:
     """Highest correlation (P,) over all positions of pictures of `size` pixels in others of SIDE, where they overlap.
 
-    As Padfield's masked normalised cross-correlation (doi:10.1109/TIP.2011.2181402), for pictures whose mean is 0 already.
+    As Padfield's masked normalised cross-correlation (doi:10.1109/TIP.2011.2181402), for pictures whose mean is 0
+    already.
 
     Args:
         a: `spectra` of pictures of SIDE pixels.
@@ -325,7 +335,9 @@ def leaks(pictures: Pictures, copy_of: np.ndarray, pairs: Pairs) -> np.ndarray:
 
 
 def features_of(predictor: Predictor, splits: data.Splits, pictures: Pictures) -> np.ndarray:
-    """What the model's last linear layer gets of each picture, float32 (N, D); from the cache, if it was there before."""
+    """What the model's last linear layer gets of each picture, float32 (N, D); from the cache, if it was there
+    before.
+    """
     return np.concatenate(
         [
             outputs.compute(
@@ -377,15 +389,18 @@ def out_of_sample(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def confident_learning(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The class that each picture is counted for, where it is not the label: int64 (N,), -1 elsewhere.
 
-    Off the diagonal of the confident joint of Northcutt et al. (arXiv:1911.00068, section 3.1): a picture counts for the
-    likeliest of the classes whose probability reaches the mean that it has among the pictures of that label. As in cleanlab,
-    whose licence (AGPL-3.0) is why its code is not used here, a label that the model itself would give is let be.
+    Off the diagonal of the confident joint of Northcutt et al. (arXiv:1911.00068, section 3.1): a picture counts for
+    the likeliest of the classes whose probability reaches the mean that it has among the pictures of that label. As in
+    cleanlab, whose licence (AGPL-3.0) is why its code is not used here, a label that the model itself would give is let
+    be.
 
     Args:
         probabilities: out of sample, (N, C).
         labels: int (N,); every class has some.
     """
-    thresholds = np.array([probabilities[labels == each, each].mean() for each in range(probabilities.shape[1])])  # (C,)
+    thresholds = np.array(
+        [probabilities[labels == each, each].mean() for each in range(probabilities.shape[1])]
+    )  # (C,)
     confident = np.where(probabilities >= thresholds, probabilities, -1.0)
     counted = confident.argmax(axis=1)
     suspected = (confident.max(axis=1) >= 0) & (counted != labels) & (probabilities.argmax(axis=1) != labels)
@@ -398,7 +413,10 @@ def tell_training(predictor: Predictor, dataset: str) -> None:
     if path and path.exists():
         stages = card.stages_of(json.loads(path.read_text()))
         if dataset in {stage["settings"]["dataset"] for stage in stages}:
-            print(f"{predictor.name} was trained on {dataset}: of train, it finds fewer label errors than a model that was not")
+            print(
+                f"{predictor.name} was trained on {dataset}: of train, it finds fewer label errors than a model that "
+                "was not"
+            )
 
 
 # --- What is told ---------------------------------------------------------------------------------------------------
@@ -444,7 +462,9 @@ def place(pictures: Pictures, i: int) -> dict:
 
 
 def summarize(findings: list[Finding], pictures: Pictures, leaked: np.ndarray, splits: data.Splits) -> dict:
-    """What clean.json says: counts by kind and splits, and the rows to leave out for a split that train does not know."""
+    """What clean.json says: counts by kind and splits, and the rows to leave out for a split that train does not
+    know.
+    """
     counts: dict[str, Counter] = {kind: Counter() for kind in ("exact", "near", "mirrored", "label", "unreadable")}
     for finding in findings:
         others = () if finding.other_split in (None, finding.split) else (finding.other_split,)
@@ -455,9 +475,13 @@ def summarize(findings: list[Finding], pictures: Pictures, leaked: np.ndarray, s
         "dataset": splits.name,
         "dataset_revision": splits.revision,
         "readable": {name: int((pictures.split == i).sum()) for i, name in present},
-        "found": {kind: {"n": count.total(), "by_split": dict(sorted(count.items()))} for kind, count in counts.items()},
+        "found": {
+            kind: {"n": count.total(), "by_split": dict(sorted(count.items()))} for kind, count in counts.items()
+        },
         "with_another_label": {kind: differing[kind] for kind in ("exact", "near", "mirrored")},
-        "copies_of_earlier_splits": {name: pictures.index[leaked & (pictures.split == i)].tolist() for i, name in present[1:]},
+        "copies_of_earlier_splits": {
+            name: pictures.index[leaked & (pictures.split == i)].tolist() for i, name in present[1:]
+        },
     }
 
 
@@ -475,7 +499,11 @@ def describe(found: dict, findings: list[Finding]) -> Iterator[str]:
             else:
                 yield f"label: {n:,} suspected{where} of {judge['judged']:,}, by {judge['model']}"
         elif kind == "unreadable":
-            files = [finding.file or f"row {finding.index} of {finding.split}" for finding in findings if finding.kind == kind]
+            files = [
+                finding.file or f"row {finding.index} of {finding.split}"
+                for finding in findings
+                if finding.kind == kind
+            ]
             some = f": {', '.join(files[:5])}{' …' if n > 5 else ''}" if n else ""
             yield f"unreadable: {n:,}{where}{some}"
         else:
@@ -512,7 +540,12 @@ def draw_sheets(folder: Path, findings: list[Finding], splits: data.Splits) -> N
     total = sum(finding.kind == "label" for finding in findings)
     for name, found, columns, title in (
         ("duplicates", groups, 3, f"{len(drawn)} of {len(pairs):,} pairs, evenly from the most to the least alike"),
-        ("label_errors", singles, 6, f"the {len(labels)} most suspected of {total:,} labels; above each, the likelier class"),
+        (
+            "label_errors",
+            singles,
+            6,
+            f"the {len(labels)} most suspected of {total:,} labels; above each, the likelier class",
+        ),
     ):
         path = folder / f"{name}.png"
         if found:

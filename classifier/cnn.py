@@ -1,7 +1,8 @@
 """The scratch CNN, as a `transformers` configuration and model, for images of about 32×32.
 
-Convolution, max pooling, batch norm and an activation in stages that halve the resolution, then a linear head. The first layer
-is fixed: it whitens 2×2 patches of the training images, which saves the epochs that a network spends on finding edges.
+Convolution, max pooling, batch norm and an activation in stages that halve the resolution, then a linear head. The
+first layer is fixed: it whitens 2×2 patches of the training images, which saves the epochs that a network spends on
+finding edges.
 
 The layout follows airbench94 (Keller Jordan, arXiv:2404.00498) and, for the whitening layer, tysam-code's hlb-CIFAR10;
 stages of three convolutions carry a residual, as in airbench96. This file imports nothing of this project, so that it
@@ -19,8 +20,9 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
 WHITEN_KERNEL = 2  # pixels a side
-# What activations get is scaled so that they bend like GELU: hardswish(1.7 x) / 1.7 is within 0.07 of it, at a quarter of its
-# time on a CPU. The division needs no place, as each activation is followed by a convolution and batch norm, or the head.
+# What activations get is scaled so that they bend like GELU: hardswish(1.7 x) / 1.7 is within 0.07 of it, at a quarter
+# of its time on a CPU. The division needs no place, as each activation is followed by a convolution and batch norm, or
+# the head.
 GAIN = {"hardswish": 1.7}
 VIEWS = {1: [1.0], 2: [1 / 2] * 2, 6: [1 / 4] * 2 + [1 / 8] * 4}  # weights, of the image in place first
 
@@ -34,8 +36,8 @@ class CifarCnnConfig(PreTrainedConfig):
         hidden_act: activation, by its name in `transformers.activations.ACT2FN`.
         image_size: pixels a side that the weights were trained for. Other sizes run: pooling is global.
         num_channels: channels of the input.
-        views: of how many views of each image `forward` averages the probabilities in evaluation mode: 1; 2 (and mirrored); 6
-            (and both of these shifted by one pixel up-left and down-right). Cost grows in proportion.
+        views: of how many views of each image `forward` averages the probabilities in evaluation mode: 1; 2 (and
+            mirrored); 6 (and both of these shifted by one pixel up-left and down-right). Cost grows in proportion.
     """
 
     model_type = "cifar_cnn"
@@ -58,7 +60,9 @@ class CifarCnnConfig(PreTrainedConfig):
 
 
 class Stage(nn.Module):
-    """`depth` 3×3 convolutions, each followed by batch norm and activation; the first one by 2×2 max pooling as well."""
+    """`depth` 3×3 convolutions, each followed by batch norm and activation; the first one by 2×2 max pooling as
+    well.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, depth: int, hidden_act: str):
         super().__init__()
@@ -95,7 +99,8 @@ class CifarCnnForImageClassification(PreTrainedModel):
         self.act = ACT2FN[config.hidden_act]
         channels = [whiten_channels, *config.widths]
         self.stages = nn.ModuleList(
-            Stage(i, o, depth, config.hidden_act) for i, o, depth in zip(channels, config.widths, config.depths, strict=False)
+            Stage(i, o, depth, config.hidden_act)
+            for i, o, depth in zip(channels, config.widths, config.depths, strict=False)
         )
         self.head = nn.Linear(config.widths[-1], config.num_labels, bias=False)
         self.post_init()
@@ -143,7 +148,9 @@ class CifarCnnForImageClassification(PreTrainedModel):
         return self.head(x / x.shape[-1])
 
     def forward_views(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) -> logits (views, N, num_labels), of the image as it is first; `average_views` makes them one."""
+        """(N, C, H, W) -> logits (views, N, num_labels), of the image as it is first; `average_views` makes them
+        one.
+        """
         seen = [pixel_values]
         if self.config.views == 6:
             padded = F.pad(pixel_values, (1, 1, 1, 1), mode="reflect")
@@ -155,7 +162,9 @@ class CifarCnnForImageClassification(PreTrainedModel):
     def forward(
         self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, return_dict: bool | None = None
     ) -> ImageClassifierOutputWithNoAttention | tuple:
-        """(N, C, H, W) -> logits (N, num_labels), in evaluation mode averaged over `config.views` views; and the loss."""
+        """(N, C, H, W) -> logits (N, num_labels), in evaluation mode averaged over `config.views` views; and the
+        loss.
+        """
         is_one = self.training or self.config.views == 1
         logits = self.forward_view(pixel_values) if is_one else average_views(self.forward_views(pixel_values))
         loss = F.cross_entropy(logits, labels) if labels is not None else None
@@ -167,8 +176,8 @@ class CifarCnnForImageClassification(PreTrainedModel):
 def average_views(logits: torch.Tensor) -> torch.Tensor:
     """(views, N, C) -> logits (N, C) whose softmax is the weighted mean of the views' softmaxes.
 
-    Probabilities are averaged rather than logits, because where views disagree the mean should be unsure. The logsumexp, by
-    which strangers are told, is the mean of the views'.
+    Probabilities are averaged rather than logits, because where views disagree the mean should be unsure. The
+    logsumexp, by which strangers are told, is the mean of the views'.
     """
     weights = logits.new_tensor(VIEWS[len(logits)])[:, None, None]
     mean = torch.logsumexp(logits.log_softmax(dim=-1) + weights.log(), dim=0)

@@ -2,16 +2,16 @@
 
     corrupted = corrupt(images, "gaussian_noise", strength=3)  # uint8 (N, 3, H, W), as `data.as_tensor` gives them
 
-Six kinds are CIFAR-10-C's, with its own constants (Hendrycks and Dietterich, arXiv:1903.12261; ImageNet-C's are harsher).
-Fractions of a level are cut off, as there, not rounded; where float64 falls just below a whole number there, a level is lost
-that is kept here. Shift and rotation are ours. What they bring into view is mirrored: a black border would be a corruption of
-its own.
+Six kinds are CIFAR-10-C's, with its own constants (Hendrycks and Dietterich, arXiv:1903.12261; ImageNet-C's are
+harsher). Fractions of a level are cut off, as there, not rounded; where float64 falls just below a whole number there,
+a level is lost that is kept here. Shift and rotation are ours. What they bring into view is mirrored: a black border
+would be a corruption of its own.
 
-The constants are for 32 pixels a side. In larger images blur and shift grow with the shorter side, and a block of pixelation
-with each side; noise, brightness, contrast and JPEG act on pixels or 8 × 8 blocks, and stay as they are.
+The constants are for 32 pixels a side. In larger images blur and shift grow with the shorter side, and a block of
+pixelation with each side; noise, brightness, contrast and JPEG act on pixels or 8 × 8 blocks, and stay as they are.
 
-What is random is drawn from `seed` and the image's own pixels: an image is corrupted in the same way in whatever batch, order
-or sample it comes, and from strength to strength the draw is the same, only larger.
+What is random is drawn from `seed` and the image's own pixels: an image is corrupted in the same way in whatever batch,
+order or sample it comes, and from strength to strength the draw is the same, only larger.
 """
 
 import hashlib
@@ -84,11 +84,15 @@ def _gaussian_blur(images: torch.Tensor, sigma: float, seed: int) -> torch.Tenso
     """As scikit-image's `gaussian`: 4 sigma a side, the edge's pixels repeated (torchvision would mirror them)."""
     sigma *= min(images.shape[-2:]) / SIDE
     # Between the two passes SciPy rounds to float32, so that a flat image stays as it is.
-    return _cut(torch.from_numpy(gaussian_filter(images.numpy(), sigma, output=np.float32, mode="nearest", axes=(2, 3))))
+    return _cut(
+        torch.from_numpy(gaussian_filter(images.numpy(), sigma, output=np.float32, mode="nearest", axes=(2, 3)))
+    )
 
 
 def _brightness(images: torch.Tensor, added: float, seed: int) -> torch.Tensor:
-    """Adds to the value of HSV, that is the largest of R, G and B: hue and saturation stay where all three are scaled alike."""
+    """Adds to the value of HSV, that is the largest of R, G and B: hue and saturation stay where all three are scaled
+    alike.
+    """
     images = images.float()
     value = images.amax(dim=1, keepdim=True)  # (N, 1, H, W)
     brighter = (value + 255 * added).clamp(max=255)
@@ -142,14 +146,21 @@ def _rotation(images: torch.Tensor, degrees: float, seed: int) -> torch.Tensor:
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("gaussian_noise", "standard deviation, black to white being 1", (0.04, 0.06, 0.08, 0.09, 0.10), _gaussian_noise),
+        Kind(
+            "gaussian_noise",
+            "standard deviation, black to white being 1",
+            (0.04, 0.06, 0.08, 0.09, 0.10),
+            _gaussian_noise,
+        ),
         Kind("gaussian_blur", "sigma, pixels of an image of 32", (0.4, 0.6, 0.7, 0.8, 1.0), _gaussian_blur),
         Kind("brightness", "added to HSV's value, which is in [0, 1]", (0.05, 0.1, 0.15, 0.2, 0.3), _brightness),
         Kind("contrast", "factor of the distance to the mean colour", (0.75, 0.5, 0.4, 0.3, 0.15), _contrast),
         Kind("jpeg_compression", "quality, of 100", (80, 65, 58, 50, 40), _jpeg_compression),
         Kind("pixelate", "fraction of the pixels a side that is left", (0.95, 0.9, 0.85, 0.75, 0.65), _pixelate),
         # Ours. Third and fifth are the bounds of Engstrom et al. (arXiv:1712.02779) on CIFAR-10: 3 pixels, 30 degrees.
-        Kind("shift", "fraction of the shorter side, along both axes", (1 / 32, 2 / 32, 3 / 32, 5 / 32, 8 / 32), _shift),
+        Kind(
+            "shift", "fraction of the shorter side, along both axes", (1 / 32, 2 / 32, 3 / 32, 5 / 32, 8 / 32), _shift
+        ),
         Kind("rotation", "degrees", (5, 10, 15, 20, 30), _rotation),
     )
 }

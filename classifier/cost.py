@@ -41,7 +41,10 @@ def measure(predictor: Predictor) -> dict:
     return {
         "flops": backbone.forward_flops(predictor.model, side),
         "latency_ms": {"p50": round(float(low), 2), "p95": round(float(high), 2)},
-        "images_per_second": {"1": round(1 / seconds.mean(), 1), str(BATCH): round(BATCH / float(np.median(batches)), 1)},
+        "images_per_second": {
+            "1": round(1 / seconds.mean(), 1),
+            str(BATCH): round(BATCH / float(np.median(batches)), 1),
+        },
         "peak_megabytes": peak_megabytes(),
     }
 

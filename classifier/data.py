@@ -1,13 +1,13 @@
 """Splits from any image-classification dataset, small ones as one tensor, large ones as a stream.
 
-    splits = load("uoft-cs/cifar10")  # a Hub id, id@revision, a folder of parquet or images, or a table of paths and labels
-    print(survey(splits, Path("unreadable.txt")))  # 50,000 images, 10 classes, smallest 4,500 (airplane); median 32×32
-    images, labels = as_tensor("train", splits)  # uint8 (45000, 3, 32, 32), int64 (45000,)
-    loader = stream("train", splits, transform, batch_size=64, num_workers=2, shuffle=True)
+    splits = load("uoft-cs/cifar10")  # a Hub id, id@revision, a folder of parquet or images, or a table of paths and
+    labels print(survey(splits, Path("unreadable.txt")))  # 50,000 images, 10 classes, smallest 4,500 (airplane); median
+    32×32 images, labels = as_tensor("train", splits)  # uint8 (45000, 3, 32, 32), int64 (45000,) loader =
+    stream("train", splits, transform, batch_size=64, num_workers=2, shuffle=True)
 
-There are always three splits, unless `cut` is off. A dataset without a validation split has one cut from train, by class and
-by seed. One without a test split has that cut too, always the same, so that no run trains on what another is tested on: files
-by their names, so that they stay in test, or out of it, when others come or go.
+There are always three splits, unless `cut` is off. A dataset without a validation split has one cut from train, by
+class and by seed. One without a test split has that cut too, always the same, so that no run trains on what another is
+tested on: files by their names, so that they stay in test, or out of it, when others come or go.
 """
 
 import hashlib
@@ -140,18 +140,21 @@ def load(
 
     Args:
         dataset: a Hub id (`user/name`), `id@revision`, a folder that `datasets` can load (parquet), or an image folder
-            (`train/<label>/…` with `validation` or `val` or `dev` and `test` beside it, or `<label>/…`), or a file (CSV, JSON,
-            parquet) with a row an image: a path, relative to the file's folder, a label, and perhaps a `split`.
+            (`train/<label>/…` with `validation` or `val` or `dev` and `test` beside it, or `<label>/…`), or a file
+            (CSV, JSON, parquet) with a row an image: a path, relative to the file's folder, a label, and perhaps a
+            `split`.
         splits: which of train, validation, test to return. Training never asks for test.
         validation: fraction of train that becomes validation, where the dataset has none of its own, in (0, 0.5].
         seed: of the validation cut and of the samples. The test cut doesn't depend on it.
         image_column: the column of images; found by type (Image) if None.
         label_column: the column of labels; found by type (ClassLabel) if None. Strings and integers become classes.
-        label_names: a JSON file, `{"a label of the dataset": "what to call it", …}`; labels that it leaves out keep their name.
+        label_names: a JSON file, `{"a label of the dataset": "what to call it", …}`; labels that it leaves out keep
+        their name.
         max_train_samples: at most so many images of train, drawn by class.
         max_eval_samples: at most so many images of validation, and of test, drawn by class.
         skip_unreadable: whether decoding goes on past unreadable files (counted in `Splits.skipped`) or raises.
-        cut: whether a split that the dataset has not is cut from train. Otherwise it stays None, and rows are the dataset's.
+        cut: whether a split that the dataset has not is cut from train. Otherwise it stays None, and rows are the
+            dataset's.
 
     Raises:
         DataError: the dataset, a folder, a file or a column can't be used. The message says which, and what to do.
@@ -208,7 +211,8 @@ def load(
 
 
 def load_images(dataset: str, *, split: str | None = None, image_column: str | None = None) -> Images:
-    """Loads one split's images, for those who label them: it needs neither labels nor a train split. Nothing is decoded.
+    """Loads one split's images, for those who label them: it needs neither labels nor a train split. Nothing is
+    decoded.
 
     Args:
         dataset: as in `load`, but for files.
@@ -222,7 +226,9 @@ def load_images(dataset: str, *, split: str | None = None, image_column: str | N
         raise DataError(f"{dataset} is a file: pass the folder that holds it")
     loaded, name, revision = _load_any(dataset)
     wanted = split or ("test" if len(loaded) > 1 else next(iter(loaded)))
-    found = [own for own in loaded if own == wanted] or [own for own in loaded if SPLIT_NAMES.get(own.lower()) == wanted]
+    found = [own for own in loaded if own == wanted] or [
+        own for own in loaded if SPLIT_NAMES.get(own.lower()) == wanted
+    ]
     if not found:
         raise DataError(f"{name} has no {wanted} split, only {', '.join(loaded)}: pass one of them as --split")
     [own, *_] = found
@@ -258,7 +264,9 @@ def _by_our_names(name: str, loaded: dict[str, datasets.Dataset], is_trained_on:
     own = {SPLIT_NAMES[split.lower()]: rows for split, rows in loaded.items() if split.lower() in SPLIT_NAMES}
     if "train" not in own and len(loaded) == 1:
         if "test" in own and is_trained_on:
-            raise DataError(f"{name} has a test split alone, which is not to be trained on: rename it to train if it is")
+            raise DataError(
+                f"{name} has a test split alone, which is not to be trained on: rename it to train if it is"
+            )
         own = {split: rows for split, rows in own.items() if split == "test"} | {"train": next(iter(loaded.values()))}
     if "train" not in own:
         raise DataError(f"{name} has no train split, only {', '.join(loaded)}: rename the one to train on to train")
@@ -300,7 +308,9 @@ def _load_hub(dataset: str) -> tuple[dict[str, datasets.Dataset], str, str | Non
             raise gated from None
         raise
     if revision and commit == revision and found != commit:
-        raise DataError(f"offline, the cache holds {name} at commit {found}, not {revision}: pass {name}@{found}, or go online")
+        raise DataError(
+            f"offline, the cache holds {name} at commit {found}, not {revision}: pass {name}@{found}, or go online"
+        )
     return loaded, name, found
 
 
@@ -342,7 +352,9 @@ def _load_folder(folder: Path) -> tuple[dict[str, datasets.Dataset], str, None]:
     files = list(_files(folder))
     pictures = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     tables = [
-        path for path in files if path.suffix.lower() in TABLE_SUFFIXES or path.name in ("metadata.csv", "metadata.jsonl")
+        path
+        for path in files
+        if path.suffix.lower() in TABLE_SUFFIXES or path.name in ("metadata.csv", "metadata.jsonl")
     ]
     # A relative user/name says more than name alone: it may be a copy of the Hub's repository of that name.
     name = str(folder) if re.fullmatch(HUB_ID, str(folder)) and ".." not in folder.parts else folder.resolve().name
@@ -398,7 +410,11 @@ def _load_table(
         raise DataError(f"{file} has no single column of labels ({listed}): pass --label_column")
     if _kind(rows.features[image_column]) in ("string", "large_string"):
         paths = [value and str(file.parent / value) for value in rows[image_column]]
-        rows = rows.remove_columns(image_column).add_column(image_column, paths).cast_column(image_column, datasets.Image())
+        rows = (
+            rows.remove_columns(image_column)
+            .add_column(image_column, paths)
+            .cast_column(image_column, datasets.Image())
+        )
     if "split" not in rows.column_names:
         return {"train": rows}, file.name, image_column, found[0]
     values = [str(value).lower() for value in rows["split"]]
@@ -407,7 +423,12 @@ def _load_table(
     of = np.array([SPLIT_NAMES[value] for value in values])
     if "train" not in of:
         raise DataError(f"{file} has no rows whose split is train: add some, or remove the column")
-    return {split: rows.select(np.flatnonzero(of == split)) for split in np.unique(of)}, file.name, image_column, found[0]
+    return (
+        {split: rows.select(np.flatnonzero(of == split)) for split in np.unique(of)},
+        file.name,
+        image_column,
+        found[0],
+    )
 
 
 def _load_image_folder(folder: Path, pictures: list[Path]) -> dict[str, datasets.Dataset]:
@@ -419,7 +440,9 @@ def _load_image_folder(folder: Path, pictures: list[Path]) -> dict[str, datasets
         by_class = {"train": _by_class(folder, pictures)}
     else:
         if not has_train:
-            raise DataError(f"{folder} has {', '.join(sorted(split_folders))} but no images in {folder}/train: add some")
+            raise DataError(
+                f"{folder} has {', '.join(sorted(split_folders))} but no images in {folder}/train: add some"
+            )
         stray = sorted(path for path in pictures if path.parts[0] not in split_folders)
         if stray:
             raise DataError(
@@ -510,17 +533,23 @@ def _with_images(name: str, own: dict[str, datasets.Dataset], column: str) -> di
     """Sees to it that the column holds images in every split; encoded bytes become images."""
     for split, rows in own.items():
         feature = rows.features.get(column)
-        is_encoded = feature == datasets.Value("binary") or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
+        is_encoded = feature == datasets.Value("binary") or (
+            isinstance(feature, dict) and set(feature) == {"bytes", "path"}
+        )
         if not is_encoded and not isinstance(feature, datasets.Image):
             held = "is missing" if feature is None else f"holds {_kind(feature)}, not images,"
             raise DataError(f"column {column!r} of {name} {held} in {split}: pass the images' column as --image_column")
     return {split: rows.cast_column(column, datasets.Image()) for split, rows in own.items()}
 
 
-def _with_classes(name: str, own: dict[str, datasets.Dataset], column: str) -> tuple[dict[str, datasets.Dataset], list[str]]:
+def _with_classes(
+    name: str, own: dict[str, datasets.Dataset], column: str
+) -> tuple[dict[str, datasets.Dataset], list[str]]:
     """Sees to it that the column holds class indices in every split; strings and integers become classes, sorted."""
     feature = own["train"].features[column]
-    is_plain = isinstance(feature, datasets.Value) and (feature.dtype in ("string", "large_string") or "int" in feature.dtype)
+    is_plain = isinstance(feature, datasets.Value) and (
+        feature.dtype in ("string", "large_string") or "int" in feature.dtype
+    )
     if not is_plain and not isinstance(feature, datasets.ClassLabel):
         raise DataError(
             f"column {column!r} of {name} holds {_kind(feature)}, not classes: pass one of classes, strings or "
@@ -614,15 +643,18 @@ def stratified(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
     remainders[counts == 1] = -1
     quotas[np.argsort(-remainders, kind="stable")[: n - quotas.sum()]] += 1
     generator = np.random.default_rng(seed)
-    drawn = [generator.permutation(np.flatnonzero(labels == each))[:quota] for each, quota in zip(classes, quotas, strict=True)]
+    drawn = [
+        generator.permutation(np.flatnonzero(labels == each))[:quota]
+        for each, quota in zip(classes, quotas, strict=True)
+    ]
     return np.sort(np.concatenate(drawn))
 
 
 def by_name(files: Sequence[str], labels: np.ndarray) -> np.ndarray:
     """Draws about TEST_FRACTION of N files by digests of their names: whether one is drawn depends on no other.
 
-    That holds but for few: a class keeps one, and gives one if it has five or more; and of all together one is drawn, if a
-    class has two.
+    That holds but for few: a class keeps one, and gives one if it has five or more; and of all together one is drawn,
+    if a class has two.
 
     Args:
         files: names, which tell one from another.
@@ -697,7 +729,9 @@ class Survey:
         """In a line, of which the classes are of train."""
         smallest, largest = (pick(self.counts, key=self.counts.get) for pick in (min, max))
         told = f"{self.n:,} images, {len(self.counts)} classes, smallest {self.counts[smallest]:,} ({smallest})"
-        told += f", largest {self.counts[largest]:,} ({largest})" if self.counts[largest] > self.counts[smallest] else ""
+        told += (
+            f", largest {self.counts[largest]:,} ({largest})" if self.counts[largest] > self.counts[smallest] else ""
+        )
         told += f"; median {self.size[0]}×{self.size[1]}"
         return told + (f"; {self.unreadable} unreadable" if self.unreadable else "")
 
@@ -707,7 +741,8 @@ class Survey:
 
 
 def survey(splits: Splits, listing: Path) -> Survey:
-    """Opens every image of train and validation, without decoding it; what is broken further in shows when it is decoded.
+    """Opens every image of train and validation, without decoding it; what is broken further in shows when it is
+    decoded.
 
     Unreadable ones are listed in the file `listing`, a line each.
 
@@ -735,7 +770,8 @@ def survey(splits: Splits, listing: Path) -> Survey:
             raise DataError(f"none of the {total} images of {splits.name} is readable, see {listing}: check the files")
         if not splits.skip_unreadable:
             raise DataError(
-                f"{len(unreadable)} of {total:,} images of {splits.name} are not readable, listed in {listing}: repair or "
+                f"{len(unreadable)} of {total:,} images of {splits.name} are not readable, listed in {listing}: "
+                "repair or "
                 "remove them, or pass --skip_unreadable to go on without"
             )
     counts = np.bincount(_labels(splits.name, "train", splits.train, splits.label_column), minlength=len(splits.labels))

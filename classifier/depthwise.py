@@ -1,8 +1,8 @@
 """Depthwise convolutions whose backward pass is fast on a CPU.
 
-oneDNN has no kernels of its own for two gradients of a depthwise convolution: by the input where the stride is 2, and by a
-weight wider than 3×3. What it does instead takes many times as long as the forward pass, and most of the training time of an
-EfficientNet. Both are put here as convolutions that it is fast at; the values are the same.
+oneDNN has no kernels of its own for two gradients of a depthwise convolution: by the input where the stride is 2, and
+by a weight wider than 3×3. What it does instead takes many times as long as the forward pass, and most of the training
+time of an EfficientNet. Both are put here as convolutions that it is fast at; the values are the same.
 """
 
 import torch
@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 
 class Convolve(torch.autograd.Function):
-    """A depthwise convolution of x (N, C, H, W) by a weight (C, 1, k, k), k odd and at least 3, with a bias (C,) or None."""
+    """A depthwise convolution of x (N, C, H, W) by a weight (C, 1, k, k), k odd and at least 3, with a bias (C,) or
+    None.
+    """
 
     @staticmethod
     def forward(ctx, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int, padding: int):
@@ -34,8 +36,12 @@ class Convolve(torch.autograd.Function):
         return of_x, of_weight, grad.sum((0, 2, 3)) if ctx.has_bias else None, None, None
 
 
-def gradient_by_input(grad: torch.Tensor, shape: torch.Size, weight: torch.Tensor, stride: int, padding: int) -> torch.Tensor:
-    """As a forward pass of stride 1: of the gradient, with zeros where a stride left out a position, by the flipped weight."""
+def gradient_by_input(
+    grad: torch.Tensor, shape: torch.Size, weight: torch.Tensor, stride: int, padding: int
+) -> torch.Tensor:
+    """As a forward pass of stride 1: of the gradient, with zeros where a stride left out a position, by the flipped
+    weight.
+    """
     n, c, height, width = shape
     k = weight.shape[-1]
     if stride > 1:
@@ -46,7 +52,9 @@ def gradient_by_input(grad: torch.Tensor, shape: torch.Size, weight: torch.Tenso
     return F.conv2d(grad, channels_last(weight.flip(2, 3)), padding=k - 1 - padding, groups=c)
 
 
-def gradient_by_weight(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, stride: int, padding: int) -> torch.Tensor:
+def gradient_by_weight(
+    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, stride: int, padding: int
+) -> torch.Tensor:
     """3×3 taps at a time: those from (i, j) on are the gradient by a 3×3 weight of an image shifted by (i, j)."""
     k, (rows, columns) = weight.shape[-1], grad.shape[2:]
     if k > 3:
@@ -89,7 +97,9 @@ class DepthwiseConv2dSame(DepthwiseConv2d):
 
 
 def speed_up(model: nn.Module) -> None:
-    """Gives the depthwise convolutions of a model on the CPU, where their gradients are slow, the backward pass from here."""
+    """Gives the depthwise convolutions of a model on the CPU, where their gradients are slow, the backward pass from
+    here.
+    """
     classes = {nn.Conv2d: DepthwiseConv2d, Conv2dSame: DepthwiseConv2dSame}
     for module in model.modules():
         if type(module) in classes and is_slow(module):

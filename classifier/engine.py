@@ -49,10 +49,14 @@ def compile_model(model: PreTrainedModel, size: int) -> Callable[[torch.Tensor],
     try:
         with torch.inference_mode(), quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what tracing may miss: the comparison below finds it
-            graph = openvino.convert_model(model, example_input=torch.zeros(2, 3, size, size), input=[-1, 3, size, size])
+            graph = openvino.convert_model(
+                model, example_input=torch.zeros(2, 3, size, size), input=[-1, 3, size, size]
+            )
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"OpenVINO can't convert {type(model.model).__name__} ({reason}): use it uncompiled") from error
+        raise ModelError(
+            f"OpenVINO can't convert {type(model.model).__name__} ({reason}): use it uncompiled"
+        ) from error
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",

@@ -5,8 +5,8 @@
     explain.overlay(explain.seen(predictor, "a.jpg"), explain.heatmap(predictor, "a.jpg")).save("a.png")
 
 CNNs, and transformers that end in a grid of tokens (Swin): Grad-CAM (arXiv:1610.02391) of the last feature map.
-Transformers that attend over the whole image (ViT, DeiT, timm's): attention weighted by its gradient and multiplied through
-the layers (arXiv:2103.15679), which is attention roll-out (arXiv:2005.00928) for one label.
+Transformers that attend over the whole image (ViT, DeiT, timm's): attention weighted by its gradient and multiplied
+through the layers (arXiv:2103.15679), which is attention roll-out (arXiv:2005.00928) for one label.
 
 Nothing is hooked into the model nor changed in it: a mode that PyTorch keeps for each thread sees the operations of one
 forward pass, so that other threads can use the model meanwhile.
@@ -43,7 +43,8 @@ def heatmap(predictor: Predictor, image: Picture, label: int | None = None) -> n
 
     Raises:
         ImageError: a file can't be read.
-        ModelError: the model has neither a last feature map nor attention over the whole image, or gave NaN or infinity.
+        ModelError: the model has neither a last feature map nor attention over the whole image, or gave NaN or
+            infinity.
     """
     pixel_values = predictor.pixel_values([image]).requires_grad_()  # (1, 3, H, W); weights may be frozen
     size = pixel_values.shape[2:]
@@ -56,7 +57,9 @@ def heatmap(predictor: Predictor, image: Picture, label: int | None = None) -> n
     if recorded.attends_globally():
         *gradients, of_tokens = torch.autograd.grad(logit, [*recorded.attentions, recorded.tokens])
         attentions = [attention[0].detach() for attention in recorded.attentions]
-        readout = of_tokens[0].norm(dim=-1)  # (T,): not 0 for the class token, or else for the patches that are averaged
+        readout = of_tokens[0].norm(
+            dim=-1
+        )  # (T,): not 0 for the class token, or else for the patches that are averaged
         heat = relevance(attentions, [gradient[0] for gradient in gradients], shares(readout, readout.sum()))
         rows, columns = grid(len(heat), size)
         heat = heat[-rows * columns :].view(rows, columns)  # class and register tokens come first
@@ -65,11 +68,14 @@ def heatmap(predictor: Predictor, image: Picture, label: int | None = None) -> n
         heat = grad_cam(recorded.channels_first(recorded.features.detach()), recorded.channels_first(gradient))
     else:
         raise ModelError(
-            f"can't tell where {predictor.name} looks: {type(predictor.model).__name__} neither ends in a feature map nor "
+            f"can't tell where {predictor.name} looks: {type(predictor.model).__name__} neither ends in a feature "
+            "map nor "
             "attends over the whole image, choose a CNN or a ViT"
         )
     if not heat.isfinite().all():
-        raise ModelError(f"{predictor.name} gave NaN or infinity: its weights may be damaged, fetch or train them again")
+        raise ModelError(
+            f"{predictor.name} gave NaN or infinity: its weights may be damaged, fetch or train them again"
+        )
     heat = enlarge(heat.float(), size, stride_of(predictor.model))
     return shares(heat, heat.max()).cpu().numpy()
 
@@ -114,7 +120,8 @@ def stride_of(model: PreTrainedModel) -> int | None:
 
 
 def enlarge(heat: torch.Tensor, size: tuple[int, int], stride: int | None = None) -> torch.Tensor:
-    """(h, w) -> `size` (H, W), bilinear: cells lie `stride` pixels apart from the upper left, or by default fill the image.
+    """(h, w) -> `size` (H, W), bilinear: cells lie `stride` pixels apart from the upper left, or by default fill the
+    image.
 
     What lies beyond the last row and column of cells gets their values.
     """

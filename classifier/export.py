@@ -1,10 +1,11 @@
 """A trained model as a folder that `transformers` loads anywhere, and the proof that it does.
 
-    save(model, processor, folder)   # config.json, model.safetensors, preprocessor_config.json, and cnn.py for the scratch CNN
-    complete(folder)                 # what a Hub repository holds beside these: onnx/model.onnx
+    save(model, processor, folder)   # config.json, model.safetensors, preprocessor_config.json, and cnn.py for the
+    scratch CNN complete(folder)                 # what a Hub repository holds beside these: onnx/model.onnx
     prove_parity(folder, images)     # a process that has never seen this project gets the same probabilities
 
-onnx/model.onnx is laid out as transformers.js looks for it: `pixel_values` (batch, 3, H, W) in, `logits` (batch, C) out.
+onnx/model.onnx is laid out as transformers.js looks for it: `pixel_values` (batch, 3, H, W) in, `logits` (batch, C)
+out.
 """
 
 import json
@@ -30,18 +31,22 @@ from classifier.errors import ModelError
 from classifier.files import replacing, write_json
 from classifier.predictor import Predictor, load_predictor
 
-# `save_pretrained` copies cnn.py beside such a model and names it in config.json, for those who don't have this project.
+# `save_pretrained` copies cnn.py beside such a model and names it in config.json, for those who don't have this
+# project.
 cnn.CifarCnnConfig.register_for_auto_class()
 cnn.CifarCnnForImageClassification.register_for_auto_class("AutoModelForImageClassification")
 CODE = Path(cnn.__file__)
-AUTO_MAP = {cls._auto_class: f"{CODE.stem}.{cls.__name__}" for cls in (cnn.CifarCnnConfig, cnn.CifarCnnForImageClassification)}
+AUTO_MAP = {
+    cls._auto_class: f"{CODE.stem}.{cls.__name__}" for cls in (cnn.CifarCnnConfig, cnn.CifarCnnForImageClassification)
+}
 
 ONNX = Path("onnx/model.onnx")
 ONNX_OPSET = 18  # what torch writes without converting; transformers.js reads up to 21 from its version 3 on
 LOGIT_TOLERANCE = 1e-3
 PROBABILITY_TOLERANCE = 1e-4
 
-# What a stranger does, for a process of its own: folder and whether it brings code, then all images of the working directory.
+# What a stranger does, for a process of its own: folder and whether it brings code, then all images of the working
+# directory.
 STRANGER = """
 import json, sys
 from pathlib import Path
@@ -56,7 +61,8 @@ Path("answers.json").write_text(json.dumps(answers))
 
 
 def save(model: PreTrainedModel, processor: BaseImageProcessor, output_dir: Path) -> None:
-    """Writes config.json, model.safetensors, preprocessor_config.json, and the scratch CNN's code: each whole or not at all.
+    """Writes config.json, model.safetensors, preprocessor_config.json, and the scratch CNN's code: each whole or not at
+    all.
 
     timm's processor has no file of its own: its settings are in config.json.
 
@@ -84,7 +90,8 @@ def save(model: PreTrainedModel, processor: BaseImageProcessor, output_dir: Path
 
 
 def complete(folder: Path) -> None:
-    """Adds what a Hub repository holds beside weights and processor: onnx/model.onnx, and today's code of the scratch CNN.
+    """Adds what a Hub repository holds beside weights and processor: onnx/model.onnx, and today's code of the scratch
+    CNN.
 
     Weights and processor stay as they are; every file is written whole or not at all.
 
@@ -128,7 +135,9 @@ def to_onnx(folder: Path) -> float:
             )
         except torch.onnx.OnnxExporterError as error:
             reason = str(error).strip().splitlines()[0]
-            raise ModelError(f"can't write {folder} as ONNX ({reason}): use an architecture that torch.onnx exports") from error
+            raise ModelError(
+                f"can't write {folder} as ONNX ({reason}): use an architecture that torch.onnx exports"
+            ) from error
         ClearMetadataAndDocStringPass()(program.model)  # stack traces with this machine's paths
         program.save(file, external_data=False)
         return check_onnx(file, predictor)
@@ -192,8 +201,12 @@ def prove_parity(folder: Path, images: Sequence[Image.Image]) -> float:
         alone = os.environ | {"HF_HOME": temporary, "HF_MODULES_CACHE": f"{temporary}/modules", "HF_HUB_OFFLINE": "1"}
         ran = subprocess.run(command, cwd=temporary, env=alone, capture_output=True, text=True)
         if ran.returncode:
-            raised = re.findall(r"^[\w.]*(?:Error|Exception): .*", ran.stderr, re.MULTILINE) or [f"exit code {ran.returncode}"]
-            raise ModelError(f"transformers.pipeline can't load {folder} where this project is not at hand ({raised[-1]})")
+            raised = re.findall(r"^[\w.]*(?:Error|Exception): .*", ran.stderr, re.MULTILINE) or [
+                f"exit code {ran.returncode}"
+            ]
+            raise ModelError(
+                f"transformers.pipeline can't load {folder} where this project is not at hand ({raised[-1]})"
+            )
         answers = json.loads(Path(temporary, "answers.json").read_text())
     theirs = [sorted((entry["label"], entry["score"]) for entry in answer) for answer in answers]
     # Sorted pairs, because two labels may have the same name, as ImageNet's cranes do.
@@ -201,14 +214,18 @@ def prove_parity(folder: Path, images: Sequence[Image.Image]) -> float:
     difference = float(np.max([abs(p - q) if label == other else np.inf for (label, p), (other, q) in pairs]))
     if not difference <= PROBABILITY_TOLERANCE:  # nor NaN
         raise ModelError(
-            f"transformers.pipeline gives probabilities for {folder} that differ by {difference:.2g} from this project's "
-            f"(at most {PROBABILITY_TOLERANCE:g}): compare config.json (dtype) and preprocessor_config.json with a saved run's"
+            f"transformers.pipeline gives probabilities for {folder} that differ by {difference:.2g} from this "
+            "project's "
+            f"(at most {PROBABILITY_TOLERANCE:g}): compare config.json (dtype) and preprocessor_config.json with a "
+            "saved run's"
         )
     return difference
 
 
 def _carries_code(folder: Path) -> bool:
-    """Whether loading the folder elsewhere needs code from it; ModelError if that is anything but this project's cnn.py."""
+    """Whether loading the folder elsewhere needs code from it; ModelError if that is anything but this project's
+    cnn.py.
+    """
     config, processor = (
         json.loads((folder / name).read_text()) if (folder / name).is_file() else {}
         for name in ("config.json", "preprocessor_config.json")
@@ -218,5 +235,7 @@ def _carries_code(folder: Path) -> bool:
     code = folder / CODE.name
     same = code.is_file() and code.read_bytes() == CODE.read_bytes()
     if not same or config["auto_map"] != AUTO_MAP or "custom_pipelines" in config or "auto_map" in processor:
-        raise ModelError(f"the code in {folder} is not this project's {CODE.name}: complete the folder again, or look at it")
+        raise ModelError(
+            f"the code in {folder} is not this project's {CODE.name}: complete the folder again, or look at it"
+        )
     return True

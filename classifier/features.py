@@ -81,7 +81,9 @@ def extract(
 
     loader = torch.utils.data.DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=collate)
     caught, labels, n = [], [], 0
-    hook = backbone.head(model).register_forward_pre_hook(lambda module, args: caught.append(args[0].float().cpu().numpy()))
+    hook = backbone.head(model).register_forward_pre_hook(
+        lambda module, args: caught.append(args[0].float().cpu().numpy())
+    )
     model.eval()
     with replacing(inputs_path) as temporary, torch.inference_mode(), tqdm(total=len(dataset), unit=" images") as bar:
         inputs = None
@@ -121,7 +123,9 @@ def key(model: PreTrainedModel, processor: BaseImageProcessor, dataset: InMemory
     settings = {k: v for k, v in processor.to_dict().items() if k != "image_processor_type"}
     hashed.update(json.dumps([settings, backbone.own_size(model), bf16], sort_keys=True, default=str).encode())
     is_in_memory = isinstance(dataset, InMemory)
-    images = fit.digest(dataset.images, dataset.labels) if is_in_memory else data.fingerprint(dataset.split, dataset.splits)
+    images = (
+        fit.digest(dataset.images, dataset.labels) if is_in_memory else data.fingerprint(dataset.split, dataset.splits)
+    )
     hashed.update(images.encode())
     return hashed.hexdigest()[:32]
 
@@ -137,11 +141,12 @@ def fit_heads(
     class_weights: torch.Tensor | None = None,
     seed: int = 0,
 ) -> Heads:
-    """Trains a linear head for every learning rate and weight decay of the grid at once, and gives the best on validation.
+    """Trains a linear head for every learning rate and weight decay of the grid at once, and gives the best on
+    validation.
 
-    The heads are one tensor (G, D, num_labels), so a step is one batched matrix product; AdamW (arXiv:1711.05101) with a
-    rate and a decay a head, cosine to 0. Features are standardised for it, and the head is then rewritten for plain ones.
-    Of heads and epochs with the same accuracy, the one with the lower loss is taken.
+    The heads are one tensor (G, D, num_labels), so a step is one batched matrix product; AdamW (arXiv:1711.05101) with
+    a rate and a decay a head, cosine to 0. Features are standardised for it, and the head is then rewritten for plain
+    ones. Of heads and epochs with the same accuracy, the one with the lower loss is taken.
     """
     began = time.perf_counter()
     grid = [(rate, decay) for rate in LEARNING_RATES for decay in WEIGHT_DECAYS]
@@ -212,12 +217,16 @@ def cross_validate(
     Raises:
         DataError: no class has as many images as there are parts.
     """
-    inputs, labels = (np.concatenate([getattr(each, what) for each in (train, validation)]) for what in ("inputs", "labels"))
+    inputs, labels = (
+        np.concatenate([getattr(each, what) for each in (train, validation)]) for what in ("inputs", "labels")
+    )
     if (most := np.bincount(labels).max()) < folds:
         raise DataError(f"--folds {folds} is more than the {most} images of the largest class: pass fewer")
     accuracies = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of classes with fewer images than parts: some parts have none of it
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # of classes with fewer images than parts: some parts have none of it
         cuts = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(inputs, labels))
     for others, part in cuts:
         choosing = others[data.stratified(labels[others], max(1, len(others) // 5), seed)]
@@ -235,7 +244,11 @@ def cross_validate(
 
 
 def head_gradient(
-    heads: torch.Tensor, inputs: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None, label_smoothing: float
+    heads: torch.Tensor,
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+    weights: torch.Tensor | None,
+    label_smoothing: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradient (G, D + 1, num_labels) of each head's mean loss, and its sums of (loss, right predictions), (G, 2).
 

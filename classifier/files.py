@@ -11,7 +11,9 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a temporary path beside `path`, with its suffix; it takes `path`'s place if the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.part{path.suffix}")  # one name, so that a killed writer leaves one at most
+    temporary = path.with_name(
+        f".{path.stem}.part{path.suffix}"
+    )  # one name, so that a killed writer leaves one at most
     try:
         yield temporary
         with temporary.open("rb") as file:

@@ -1,7 +1,7 @@
 """The scratch CNN's training loop: schedule, optimiser, checkpoint, resume, early stop.
 
-Everything random in a step is drawn from (seed, step) and everything in an epoch from (seed, epoch), so that a run which
-was stopped anywhere and resumed computes what an uninterrupted one does, bit for bit, on the same machine.
+Everything random in a step is drawn from (seed, step) and everything in an epoch from (seed, epoch), so that a run
+which was stopped anywhere and resumed computes what an uninterrupted one does, bit for bit, on the same machine.
 """
 
 import copy
@@ -38,13 +38,17 @@ CHECKPOINT = "checkpoint.safetensors"
 class Recipe:
     """What a run does, but for the data and the seed."""
 
-    sizes: tuple[tuple[float, int], ...]  # (epochs, pixels a side): images are shrunk to this size, one stage after another
+    sizes: tuple[
+        tuple[float, int], ...
+    ]  # (epochs, pixels a side): images are shrunk to this size, one stage after another
     widths: tuple[int, ...] = (64, 256, 256)
     depths: tuple[int, ...] = (2, 2, 2)
     hidden_act: str = "gelu"
     views: int = 1  # averaged in evaluation, see CifarCnnConfig
     batch_size: int = 2000  # images an optimiser step
-    chunk_size: int = 250  # images a forward pass, at most: activations then fit a CPU's cache, and batch norm sees this many
+    chunk_size: int = (
+        250  # images a forward pass, at most: activations then fit a CPU's cache, and batch norm sees this many
+    )
     learning_rate: float = 0.24  # Muon's, for convolutions; falls linearly to 0. Fraction of a weight's norm, roughly
     momentum: float = 0.6
     bias_learning_rate: float = 0.053  # SGD's, for batch norm's and the whitening layer's biases
@@ -88,8 +92,9 @@ class Recipe:
 class Muon(torch.optim.Optimizer):
     """SGD with Nesterov momentum whose update of each convolution is orthogonalised and whose weights keep their norm.
 
-    Muon (Keller Jordan, https://kellerjordan.github.io/posts/muon) in the form that airbench94_muon uses for convolutions:
-    a kernel is a matrix (out, in·k·k), its norm is set to √out before each step. `torch.optim.Muon` takes matrices only.
+    Muon (Keller Jordan, https://kellerjordan.github.io/posts/muon) in the form that airbench94_muon uses for
+    convolutions: a kernel is a matrix (out, in·k·k), its norm is set to √out before each step. `torch.optim.Muon` takes
+    matrices only.
 
     Args:
         params: convolution weights, (out, in, k, k).
@@ -117,7 +122,8 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrix: torch.Tensor, steps: int = 3) -> torch.Tensor:
-    """(m, n) -> a matrix with the same singular vectors and singular values near 1, by a quintic Newton-Schulz iteration.
+    """(m, n) -> a matrix with the same singular vectors and singular values near 1, by a quintic Newton-Schulz
+    iteration.
 
     In bfloat16; the coefficients are Muon's, which raise small singular values fast rather than converge to exactly 1.
     """
@@ -161,9 +167,9 @@ def fit(
 ) -> Progress:
     """Trains `model` in place and leaves it with the weights of its best epoch on validation.
 
-    Writes a checkpoint and metrics.jsonl (a line an epoch) to `output_dir` after each epoch. Of several processes (of torchrun
-    or accelerate) the first writes. They share each batch, and add up gradients: what is learnt is what one process learns, up
-    to the order of sums, and to batch norm where a part of the batch is smaller than `chunk_size`.
+    Writes a checkpoint and metrics.jsonl (a line an epoch) to `output_dir` after each epoch. Of several processes (of
+    torchrun or accelerate) the first writes. They share each batch, and add up gradients: what is learnt is what one
+    process learns, up to the order of sums, and to batch norm where a part of the batch is smaller than `chunk_size`.
 
     Args:
         model: a `CifarCnnForImageClassification`, on its device.
@@ -193,7 +199,9 @@ def fit(
         enough = 5_000_000 // images[0, 0].numel()  # patches of 5,000 images of 32×32; more would only take memory
         sample = torch.randperm(n, generator=generator(seed, "whiten"))[:enough]
         model.init_whiten(augment.normalize(images[sample.to(device)], mean, std))
-    parts = state.num_processes * math.ceil(batch_size / state.num_processes / recipe.chunk_size)  # of a batch, as many each
+    parts = state.num_processes * math.ceil(
+        batch_size / state.num_processes / recipe.chunk_size
+    )  # of a batch, as many each
     chunk_size = math.ceil(batch_size / parts)
     optimizers = build_optimizers(model, recipe, parts // state.num_processes)
     first_stage = [parameter for parameter in model.stages[0].parameters() if parameter.requires_grad]
@@ -205,7 +213,9 @@ def fit(
     flip_first = torch.rand(n, generator=generator(seed, "flip")) < 0.5
 
     def backward(index: torch.Tensor, epoch: int, size: int, draw: torch.Generator) -> torch.Tensor:
-        """Adds the gradient of the images at `index` (on the CPU); gives (summed loss, count of right ones), on the device."""
+        """Adds the gradient of the images at `index` (on the CPU); gives (summed loss, count of right ones), on the
+        device.
+        """
         where = index.to(device)
         pixels = augment.normalize(images[where], mean, std)
         pixels = augment.flip_by_turns(pixels, flip_first[index].to(device), epoch) if recipe.mirror else pixels
@@ -251,7 +261,8 @@ def fit(
                 if time.perf_counter() - shown > 1:  # reading the loss waits for the device: once a second at most
                     shown = time.perf_counter()
                     bar.set_postfix_str(
-                        f"epoch {epoch + 1}/{math.ceil(recipe.epochs)}, {size} px, loss {sums[step, 0] / batch_size:.3f}"
+                        f"epoch {epoch + 1}/{math.ceil(recipe.epochs)}, {size} px, loss "
+                        f"{sums[step, 0] / batch_size:.3f}"
                     )
             check_finite(sums[first : progress.step, 0], first, epoch)
             seconds = time.perf_counter() - began
@@ -273,12 +284,16 @@ def fit(
                 "train_seconds": round(progress.train_seconds, 2),
             }
             metrics |= validate(model, validation, mean, std, bf16)
-            broadcast_object_list(told := [metrics])  # processors differ in the last digit, and all have to decide alike
+            broadcast_object_list(
+                told := [metrics]
+            )  # processors differ in the last digit, and all have to decide alike
             [metrics] = told
             progress.history.append(metrics)
             if metrics["validation_accuracy"] > progress.best_accuracy:
                 progress.improved_epoch = epoch + 1
-            if metrics["validation_accuracy"] >= progress.best_accuracy:  # of equals the later, which was trained longer
+            if (
+                metrics["validation_accuracy"] >= progress.best_accuracy
+            ):  # of equals the later, which was trained longer
                 progress.best_accuracy, progress.best_epoch = metrics["validation_accuracy"], epoch + 1
                 best = copy_state(model)
             if state.is_main_process:
@@ -291,11 +306,17 @@ def fit(
 
 
 def add_up(model: nn.Module, sums: torch.Tensor, caught: bool) -> tuple[torch.Tensor, bool]:
-    """Makes gradients the sums over all processes; gives `sums` (2,) summed, and whether any process was told to stop."""
+    """Makes gradients the sums over all processes; gives `sums` (2,) summed, and whether any process was told to
+    stop.
+    """
     if PartialState().num_processes == 1:
         return sums, caught
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    told = [*(gradient.flatten() for gradient in gradients), sums.float(), sums.new_tensor([caught], dtype=torch.float32)]
+    told = [
+        *(gradient.flatten() for gradient in gradients),
+        sums.float(),
+        sums.new_tensor([caught], dtype=torch.float32),
+    ]
     summed = reduce(torch.cat(told), reduction="sum").split([len(each) for each in told])
     for gradient, each in zip(gradients, summed, strict=False):
         gradient.copy_(each.view_as(gradient))
@@ -381,8 +402,11 @@ def check_finite(losses: torch.Tensor, first: int, epoch: int) -> None:
 
 
 @torch.inference_mode()
-def predict(forward: Callable, images: torch.Tensor, mean: list[float], std: list[float], bf16: bool = False) -> torch.Tensor:
-    """Logits (N, num_labels), float32, of uint8 images (N, C, H, W); `forward` takes normalised pixels and gives logits.
+def predict(
+    forward: Callable, images: torch.Tensor, mean: list[float], std: list[float], bf16: bool = False
+) -> torch.Tensor:
+    """Logits (N, num_labels), float32, of uint8 images (N, C, H, W); `forward` takes normalised pixels and gives
+    logits.
 
     Of a `forward` that gives (views, N, num_labels) for a batch, as many views of all.
     """
@@ -407,7 +431,9 @@ def validate(model: nn.Module, data: tuple[torch.Tensor, torch.Tensor], mean, st
 
 
 def estimate_seconds(model: nn.Module, images: torch.Tensor, recipe: Recipe, bf16: bool) -> float:
-    """What `fit` will take on this machine, from a forward and backward pass of one chunk at each size; (N, C, H, W)."""
+    """What `fit` will take on this machine, from a forward and backward pass of one chunk at each size; (N, C, H,
+    W).
+    """
     keep_freed_memory()
     trial = copy.deepcopy(model).to(memory_format=torch.channels_last).train()
     chunk = images[: recipe.chunk_size].float()
@@ -453,7 +479,9 @@ def copy_state(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def save_checkpoint(path: Path, model, optimizers, best, progress: Progress, settings: dict) -> None:
-    """Writes all that `load_checkpoint` needs to one safetensors file, whole or not at all; ModelError on a full disk."""
+    """Writes all that `load_checkpoint` needs to one safetensors file, whole or not at all; ModelError on a full
+    disk.
+    """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
     for i, optimizer in enumerate(optimizers):
@@ -525,8 +553,8 @@ class StopSignal:
 def keep_freed_memory() -> None:
     """Tells glibc to keep freed blocks instead of handing them back to the kernel, where it is glibc.
 
-    Activations are large blocks, which glibc maps and unmaps anew at each allocation; the page faults of that cost a fifth
-    of a training step on the CPU. Costs nothing but a resident size that stays at its peak.
+    Activations are large blocks, which glibc maps and unmaps anew at each allocation; the page faults of that cost a
+    fifth of a training step on the CPU. Costs nothing but a resident size that stays at its peak.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(libc, "mallopt"):

@@ -45,10 +45,16 @@ MADE = [*PULLED, "metrics.jsonl", "confusion_matrix.png", "cnn.py", "onnx/model.
 PUSHED = [*MADE, "README.md", "*.png"]
 SPACE = ["app.py", "requirements.txt", "LICENSE", "space/**/*.py", "classifier/**/*.py", "classifier/card.md"]
 SPACE += ["model_card.md", "SECURITY.md", "examples/*", *(f"models/*/{pattern}" for pattern in PULLED)]
-SPACE += ["docs/*", "report/report.*", "report/slides.pptx", "report/figures/*.png"]  # what the README links to, and shows
+SPACE += [
+    "docs/*",
+    "report/report.*",
+    "report/slides.pptx",
+    "report/figures/*.png",
+]  # what the README links to, and shows
 ROOT = Path(__file__).resolve().parent.parent
 PARITY_IMAGES = 64
-# Every error of the Hub's client and its cache is one of these: a failed upload a RuntimeError, bad metadata a ValueError.
+# Every error of the Hub's client and its cache is one of these: a failed upload a RuntimeError, bad metadata a
+# ValueError.
 REFUSED = (OSError, httpx2.HTTPError, RuntimeError, ValueError, RevisionResolutionError)
 ATTEMPTS = 3  # the client does not ask again by itself after a 503
 
@@ -67,7 +73,9 @@ class Snapshot(NamedTuple):
     notice: str = ""
 
 
-def pull(repo: str, revision: str | None = None, *, files: Sequence[str] = PULLED, patience: float | None = None) -> Snapshot:
+def pull(
+    repo: str, revision: str | None = None, *, files: Sequence[str] = PULLED, patience: float | None = None
+) -> Snapshot:
     """Files of a Hub model, verified by their digests; by default those that inference needs.
 
     When the Hub is down, slow or refuses, what was fetched last is given, and `notice` says so.
@@ -76,7 +84,8 @@ def pull(repo: str, revision: str | None = None, *, files: Sequence[str] = PULLE
         repo: `user/name`.
         revision: branch, tag or commit; the main branch if None.
         files: patterns of what to fetch.
-        patience: seconds to wait for the Hub before what is cached is good enough; None waits for as long as bytes come.
+        patience: seconds to wait for the Hub before what is cached is good enough; None waits for as long as bytes
+            come.
 
     Raises:
         HubError: the Hub can't be reached, or is slow, and nothing is cached.
@@ -93,8 +102,8 @@ def pull(repo: str, revision: str | None = None, *, files: Sequence[str] = PULLE
                     return found.append(error)
             time.sleep(1 + attempt)
 
-    # A thread, because a trickle of bytes never runs into a timeout of the client. It may go on behind our back: what it
-    # fetches is there at the next start.
+    # A thread, because a trickle of bytes never runs into a timeout of the client. It may go on behind our back: what
+    # it fetches is there at the next start.
     thread = threading.Thread(target=fetch, daemon=True)
     thread.start()
     thread.join(patience)
@@ -103,10 +112,14 @@ def pull(repo: str, revision: str | None = None, *, files: Sequence[str] = PULLE
         return result
     reason = _reason(result)
     if cached := _cached(repo, revision, files):
-        return cached._replace(notice=f"The Hub did not give {repo} ({reason}): commit {cached.commit[:7]}, from the cache.")
+        return cached._replace(
+            notice=f"The Hub did not give {repo} ({reason}): commit {cached.commit[:7]}, from the cache."
+        )
     where = f"{repo}@{revision}" if revision else repo
     if _unavailable(result):
-        raise HubError(f"The Hub did not give {where}, and nothing of it is cached ({reason}): try again later") from result
+        raise HubError(
+            f"The Hub did not give {where}, and nothing of it is cached ({reason}): try again later"
+        ) from result
     raise ModelError(
         f"{where} is no folder here, and the Hub did not give it ({reason}): "
         "check the name and the revision, and log in if it is private (hf auth login, or HF_TOKEN)"
@@ -139,12 +152,15 @@ def _cached(repo: str, revision: str | None, files: Sequence[str]) -> Snapshot |
 
 
 def _damaged(folder: Path) -> list[Path]:
-    """The files of a cached snapshot whose bytes are not those that the Hub listed; huggingface_hub compares sizes only."""
+    """The files of a cached snapshot whose bytes are not those that the Hub listed; huggingface_hub compares sizes
+    only.
+    """
     return [path for path in sorted(folder.rglob("*")) if path.is_file() and not _is_whole(path)]
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether the file has the digest that its blob in the cache is named by: SHA-256 for large files, else git's SHA-1.
+    """Whether the file has the digest that its blob in the cache is named by: SHA-256 for large files, else git's
+    SHA-1.
 
     Where the system has no links, there are no blobs to compare with, and the size has to do.
     """
@@ -158,7 +174,12 @@ def _is_whole(path: Path) -> bool:
 
 
 def push(
-    folder: Path, repo: str | None = None, *, private: bool = False, revision: str | None = None, dataset: str | None = None
+    folder: Path,
+    repo: str | None = None,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    dataset: str | None = None,
 ) -> str:
     """Completes a trained model's folder, proves that strangers get its probabilities, and sends it.
 
@@ -180,14 +201,22 @@ def push(
     images = _parity_images(folder, dataset)
     export.complete(folder)
     difference = export.prove_parity(folder, images)
-    print(f"{folder}: pipeline in a fresh process differs by {difference:.1e} at most on {len(images)} validation images")
+    print(
+        f"{folder}: pipeline in a fresh process differs by {difference:.1e} at most on {len(images)} validation images"
+    )
     return send(folder, repo, private=private, revision=revision, dataset=dataset)
 
 
 def send(
-    folder: Path, repo: str | None = None, *, private: bool = False, revision: str | None = None, dataset: str | None = None
+    folder: Path,
+    repo: str | None = None,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    dataset: str | None = None,
 ) -> str:
-    """Sends a complete folder with its card, in one commit that says what it is and how good. Gives the commit's address.
+    """Sends a complete folder with its card, in one commit that says what it is and how good. Gives the commit's
+    address.
 
     Args:
         folder: a model's.
@@ -226,7 +255,9 @@ def send(
             commit_message=_message(folder),
         )
     except REFUSED as error:
-        raise HubError(f"{folder} is complete, but the Hub did not take it ({_advice(error)}): {shlex.join(again)}") from error
+        raise HubError(
+            f"{folder} is complete, but the Hub did not take it ({_advice(error)}): {shlex.join(again)}"
+        ) from error
     return sent.commit_url
 
 
@@ -339,9 +370,13 @@ def parse_args() -> argparse.Namespace:
     model.add_argument("repo", nargs="?", help="user/name (yours, named like the folder)")
     model.add_argument("--revision", metavar="BRANCH", help="created where there is none (main)")
     model.add_argument("--dataset", help="Hub id or folder whose validation images prove parity (run.json's)")
-    space = commands.add_parser("space", help="create or update the Space", description=push_space.__doc__.splitlines()[0])
+    space = commands.add_parser(
+        "space", help="create or update the Space", description=push_space.__doc__.splitlines()[0]
+    )
     space.add_argument("repo", help="user/name of the Space")
-    space.add_argument("--models", default="", metavar="IDS", help="user/name[@revision],… to serve (the embedded ones)")
+    space.add_argument(
+        "--models", default="", metavar="IDS", help="user/name[@revision],… to serve (the embedded ones)"
+    )
     for command in (model, space):
         command.add_argument("--private", action="store_true", help="create it private; one that exists stays as it is")
     return parser.parse_args()

@@ -62,17 +62,20 @@ def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> Relia
 
 
 def ece(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error, in [0, 1]: mean gap of confidence and accuracy in a bin (Guo et al., arXiv:1706.04599).
+    """Expected calibration error, in [0, 1]: mean gap of confidence and accuracy in a bin (Guo et al.,
+    arXiv:1706.04599).
 
-    No bootstrap interval is given for it: noise widens every gap, and resampling widens it once more, so that the interval of
-    a well calibrated model would lie too high. Arguments as `reliability`.
+    No bootstrap interval is given for it: noise widens every gap, and resampling widens it once more, so that the
+    interval of a well calibrated model would lie too high. Arguments as `reliability`.
     """
     count, confidence, accuracy = reliability(logits, labels, bins)
     return float((count * np.abs(confidence - accuracy)).sum() / count.sum())
 
 
 def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Fraction of images whose label is among the `k` highest of (N, C) logits; of equal ones the lowest index comes first."""
+    """Fraction of images whose label is among the `k` highest of (N, C) logits; of equal ones the lowest index comes
+    first.
+    """
     own = np.take_along_axis(logits, labels[:, None], axis=1)
     earlier = np.arange(logits.shape[1]) < labels[:, None]
     rank = ((logits > own) | ((logits == own) & earlier)).sum(axis=1)
@@ -94,8 +97,9 @@ def fit_temperature(
 ) -> float:
     """The T > 0 for which logits / T has the lowest NLL (Guo et al., arXiv:1706.04599); fit it on validation data.
 
-    Where all are right, as of a few images, the lowest would be at T = 0, and everything certain: then a share of 1 / (N + 2)
-    of each target is spread over the classes, as Platt does (Probabilistic outputs for support vector machines, 1999).
+    Where all are right, as of a few images, the lowest would be at T = 0, and everything certain: then a share of 1 /
+    (N + 2) of each target is spread over the classes, as Platt does (Probabilistic outputs for support vector machines,
+    1999).
 
     Args:
         logits: (N, C), or what `merge` takes.
@@ -117,7 +121,9 @@ def fit_temperature(
     return float(np.exp(found.x))
 
 
-def bootstrap_interval(values: np.ndarray, draws: int = 1000, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
+def bootstrap_interval(
+    values: np.ndarray, draws: int = 1000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean of `values` (N,), over images.
 
     Args:
@@ -141,10 +147,11 @@ def percentiles(samples: Sequence[float] | np.ndarray, level: float = 0.95) -> t
 def bootstrap(
     labels: np.ndarray, predicted: np.ndarray, draws: int = 1000, seed: int = 0, num_labels: int | None = None
 ) -> dict[str, tuple[float, float]]:
-    """95% percentile bootstrap intervals over images of {"accuracy", "precision", "recall", "f1"}, the latter macro means.
+    """95% percentile bootstrap intervals over images of {"accuracy", "precision", "recall", "f1"}, the latter macro
+    means.
 
-    To draw images is to draw how many have each pair of label and prediction, which is all that these measures need. What
-    can't be divided is 0, as in `metrics`.
+    To draw images is to draw how many have each pair of label and prediction, which is all that these measures need.
+    What can't be divided is 0, as in `metrics`.
 
     Args:
         labels: class indices, (N,).
@@ -157,7 +164,9 @@ def bootstrap(
     cells, counts = np.unique(pairs.reshape(-1, 2), axis=0, return_counts=True)  # (E, 2), (E,)
     drawn = resampled(counts, draws, seed)  # (draws, E)
     ones = np.ones(len(cells))
-    in_class = [csr_array((ones, (np.arange(len(cells)), column)), shape=(len(cells), len(names))) for column in cells.T]
+    in_class = [
+        csr_array((ones, (np.arange(len(cells)), column)), shape=(len(cells), len(names))) for column in cells.T
+    ]
     actual, assigned = (drawn @ matrix for matrix in in_class)  # (draws, C)
     right = (drawn * (cells[:, 0] == cells[:, 1])) @ in_class[0]
     num_labels = num_labels or len(names)
@@ -204,7 +213,9 @@ def compare(logits_a: np.ndarray, logits_b: np.ndarray, labels: np.ndarray, draw
 
 
 def resampled(counts: np.ndarray, draws: int, seed: int) -> np.ndarray:
-    """How many images of each kind (draws, E) are in resamples, with replacement, of images with `counts` (E,) of each."""
+    """How many images of each kind (draws, E) are in resamples, with replacement, of images with `counts` (E,) of
+    each.
+    """
     return np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=draws)
 
 

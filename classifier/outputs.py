@@ -1,4 +1,5 @@
-"""What a model gives for many images, its logits and the features that its head gets: computed once, then read from a cache.
+"""What a model gives for many images, its logits and the features that its head gets: computed once, then read from a
+cache.
 
 found = outputs.compute(predictor, lambda: data.batches("test", splits, 64), images=digest, folder=cache)
 measure.nll(found.logits, found.labels)
@@ -33,12 +34,20 @@ class Outputs:
 
     logits: np.ndarray  # float32 (N, C), as `Predictor.logits` gives them
     features: np.ndarray  # float32 (N, D), what the last linear layer gets; the mean, where it sees several views
-    views: np.ndarray  # float32 (N, V, C), logits of each view of an image; of one, where the model does not average several
+    views: (
+        np.ndarray
+    )  # float32 (N, V, C), logits of each view of an image; of one, where the model does not average several
     labels: np.ndarray  # int64 (N,)
 
 
 def compute(
-    predictor: Predictor, batches: Callable[[], Batches], *, images: str, folder: Path, n: int | None = None, name: str = ""
+    predictor: Predictor,
+    batches: Callable[[], Batches],
+    *,
+    images: str,
+    folder: Path,
+    n: int | None = None,
+    name: str = "",
 ) -> Outputs:
     """The outputs for some images, from `folder` if this very model saw them before.
 
@@ -88,7 +97,8 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
 
 
 def digest(predictor: Predictor, images: str) -> str:
-    """32 hex digits of SHA-256 over the weights, the settings of model and processor, the images, and what is kept of them.
+    """32 hex digits of SHA-256 over the weights, the settings of model and processor, the images, and what is kept of
+    them.
 
     Settings that only judge what the model gave are left out.
     """

@@ -1,9 +1,10 @@
 """The report of an evaluation: one content, told as report.md, report.pdf and slides.pptx, with its figures beside.
 
-    pages.write(Path("report"), {"models/cnn": predictor}, splits)  # after evaluation.json and timing.json are written there
+    pages.write(Path("report"), {"models/cnn": predictor}, splits)  # after evaluation.json and timing.json are written
+    there
 
-Every number comes from evaluation.json, timing.json, or run.json and metrics.jsonl beside the weights; sentences that judge are
-chosen by these numbers. What a file lacks is left out. The same files give the same bytes.
+Every number comes from evaluation.json, timing.json, or run.json and metrics.jsonl beside the weights; sentences that
+judge are chosen by these numbers. What a file lacks is left out. The same files give the same bytes.
 """
 
 import json
@@ -75,7 +76,8 @@ def write(
     """Writes the report of `output_dir`'s evaluation.json beside it.
 
     Args:
-        output_dir: with evaluation.json, and timing.json if it was timed; gets report.md, report.pdf, slides.pptx, figures/.
+        output_dir: with evaluation.json, and timing.json if it was timed; gets report.md, report.pdf, slides.pptx,
+        figures/.
         predictors: {folder or Hub id: the model}, those of evaluation.json.
         splits: with the test split that was measured, and train, for pictures of both; None: no pictures.
         look: gives an image as a model saw it with a heat map over it, to be shown with mistakes.
@@ -83,7 +85,8 @@ def write(
         formats: which of `FORMATS`.
 
     Raises:
-        ModelError: evaluation.json or a model's record is missing or lacks what its script writes, or there is no such format.
+        ModelError: evaluation.json or a model's record is missing or lacks what its script writes, or there is no such
+            format.
     """
     if unknown := set(formats) - set(FORMATS):
         raise ModelError(f"no format {', '.join(sorted(unknown))}: choose from {', '.join(FORMATS)}")
@@ -96,7 +99,9 @@ def write(
     except KeyError as error:
         raise ModelError(f"a record of {', '.join(predictors)} has no {error}: train or evaluate again") from error
     title = f"Image classification: {evaluation['dataset']}"
-    subtitle = f"{joined([model.name for model in models])}, measured on {evaluation['n']:,} images of {evaluation['split']}"
+    subtitle = (
+        f"{joined([model.name for model in models])}, measured on {evaluation['n']:,} images of {evaluation['split']}"
+    )
     if "md" in formats:
         write_text(output_dir / "report.md", markdown(title, subtitle, sections))
     if "pdf" in formats:
@@ -156,7 +161,9 @@ def build(
         about_repeating(models, evaluation, command),
     ]
     return [
-        replace(section, blocks=[fitted(figures, each) if isinstance(each, Picture) else each for each in section.blocks])
+        replace(
+            section, blocks=[fitted(figures, each) if isinstance(each, Picture) else each for each in section.blocks]
+        )
         for section in made
         if section
     ]
@@ -183,9 +190,15 @@ def about_data(figures: Path, evaluation: dict, models: list[Measured], splits: 
     first = models[0].evaluation["per_class"]
     names = list(first)
     tested = np.array([found["n"] for found in first.values()])
-    known = next((model.runs[-1]["data"] for model in models if model.runs and "counts" in model.runs[-1]["data"]), None)
+    known = next(
+        (model.runs[-1]["data"] for model in models if model.runs and "counts" in model.runs[-1]["data"]), None
+    )
     counts = {}
-    if known and known.get("labels", names) == names and all(len(each) == len(names) for each in known["counts"].values()):
+    if (
+        known
+        and known.get("labels", names) == names
+        and all(len(each) == len(names) for each in known["counts"].values())
+    ):
         counts = {split: np.array(each) for split, each in known["counts"].items()}
     counts["test"] = tested
     revision = f" at revision {evaluation['dataset_revision']}" if evaluation.get("dataset_revision") else ""
@@ -197,8 +210,8 @@ def about_data(figures: Path, evaluation: dict, models: list[Measured], splits: 
         sentences.append(
             f"Each class has {low:,} training images."
             if equal
-            else f"Classes have {low:,} ({names[counts['train'].argmin()]}) to {high:,} ({names[counts['train'].argmax()]}) "
-            "training images."
+            else f"Classes have {low:,} ({names[counts['train'].argmin()]}) to "
+            f"{high:,} ({names[counts['train'].argmax()]}) training images."
         )
         sentences.append("Settings and epochs were chosen on validation, not on test.")
     report.save_classes(figures / "classes", counts, names)
@@ -220,14 +233,17 @@ def about_pixels(models: list[Measured]) -> Section:
         side = preprocess.size_of(processor)
         kernel = "bicubic" if preprocess.is_bicubic(processor) else "bilinear"
         views = model.evaluation.get("views", 1)
-        rows.append((model.name, f"{side} × {side}", kernel, f"{preprocess.crop_pct_of(processor):.2f}", mean, std, f"{views}"))
+        rows.append(
+            (model.name, f"{side} × {side}", kernel, f"{preprocess.crop_pct_of(processor):.2f}", mean, std, f"{views}")
+        )
     table = Table(
         ("model", "pixels", "resized", "crop keeps", "mean (R, G, B)", "standard deviation", "views"),
         rows,
         "What reaches each network. Mean and deviation are in units of the brightest value, 255.",
     )
     sentences = [
-        "An image is decoded to upright 8-bit RGB and prepared by the processor that is saved beside the weights, the same in "
+        "An image is decoded to upright 8-bit RGB and prepared by the processor that is saved beside the weights, "
+        "the same in "
         "training, evaluation and application.",
     ]
     if several := [
@@ -252,7 +268,9 @@ def about_architecture(figures: Path, models: list[Measured]) -> Section:
         caption = f"{model.name}: {kind}. Right: shape of each output, and share of the parameters."
         blocks.append(Picture(f"architecture_{model.slug}", caption, 0.5 if len(models) > 1 else 0.62))
     sentences = [f"{model.name} has {model.evaluation['n_parameters']:,} parameters." for model in models]
-    sentences.append("The diagrams are traced from a forward pass; equal blocks that follow each other are counted (×).")
+    sentences.append(
+        "The diagrams are traced from a forward pass; equal blocks that follow each other are counted (×)."
+    )
     return Section("Architecture" if len(models) == 1 else "Architectures", sentences, blocks, blocks[:3])
 
 
@@ -266,7 +284,8 @@ def about_training(figures: Path, models: list[Measured]) -> Section | None:
     table = Table(
         ("setting", *(model.name for model in trained)),
         [(name, *(column.get(name, "–") for column in columns)) for name in names],
-        "How each model was trained" + ("; of several stages, the last." if any(len(m.runs) > 1 for m in trained) else "."),
+        "How each model was trained"
+        + ("; of several stages, the last." if any(len(m.runs) > 1 for m in trained) else "."),
     )
     sentences, blocks = [], [table]
     for model in trained:
@@ -281,7 +300,9 @@ def about_training(figures: Path, models: list[Measured]) -> Section | None:
             last = model.history[-1]
             caption = f"{model.name}: loss and accuracy by epoch, {plural(len(model.history), 'epoch')}"
             if {"train_accuracy", "validation_accuracy"} <= last.keys():
-                caption += f"; the last had {percent(last['train_accuracy'])} of (augmented) training images right, and "
+                caption += (
+                    f"; the last had {percent(last['train_accuracy'])} of (augmented) training images right, and "
+                )
                 caption += f"{percent(last['validation_accuracy'])} of validation"
             blocks.append(Picture(f"curves_{model.slug}", f"{caption}."))
     ranked = sorted(trained, key=lambda model: -model.evaluation["accuracy"])
@@ -336,7 +357,10 @@ def about_results(models: list[Measured], evaluation: dict) -> Section:
         rows.append(row(f"{name}, macro", lambda m, metric=metric: f"{m[metric]:.4f}"))
     for metric, name in (("precision", "precision"), ("recall", "recall"), ("f1", "F1")):
         rows.append(
-            row(f"{name}, weighted", lambda m, metric=metric: f"{m['weighted'][metric]:.4f}" if "weighted" in m else None)
+            row(
+                f"{name}, weighted",
+                lambda m, metric=metric: f"{m['weighted'][metric]:.4f}" if "weighted" in m else None,
+            )
         )
     for k in dict.fromkeys(k for each in found for k in each.get("top_k_accuracy", {})):
         rows.append(
@@ -351,7 +375,9 @@ def about_results(models: list[Measured], evaluation: dict) -> Section:
             rows.append(
                 row(
                     f"{name.split(' (')[0]} before temperature",
-                    lambda m, metric=metric: f"{m['before_temperature'][metric]:.4f}" if m.get("before_temperature") else None,
+                    lambda m, metric=metric: (
+                        f"{m['before_temperature'][metric]:.4f}" if m.get("before_temperature") else None
+                    ),
                 )
             )
     rows = [each for each in rows if set(each[1:]) != {"–"}]
@@ -412,7 +438,9 @@ def about_confusion(figures: Path, models: list[Measured], best: Measured) -> Se
     sentences, blocks = [], []
     for model in models:
         names = list(model.evaluation["per_class"])
-        report.save_confusion(figures / f"confusion_{model.slug}", np.array(model.evaluation["confusion_matrix"]), names)
+        report.save_confusion(
+            figures / f"confusion_{model.slug}", np.array(model.evaluation["confusion_matrix"]), names
+        )
         caption = f"{model.name}: images by true and predicted class."
         blocks.append(Picture(f"confusion_{model.slug}", caption, 0.68))
         if confused := model.evaluation.get("confused"):
@@ -424,7 +452,9 @@ def about_confusion(figures: Path, models: list[Measured], best: Measured) -> Se
 
 def about_classes(figures: Path, models: list[Measured], best: Measured) -> Section:
     """F1 of each class."""
-    scores = {model.name: {name: found["f1"] for name, found in model.evaluation["per_class"].items()} for model in models}
+    scores = {
+        model.name: {name: found["f1"] for name, found in model.evaluation["per_class"].items()} for model in models
+    }
     report.save_class_scores(figures / "class_f1", scores, "F1")
     n = len(scores[best.name])
     few = f", the {report.MAX_BAR_ROWS} of {n} classes with the lowest" if n > report.MAX_BAR_ROWS else ""
@@ -433,7 +463,10 @@ def about_classes(figures: Path, models: list[Measured], best: Measured) -> Sect
     rows = sorted(classes.items(), key=lambda item: item[1]["f1"])[:MAX_ROWS]
     table = Table(
         ("class", "precision", "recall", "F1", "images"),
-        [(name, *(f"{found[key]:.4f}" for key in ("precision", "recall", "f1")), f"{found['n']:,}") for name, found in rows],
+        [
+            (name, *(f"{found[key]:.4f}" for key in ("precision", "recall", "f1")), f"{found['n']:,}")
+            for name, found in rows
+        ],
         f"{best.name}, by F1" + (f"; the lowest {MAX_ROWS} of {len(classes)}." if len(classes) > MAX_ROWS else "."),
     )
     return Section("Classes", [hardest(model) for model in models], [picture, table])
@@ -445,7 +478,8 @@ def hardest(model: Measured) -> str:
     low, high = (pick(classes, key=lambda name: classes[name]["f1"]) for pick in (min, max))
     if classes[low]["f1"] == classes[high]["f1"]:
         return f"{model.name} has an F1 of {classes[low]['f1']:.4f} on every class."
-    return f"{model.name}'s F1 is lowest on {low} ({classes[low]['f1']:.4f}) and highest on {high} ({classes[high]['f1']:.4f})."
+    lowest, highest = (f"{name} ({classes[name]['f1']:.4f})" for name in (low, high))
+    return f"{model.name}'s F1 is lowest on {lowest} and highest on {highest}."
 
 
 def about_calibration(figures: Path, models: list[Measured]) -> Section | None:
@@ -458,7 +492,9 @@ def about_calibration(figures: Path, models: list[Measured]) -> Section | None:
         before = model.evaluation.get("before_temperature")
         bins[model.name] = (model.evaluation["reliability"], before["reliability"] if before else None)
     report.save_reliability(figures / "reliability", bins)
-    picture = Picture("reliability", "Accuracy by confidence, in 15 bins of equal width; below, how many images are in each.")
+    picture = Picture(
+        "reliability", "Accuracy by confidence, in 15 bins of equal width; below, how many images are in each."
+    )
     return Section("Calibration", [calibration_of(model) for model in told], [picture], [picture])
 
 
@@ -507,7 +543,8 @@ def weakness(name: str, found: dict) -> str:
     last = {kind: values[-1] for kind, values in found["accuracy"].items()}
     worst, mildest = min(last, key=last.__getitem__), max(last, key=last.__getitem__)
     return (
-        f"{name}: {percent(found['clean'])} of {found['n']:,} clean images; at the highest strength {percent(last[worst])} "
+        f"{name}: {percent(found['clean'])} of {found['n']:,} clean images; at the highest strength "
+        f"{percent(last[worst])} "
         f"under {worst.replace('_', ' ')}, the worst, and {percent(last[mildest])} under {mildest.replace('_', ' ')}, "
         "the mildest."
     )
@@ -522,7 +559,8 @@ def about_strangers(models: list[Measured]) -> Section | None:
     overall = Table(
         ("model", *(SCORES.get(score, score) for score in scores)),
         [(model.name, *(two(mean_of(model, score)) for score in scores)) for model in told],
-        "AUROC / FPR95, means over all sets. AUROC: 0.5 is chance, 1 perfect. FPR95: fraction of strangers that pass for known "
+        "AUROC / FPR95, means over all sets. AUROC: 0.5 is chance, 1 perfect. FPR95: fraction of strangers that pass "
+        "for known "
         "where 95% of test images do.",
     )
     blocks = [overall]
@@ -587,7 +625,8 @@ def about_mistakes(
 def about_transfer(models: list[Measured], comparisons: list[dict], timing: dict) -> Section | None:
     """Fine-tuning against training from scratch, where there are runs of both."""
     scratch, tuned = (
-        [model for model in models if model.runs and (model.start == "random weights") == wanted] for wanted in (True, False)
+        [model for model in models if model.runs and (model.start == "random weights") == wanted]
+        for wanted in (True, False)
     )
     if not scratch or not tuned:
         return None
@@ -620,12 +659,15 @@ def about_transfer(models: list[Measured], comparisons: list[dict], timing: dict
     if best_scratch.latency and best_tuned.latency:
         faster, slower = sorted((best_scratch, best_tuned), key=lambda model: model.latency)
         sentences.append(
-            f"{faster.name} answers in {faster.latency:.1f} ms, {slower.name} in {slower.latency:.1f} ms (median, one image)."
+            f"{faster.name} answers in {faster.latency:.1f} ms, {slower.name} in {slower.latency:.1f} ms (median, "
+            "one image)."
         )
     return Section("Transfer learning and training from scratch", sentences, [table], [table])
 
 
-def about_choice(models: list[Measured], evaluation: dict, best: Measured, reasons: list[str], timing: dict) -> Section | None:
+def about_choice(
+    models: list[Measured], evaluation: dict, best: Measured, reasons: list[str], timing: dict
+) -> Section | None:
     """Cost beside accuracy, and the model to use."""
     rows = []
     for model in models:
@@ -650,7 +692,8 @@ def about_choice(models: list[Measured], evaluation: dict, best: Measured, reaso
         caption += f" on {place}, by PyTorch; images a second in batches of {' / '.join(batches)}"
     table = Table(header, rows, f"{caption}.")
     rule = (
-        "Rule: of the models whose accuracy can't be told from the highest (the paired 95% interval of the difference includes "
+        "Rule: of the models whose accuracy can't be told from the highest (the paired 95% interval of the "
+        "difference includes "
         "0), the one with the lowest latency, or else the fewest parameters."
     )
     title = "Which model" if len(models) > 1 else "Cost"
@@ -677,12 +720,15 @@ def about_lessons(models: list[Measured]) -> Section | None:
         most, least = int(np.argmax(kept)), int(np.argmin(kept))
         if most != least:
             sentences.append(
-                f"Over all corruptions and strengths, {models[most].name} is right most often, on {percent(kept[most])}, and "
+                f"Over all corruptions and strengths, {models[most].name} is right most often, on "
+                f"{percent(kept[most])}, and "
                 f"{models[least].name} least, on {percent(kept[least])}: the same images, clean, put "
                 f"them {points(clean[most] - clean[least])} points apart, corrupted {points(kept[most] - kept[least])}."
             )
     if all(each.get("strangers") for each in found):
-        told = [max((mean_of(model, score)["auroc"], score) for score in model.evaluation["strangers"]) for model in models]
+        told = [
+            max((mean_of(model, score)["auroc"], score) for score in model.evaluation["strangers"]) for model in models
+        ]
         columns["strangers, AUROC"] = [f"{auroc:.3f} ({SCORES.get(score, score)})" for auroc, score in told]
         top = max(range(len(told)), key=told.__getitem__)
         by = SCORES.get(told[top][1], told[top][1])
@@ -696,7 +742,8 @@ def about_lessons(models: list[Measured]) -> Section | None:
         if right != fast:
             sentences.append(
                 f"{models[fast].name} answers in {models[fast].latency / models[right].latency:.2f} of the time of "
-                f"{models[right].name}, the most accurate, and is right on {points(gap(models, right, fast), sign=False)} "
+                f"{models[right].name}, the most accurate, and is right on "
+                f"{points(gap(models, right, fast), sign=False)} "
                 "points fewer."
             )
     rows = list(zip((model.name for model in models), *columns.values(), strict=True))
@@ -774,7 +821,9 @@ def choose(models: list[Measured], comparisons: list[dict]) -> tuple[Measured, l
     elif best is top:
         reasons.append(f"{best.name} is the one to use: it also has the {why} of the models that can't be told apart.")
     else:
-        reasons.append(f"{best.name} is the one to use: it can't be told from {top.name} in accuracy and has the {why}.")
+        reasons.append(
+            f"{best.name} is the one to use: it can't be told from {top.name} in accuracy and has the {why}."
+        )
     return best, reasons
 
 
@@ -798,11 +847,13 @@ def difference(a: Measured, b: Measured, comparisons: list[dict]) -> str:
     interval = f"{points(low)} to {points(high)}"
     if low > 0 or high < 0:
         return (
-            f"{a.name} is {'above' if value > 0 else 'below'} {b.name} by {points(abs(value), sign=False)} points; the paired "
+            f"{a.name} is {'above' if value > 0 else 'below'} {b.name} by {points(abs(value), sign=False)} points; "
+            "the paired "
             f"95% interval, {interval}, excludes 0."
         )
     return (
-        f"{a.name} and {b.name} can't be told apart by these images: they differ by {points(value)} points, and the paired 95% "
+        f"{a.name} and {b.name} can't be told apart by these images: they differ by {points(value)} points, and the "
+        "paired 95% "
         f"interval, {interval}, includes 0."
     )
 
@@ -922,7 +973,9 @@ def typeset(title: str, subtitle: str, sections: Sequence[Section]) -> str:
             lines.append(f"#par(text({quoted(' '.join(section.sentences))}))")
         for narrow, group in groupby(section.blocks, lambda block: isinstance(block, Picture) and block.width <= 0.5):
             cells = [typeset_block(block, 2 * block.width if narrow else None) for block in group]
-            lines += [f"#grid(columns: 2, gutter: 8pt, {', '.join(cells)})"] if narrow else [f"#{cell}" for cell in cells]
+            lines += (
+                [f"#grid(columns: 2, gutter: 8pt, {', '.join(cells)})"] if narrow else [f"#{cell}" for cell in cells]
+            )
     return "\n".join(lines)
 
 
@@ -934,7 +987,8 @@ def typeset_block(block: Block, width: float | None) -> str:
     if isinstance(block, Picture):
         placed = "" if width else ", placement: auto"  # or pages end in gaps where a figure has no place
         size = f"width: {100 * (width or block.width):g}%"
-        return f"figure(image({quoted(f'figures/{block.name}.svg')}, {size}, alt: {quoted(block.caption)}), {caption}{placed})"
+        image = f"image({quoted(f'figures/{block.name}.svg')}, {size}, alt: {quoted(block.caption)})"
+        return f"figure({image}, {caption}{placed})"
     n = len(block.header)
     align = f"align: ({', '.join(['left'] + ['right'] * (n - 1))},)"
     head = ", ".join(f"strong({quoted(cell)})" for cell in block.header)

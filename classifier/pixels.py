@@ -39,7 +39,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "HEIF")  # by co
 MAX_BYTES = 30_000_000  # of the file
 MAX_MEGAPIXELS = 120  # width x height / 1e6, as the header has it; telephones reach 108
 MAX_SIDE = 20_000  # pixels
-MAX_ASPECT = 20  # sides to one another: a processor that makes the shorter one 224 pixels makes the other so much longer
+MAX_ASPECT = (
+    20  # sides to one another: a processor that makes the shorter one 224 pixels makes the other so much longer
+)
 DRAFT = 1.5  # times the wanted size that a JPEG is decoded to at least: less is blurred, more costs time
 TIME_LIMIT_S = 10.0  # of wall time, one image
 START_LIMIT_S = 60.0  # of wall time, until a new worker is ready: 0.2 s on an idle machine
@@ -49,7 +51,9 @@ LOOK_AHEAD = 2 * WORKERS  # images that decode_many works on beyond the one that
 
 _ROOT = Path(__file__).parent.parent
 _REQUEST = struct.Struct("!cIQ")  # b"p" path or b"b" bytes; reduce_to in pixels, 0 for none; length of what follows
-_REPLY = struct.Struct("!cIIQ")  # b"i" image, b"e" error, b"r" ready; width; height; length of what follows (RGB, or UTF-8)
+_REPLY = struct.Struct(
+    "!cIIQ"
+)  # b"i" image, b"e" error, b"r" ready; width; height; length of what follows (RGB, or UTF-8)
 _BOMB = (Image.DecompressionBombWarning, Image.DecompressionBombError)
 MALFORMED = (
     OSError,
@@ -159,7 +163,9 @@ def _decode(source: str | io.BytesIO, reduce_to: int | None) -> Image.Image:
         if max(image.size) > MAX_SIDE:
             raise ValueError(f"{image.width:,} × {image.height:,} pixels; at most {MAX_SIDE:,} a side")
         if max(image.size) > MAX_ASPECT * min(image.size):
-            raise ValueError(f"{image.width:,} × {image.height:,} pixels; one side at most {MAX_ASPECT} times the other")
+            raise ValueError(
+                f"{image.width:,} × {image.height:,} pixels; one side at most {MAX_ASPECT} times the other"
+            )
         size, box = _reduced_size(image.size, reduce_to), None
         if size != image.size and image.format in ("JPEG", "MPO"):
             # 1/2, 1/4 or 1/8 out of the DCT, still more than the target. The scaled picture's last column and row may
@@ -356,8 +362,8 @@ class Decoder:
     ) -> Iterator[Image.Image | ImageError]:
         """Decodes with all workers at once; yields in the order of `sources`, an ImageError in the place of a bad file.
 
-        `sources` may be endless: it is read LOOK_AHEAD files ahead. `decode`: what is called in place of `self.decode`, such
-        as by someone who has some of the images already.
+        `sources` may be endless: it is read LOOK_AHEAD files ahead. `decode`: what is called in place of `self.decode`,
+        such as by someone who has some of the images already.
         """
         decode = decode or self.decode
 

@@ -3,9 +3,9 @@
     from classifier import load_predictor
     load_predictor("runs/cnn")(["a.jpg", image], top_k=3)
 
-An image reaches the model by `pixels` (bytes to upright RGB) and by the processor saved beside the weights, and by nothing
-else, so that app, API, evaluation and `transformers.pipeline` agree to 1e-4. Weights are read from safetensors, computed in
-fp32, and no code from a model repository is ever run.
+An image reaches the model by `pixels` (bytes to upright RGB) and by the processor saved beside the weights, and by
+nothing else, so that app, API, evaluation and `transformers.pipeline` agree to 1e-4. Weights are read from safetensors,
+computed in fp32, and no code from a model repository is ever run.
 """
 
 import json
@@ -47,15 +47,16 @@ def load_predictor(
 
     Raises:
         HubError: the Hub can't be reached, and nothing is cached.
-        ModelError: something is missing, corrupted, or of an architecture that `transformers` does not know. The message
-            is one line that names the folder and the next step.
+        ModelError: something is missing, corrupted, or of an architecture that `transformers` does not know. The
+            message is one line that names the folder and the next step.
     """
     folder, name, revision, notice = locate(path_or_id, patience=patience)
     config = read_json(folder / "config.json")
     model, absent = load_weights(folder)
     if absent:  # transformers would go on with random values in their place
         raise ModelError(
-            f"the weights in {folder} don't fit config.json ({len(absent)} missing or of another shape, first {absent[0]}): "
+            f"the weights in {folder} don't fit config.json ({len(absent)} missing or of another shape, first "
+            f"{absent[0]}): "
             "a backbone without a classifier has to be fine-tuned first"
         )
     return Predictor(
@@ -73,7 +74,9 @@ def load_predictor(
 
 
 class Linear(torch.nn.Linear):
-    """A linear layer by oneDNN where no gradient is asked for: PyTorch's own goes to MKL in fp32, which is slow on AMD."""
+    """A linear layer by oneDNN where no gradient is asked for: PyTorch's own goes to MKL in fp32, which is slow on
+    AMD.
+    """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(…, in_features) -> (…, out_features)."""
@@ -86,7 +89,8 @@ class Linear(torch.nn.Linear):
 def for_inference(model: PreTrainedModel) -> PreTrainedModel:
     """The same model, made fast on this machine: convolutions with channels last, linear layers by oneDNN.
 
-    How much that is, `benchmarks/inference.py` measures. Logits change by less than 1e-5, as with any other order of summation.
+    How much that is, `benchmarks/inference.py` measures. Logits change by less than 1e-5, as with any other order of
+    summation.
     """
     model.to(memory_format=torch.channels_last)
     has_onednn = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX")
@@ -123,7 +127,9 @@ def locate(path_or_id: str | Path, files: Sequence[str] | None = None, *, patien
     if match := HUB_ID.fullmatch(str(path_or_id)):
         from classifier import hub  # a local folder needs no Hub client
 
-        folder, commit, notice = hub.pull(match["repo"], match["revision"], files=files or hub.PULLED, patience=patience)
+        folder, commit, notice = hub.pull(
+            match["repo"], match["revision"], files=files or hub.PULLED, patience=patience
+        )
         return Location(folder, match["repo"], commit, notice)
     raise ModelError(f"no model folder {path_or_id}: train one (train.py, finetune_vit.py), or name a Hub model")
 
@@ -150,7 +156,8 @@ class Predictor:
         known_at: pixels a side at which a larger image is looked at as well for that (`energies`); None when not set.
         reduce_to: pixels to which `pixels.decode` may shrink a large file first; None when not set.
         folder: with the weights and the records beside them; None when it was not loaded from one.
-        bf16: whether it computes in bfloat16 (autocast), which moves probabilities in their third digit; False at first.
+        bf16: whether it computes in bfloat16 (autocast), which moves probabilities in their third digit; False at
+        first.
         most_at_once: images of the largest call of `judge` so far, by which one knows whether to `compile`.
     """
 
@@ -185,7 +192,8 @@ class Predictor:
         self.most_at_once = 0
 
     def compile(self) -> None:
-        """Spends seconds on compiling the forward pass for this CPU, for those who classify many images. ModelError as there.
+        """Spends seconds on compiling the forward pass for this CPU, for those who classify many images. ModelError as
+        there.
 
         Other threads may use the predictor meanwhile. On another device it does nothing.
         """
@@ -238,7 +246,9 @@ class Predictor:
         """
         images = list(self._decoded(images))
         self.most_at_once = max(self.most_at_once, len(images))
-        logits, energies = self.energies(images, self.known_at if self.known_threshold is not None else None, batch_size)
+        logits, energies = self.energies(
+            images, self.known_at if self.known_threshold is not None else None, batch_size
+        )
         known = [None if self.known_threshold is None else bool(energy >= self.known_threshold) for energy in energies]
         return torch.from_numpy(logits).softmax(dim=1).numpy(), known
 
@@ -247,9 +257,9 @@ class Predictor:
     ) -> tuple[np.ndarray, np.ndarray]:
         """(N, C) logits of N decoded images, and how much each is like the labels: log Σ exp of the logits (N,).
 
-        That is minus the energy of Liu et al. (arXiv:2010.03759). Of an image larger than `known_at` it is the mean of the
-        image's and of the same image squashed to `known_at`² pixels: who has learnt from small ones takes much for known that
-        is sharp.
+        That is minus the energy of Liu et al. (arXiv:2010.03759). Of an image larger than `known_at` it is the mean of
+        the image's and of the same image squashed to `known_at`² pixels: who has learnt from small ones takes much for
+        known that is sharp.
         """
         large = [i for i, image in enumerate(images) if known_at and min(image.size) > known_at]
         small = [images[i].resize((known_at, known_at), Image.Resampling.LANCZOS) for i in large]
@@ -269,7 +279,9 @@ class Predictor:
         return np.concatenate(logits) if logits else np.empty((0, len(self.labels)), np.float32)
 
     def pixel_values(self, images: Sequence[Picture]) -> torch.Tensor:
-        """What the model gets of N paths, encoded bytes or PIL images: (N, 3, H, W), on its device. Errors as `logits`."""
+        """What the model gets of N paths, encoded bytes or PIL images: (N, 3, H, W), on its device. Errors as
+        `logits`.
+        """
         return self._processed(list(self._decoded(images)))
 
     def _processed(self, images: list[Image.Image]) -> torch.Tensor:
@@ -291,7 +303,9 @@ class Predictor:
     def _decoded(self, images: Iterable[Picture]) -> Iterator[Image.Image]:
         """RGB images in order. Consecutive files are decoded together, by the decoder's worker processes."""
         images = list(images)
-        files = pixels.decode_many([image for image in images if not isinstance(image, Image.Image)], reduce_to=self.reduce_to)
+        files = pixels.decode_many(
+            [image for image in images if not isinstance(image, Image.Image)], reduce_to=self.reduce_to
+        )
         for image in images:
             if isinstance(image, Image.Image):
                 yield image if is_plain(image) else pixels.to_rgb(image)
@@ -319,7 +333,9 @@ def read_json(path: Path) -> dict:
     except FileNotFoundError:
         raise ModelError(f"no {path.name} in {path.parent}: is it a model folder? Train one, or name another") from None
     except ValueError as error:  # not UTF-8, or not JSON
-        raise ModelError(f"{path} is not valid JSON ({first_sentence(error)}): fetch or train the model again") from error
+        raise ModelError(
+            f"{path} is not valid JSON ({first_sentence(error)}): fetch or train the model again"
+        ) from error
 
 
 def load_weights(folder: Path, *, allow_pickle: bool = False, **options) -> tuple[PreTrainedModel, list[str]]:
@@ -333,7 +349,9 @@ def load_weights(folder: Path, *, allow_pickle: bool = False, **options) -> tupl
     Raises:
         ModelError: no weights, damaged ones, or an architecture that `transformers` does not know.
     """
-    if not allow_pickle and not any((folder / n).exists() for n in ("model.safetensors", "model.safetensors.index.json")):
+    if not allow_pickle and not any(
+        (folder / n).exists() for n in ("model.safetensors", "model.safetensors.index.json")
+    ):
         raise ModelError(f"no model.safetensors in {folder}: other formats may run code, save it as safetensors")
     try:
         with quiet():  # what is absent is the caller's to tell, in a line
@@ -349,7 +367,9 @@ def load_weights(folder: Path, *, allow_pickle: bool = False, **options) -> tupl
     except SafetensorError as error:
         raise ModelError(f"{folder}/model.safetensors is damaged ({error}): fetch or train it again") from error
     except UnpicklingError as error:  # torch refuses to run what it does not know
-        raise ModelError(f"{folder} has weights that hold code ({first_sentence(error)}): save them as safetensors") from error
+        raise ModelError(
+            f"{folder} has weights that hold code ({first_sentence(error)}): save them as safetensors"
+        ) from error
     except (OSError, ValueError, KeyError, ImportError) as error:  # timm's unknown architecture is an ImportError
         raise ModelError(
             f"can't load the model in {folder} ({first_sentence(error)}): it has to be an image classifier that "
@@ -379,7 +399,8 @@ def load_processor(folder: Path) -> BaseImageProcessor:
             return AutoImageProcessor.from_pretrained(folder, backend="torchvision", trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"no usable image processor in {folder} ({first_sentence(error)}): save preprocessor_config.json beside the weights"
+            f"no usable image processor in {folder} ({first_sentence(error)}): save preprocessor_config.json beside "
+            "the weights"
         ) from error
 
 

@@ -44,7 +44,9 @@ def resized(processor: BaseImageProcessor, model: PreTrainedModel, size: int, cr
     """
     if isinstance(processor, TimmWrapperImageProcessor):
         settings = model.config.pretrained_cfg | {"input_size": [3, size, size], "crop_pct": crop_pct}
-        model.config.pretrained_cfg = {k: v for k, v in settings.items() if k not in ("test_input_size", "test_crop_pct")}
+        model.config.pretrained_cfg = {
+            k: v for k, v in settings.items() if k not in ("test_input_size", "test_crop_pct")
+        }
         return TimmWrapperImageProcessor(model.config.pretrained_cfg, model.config.architecture)
     settings = processor.to_dict()
     if "crop_pct" in settings:
@@ -61,7 +63,8 @@ def resized(processor: BaseImageProcessor, model: PreTrainedModel, size: int, cr
 def batch(processor: BaseImageProcessor, images: torch.Tensor) -> torch.Tensor:
     """uint8 (N, 3, H, W) -> pixel values (N, 3, size, size), on the images' device, as `processor` computes them.
 
-    timm's processor resizes with Pillow, this with torchvision's kernel for 8 bits: of CIFAR-10, 1 pixel in 2,000 differs.
+    timm's processor resizes with Pillow, this with torchvision's kernel for 8 bits: of CIFAR-10, 1 pixel in 2,000
+    differs.
     """
     if not isinstance(processor, TimmWrapperImageProcessor):
         return processor(images=images, return_tensors="pt")["pixel_values"]
@@ -80,7 +83,9 @@ def mean_std(processor: BaseImageProcessor) -> tuple[list[float], list[float]]:
     if isinstance(processor, TimmWrapperImageProcessor):
         return list(processor.data_config["mean"]), list(processor.data_config["std"])
     if hasattr(processor, "include_top"):  # EfficientNet's, which may divide twice and have 0 in the middle
-        black, white = (batch(processor, torch.full((1, 3, 8, 8), value, dtype=torch.uint8))[0, :, 0, 0] for value in (0, 255))
+        black, white = (
+            batch(processor, torch.full((1, 3, 8, 8), value, dtype=torch.uint8))[0, :, 0, 0] for value in (0, 255)
+        )
         std = 1 / (white - black)
         return (-black * std).tolist(), std.tolist()
     if not processor.do_normalize:

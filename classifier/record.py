@@ -13,7 +13,15 @@ from pathlib import Path
 import torch
 
 # What a run and its evaluation leave in a folder, and would speak of other weights once it is trained anew
-STALE = ("config.json", "run.json", "evaluation.json", "timing.json", "confusion_matrix.png", "metrics.jsonl", "README.md")
+STALE = (
+    "config.json",
+    "run.json",
+    "evaluation.json",
+    "timing.json",
+    "confusion_matrix.png",
+    "metrics.jsonl",
+    "README.md",
+)
 STALE += ("onnx/model.onnx",)
 PACKAGES = ("torch", "torchvision", "transformers", "datasets", "timm", "numpy", "pillow")
 
@@ -23,7 +31,9 @@ def machine() -> dict:
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line[:10] == "model name"]
+        names = [
+            line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line[:10] == "model name"
+        ]
         processor = names[0] if names else processor
     return {
         "processor": processor,
@@ -40,7 +50,9 @@ def commit() -> str | None:
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
     return head + ("+" if changed else "")

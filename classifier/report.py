@@ -1,7 +1,7 @@
 """Figures of a dataset, a run and an evaluation. Colours are Okabe and Ito's, which the colour-blind can tell apart.
 
-A path that ends in .png is written as that alone; any other name as PNG and as SVG, with these endings added. Both have the
-same bytes on every run.
+A path that ends in .png is written as that alone; any other name as PNG and as SVG, with these endings added. Both have
+the same bytes on every run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -88,7 +88,9 @@ def save_samples(
         (left / full_width, bottom / full_height, canvas.shape[1] / full_width, canvas.shape[0] / full_height)
     )
     axes.imshow(canvas, interpolation="nearest", aspect="auto")
-    axes.set_yticks([row * step_y + height * zoom / 2 for row in range(rows)], [shorten(names[row]) for row in range(rows)])
+    axes.set_yticks(
+        [row * step_y + height * zoom / 2 for row in range(rows)], [shorten(names[row]) for row in range(rows)]
+    )
     axes.set_xticks([])
     axes.tick_params(length=0, labelsize=11, pad=8)
     axes.spines[:].set_visible(False)
@@ -159,7 +161,9 @@ def save_curves(path: Path, history: list[dict]) -> None:
 
 
 def save_confusion(path: Path, matrix: np.ndarray, labels: list[str]) -> None:
-    """A confusion matrix, counts (C, C): a row is the true label, a column the predicted one; without names if C > 40."""
+    """A confusion matrix, counts (C, C): a row is the true label, a column the predicted one; without names if C >
+    40.
+    """
     n = len(labels)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     named = n <= MAX_MATRIX_NAMES  # beyond that a cell is too small to write in
@@ -263,7 +267,9 @@ def save_robustness(path: Path, models: Mapping[str, dict]) -> None:
         for i, found in enumerate(models.values()):
             colour, marker, line, _ = STYLES[i % len(STYLES)]
             values = [found["clean"], *found["accuracy"][kind]]
-            axes.plot(range(len(values)), values, color=colour, marker=marker, linestyle=line, markersize=3.5, linewidth=1.2)
+            axes.plot(
+                range(len(values)), values, color=colour, marker=marker, linestyle=line, markersize=3.5, linewidth=1.2
+            )
         axes.set_title(kind.replace("_", " "), fontsize=8.5)
         axes.set_ylim(0, 1.02)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -273,7 +279,12 @@ def save_robustness(path: Path, models: Mapping[str, dict]) -> None:
     figure.supxlabel("strength (0: clean)", fontsize=8.5)
     figure.supylabel("accuracy", fontsize=8.5)
     figure.legend(
-        panels.flat[0].lines, list(models), loc="outside upper left", ncols=min(len(models), 4), frameon=False, fontsize=8
+        panels.flat[0].lines,
+        list(models),
+        loc="outside upper left",
+        ncols=min(len(models), 4),
+        frameon=False,
+        fontsize=8,
     )
     save_figure(figure, path)
 
@@ -334,7 +345,9 @@ def save_pictures(
 
 
 def save_architecture(path: Path, layers: Sequence[Layer], name: str, input_shape: Sequence[int]) -> None:
-    """A model's layers as boxes from the top down, with the shapes of their outputs and their share of the parameters."""
+    """A model's layers as boxes from the top down, with the shapes of their outputs and their share of the
+    parameters.
+    """
     total = sum(layer.n_parameters for layer in layers)
     height, step = 0.4, 0.56  # inches of a box, and from one to the next
     figure = Figure(figsize=(4.4, 0.55 + step * (len(layers) + 1)))
@@ -356,7 +369,9 @@ def save_architecture(path: Path, layers: Sequence[Layer], name: str, input_shap
         axes.text(0.18, middle - 0.09, parts, fontsize=6, va="center")
         axes.text(3.28, middle + 0.09, " × ".join(map(str, layer.shape)), fontsize=7, va="center")
         share = layer.n_parameters / total
-        axes.add_patch(matplotlib.patches.Rectangle((3.28, middle - 0.17), 0.55 * share, 0.1, facecolor=ORANGE, linewidth=0))
+        axes.add_patch(
+            matplotlib.patches.Rectangle((3.28, middle - 0.17), 0.55 * share, 0.1, facecolor=ORANGE, linewidth=0)
+        )
         axes.text(3.31 + 0.55 * share, middle - 0.12, f"{share:.1%}", fontsize=6, va="center")
         y, gap = middle, height / 2
     save_figure(figure, path)

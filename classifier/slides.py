@@ -157,7 +157,9 @@ def add_picture(slide: Slide, picture: Picture, box: Box, figures: Path) -> None
 
 
 def add_table(slide: Slide, table: Table, box: Box) -> None:
-    """A table in the largest letters that fit; rows that have no place are left out, the caption below says how many."""
+    """A table in the largest letters that fit; rows that have no place are left out, the caption below says how
+    many.
+    """
     left, top, width, height = box
     lines = [table.header, *table.rows]
     longest = [max(len(line[i]) for line in lines) for i in range(len(table.header))]

@@ -1,12 +1,13 @@
-"""How well a model tells images of none of its classes: scores of its outputs, what these reach, and images to try them on.
+"""How well a model tells images of none of its classes: scores of its outputs, what these reach, and images to try them
+on.
 
     neighbours = strangers.fit_neighbours(train_features)
     for name, images in strangers.sets(validation_images).items():
         features = ...  # of images
         strangers.auroc(neighbours.scores(validation_features), neighbours.scores(features))
 
-A score is higher the more an image is like the known classes. Features are what the model's last linear layer gets, the mean
-where it sees several views of an image. Nothing here runs a model.
+A score is higher the more an image is like the known classes. Features are what the model's last linear layer gets, the
+mean where it sees several views of an image. Nothing here runs a model.
 """
 
 from dataclasses import dataclass
@@ -38,9 +39,10 @@ def energy(logits: np.ndarray) -> np.ndarray:
 class Neighbours:
     """How near the k-th nearest of some training features is, by angle (Sun et al., arXiv:2204.06507).
 
-    Chosen over ViM (arXiv:2203.10807), which is smaller to save. OpenOOD v1.5 (arXiv:2306.09301) has AUROCs on near and far
-    strangers of 90.6% and 93.0% to ViM's 88.7% and 93.5% on CIFAR-10 (ResNet-18), but of 74.1% and 90.8% to 77.0% and 92.8% on
-    ImageNet (ViT-B/16). On models/cnn the mean over `sets` is 91% to ViM's 86%; the energy, which needs no features, has 92%.
+    Chosen over ViM (arXiv:2203.10807), which is smaller to save. OpenOOD v1.5 (arXiv:2306.09301) has AUROCs on near and
+    far strangers of 90.6% and 93.0% to ViM's 88.7% and 93.5% on CIFAR-10 (ResNet-18), but of 74.1% and 90.8% to 77.0%
+    and 92.8% on ImageNet (ViT-B/16). On models/cnn the mean over `sets` is 91% to ViM's 86%; the energy, which needs no
+    features, has 92%.
     """
 
     features: np.ndarray  # float16 (M, D), of length 1
@@ -58,8 +60,8 @@ class Neighbours:
 def fit_neighbours(features: np.ndarray, most: int = 1000, k: int = 5, seed: int = 0) -> Neighbours:
     """Draws the training features that `Neighbours` keeps. No labels are needed.
 
-    On models/cnn neither number matters much: with 200 to 5,000 features, and k up to half a class's share of them, the mean
-    AUROC over `sets` is 90.7% to 91.5%.
+    On models/cnn neither number matters much: with 200 to 5,000 features, and k up to half a class's share of them, the
+    mean AUROC over `sets` is 90.7% to 91.5%.
 
     Args:
         features: (N, D), of training images; may be memory-mapped.
@@ -71,13 +73,17 @@ def fit_neighbours(features: np.ndarray, most: int = 1000, k: int = 5, seed: int
         DataError: fewer than k images.
     """
     if len(features) < k:
-        raise DataError(f"{len(features)} training images have no {k} nearest neighbours: pass more images, or a smaller k")
+        raise DataError(
+            f"{len(features)} training images have no {k} nearest neighbours: pass more images, or a smaller k"
+        )
     kept = np.sort(np.random.default_rng(seed).permutation(len(features))[:most])  # a memory map is read forwards
     return Neighbours(normalize(features[kept].astype(np.float32)).astype(np.float16), k)
 
 
 def threshold(known_scores: np.ndarray, keep: float = 0.95) -> float:
-    """The highest score that a fraction `keep` of known images reach, from validation data; an image below is a stranger."""
+    """The highest score that a fraction `keep` of known images reach, from validation data; an image below is a
+    stranger.
+    """
     return float(-np.quantile(-known_scores, keep, method="inverted_cdf"))
 
 
@@ -95,10 +101,11 @@ def fpr_at(known_scores: np.ndarray, strange_scores: np.ndarray, keep: float = 0
 def sets(images: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
     """Images of no class, nothing downloaded: {name: uint8 (N, 3, H, W)}, the same for the same images and seed.
 
-    Far from the known images: `gaussian_noise` (of the images' own mean and standard deviation), `uniform_noise`, `blobs`,
-    `digits` (scikit-learn's 1,797 of 8×8 pixels, enlarged), `photographs` (squares of scikit-learn's two, a temple and a
-    flower). Near, for they are made of them: `phase_scrambled` keeps an image's colours and spectrum, `patches_shuffled` its
-    patches, `blended` is the mean of two. Blobs, shuffled and blended images are after Hendrycks et al. (arXiv:1812.04606).
+    Far from the known images: `gaussian_noise` (of the images' own mean and standard deviation), `uniform_noise`,
+    `blobs`, `digits` (scikit-learn's 1,797 of 8×8 pixels, enlarged), `photographs` (squares of scikit-learn's two, a
+    temple and a flower). Near, for they are made of them: `phase_scrambled` keeps an image's colours and spectrum,
+    `patches_shuffled` its patches, `blended` is the mean of two. Blobs, shuffled and blended images are after Hendrycks
+    et al. (arXiv:1812.04606).
 
     Args:
         images: known ones, uint8 (N, 3, H, W), N at least 2.
@@ -110,7 +117,9 @@ def sets(images: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
 
 def gaussian_noise(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Normal pixels, of each channel's mean and standard deviation in `images`."""
-    mean, std = (255 * np.array(each, np.float32)[:, None, None] for each in mean_std(torch.tensor(images)))  # (3, 1, 1)
+    mean, std = (
+        255 * np.array(each, np.float32)[:, None, None] for each in mean_std(torch.tensor(images))
+    )  # (3, 1, 1)
     return to_8_bits(mean + std * rng.standard_normal(images.shape, np.float32))
 
 
@@ -120,7 +129,9 @@ def uniform_noise(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def blobs(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Light shapes on black: 32×32 pixels that are 1 with probability 0.7, blurred, and 0 where below 0.75, enlarged."""
+    """Light shapes on black: 32×32 pixels that are 1 with probability 0.7, blurred, and 0 where below 0.75,
+    enlarged.
+    """
     noise = (rng.random((len(images), 32, 32, 3), np.float32) < 0.7).astype(np.float32)
     blurred = gaussian_filter(noise, sigma=1.5, axes=(1, 2, 3))  # over the channels too, so colours are pale
     return enlarge(to_8_bits(255 * np.where(blurred < 0.75, 0, blurred)), images.shape[2:])
@@ -149,7 +160,9 @@ def photographs(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def phase_scrambled(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The images with random phases added to their spectrum, the same for all three channels, so that colours stay together."""
+    """The images with random phases added to their spectrum, the same for all three channels, so that colours stay
+    together.
+    """
     made = np.empty_like(images)
     for i, image in enumerate(images):
         noise = np.fft.rfft2(rng.random(image.shape[1:]))
@@ -159,7 +172,9 @@ def phase_scrambled(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def patches_shuffled(images: np.ndarray, rng: np.random.Generator, grid: int = 4) -> np.ndarray:
-    """The images cut into `grid`² patches, each in an order of its own; what a side has beyond a multiple stays in place."""
+    """The images cut into `grid`² patches, each in an order of its own; what a side has beyond a multiple stays in
+    place.
+    """
     n, _, height, width = images.shape
     h, w = height // grid, width // grid
     inner = images[:, :, : grid * h, : grid * w]

@@ -1,8 +1,8 @@
 """A trained model that teaches another what it thinks of the very crops that the student sees.
 
-Knowledge distillation (arXiv:1503.02531) by function matching (arXiv:2106.05237): the teacher's probabilities are the targets,
-and no label enters the loss. Who has learnt the same training images by heart has little to add to their labels: a teacher is
-for a student of other images, or of few.
+Knowledge distillation (arXiv:1503.02531) by function matching (arXiv:2106.05237): the teacher's probabilities are the
+targets, and no label enters the loss. Who has learnt the same training images by heart has little to add to their
+labels: a teacher is for a student of other images, or of few.
 """
 
 import torch
@@ -33,14 +33,17 @@ class Teacher:
         predictor = load_predictor(path_or_id, device=device)
         if set(predictor.labels) != set(labels):
             raise ModelError(
-                f"the teacher {path_or_id} knows {', '.join(predictor.labels[:5])}{' …' if len(predictor.labels) > 5 else ''}, "
+                f"the teacher {path_or_id} knows "
+                f"{', '.join(predictor.labels[:5])}{' …' if len(predictor.labels) > 5 else ''}, "
                 f"not {', '.join(labels[:5])}{' …' if len(labels) > 5 else ''}: fine-tune it on this dataset first"
             )
         self.model = predictor.model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.order = [predictor.labels.index(label) for label in labels]
         self.size = preprocess.size_of(predictor.processor)
         own_mean, own_std = preprocess.mean_std(predictor.processor)
-        mean, std, own_mean, own_std = (torch.as_tensor(x).view(3, 1, 1).to(device) for x in (mean, std, own_mean, own_std))
+        mean, std, own_mean, own_std = (
+            torch.as_tensor(x).view(3, 1, 1).to(device) for x in (mean, std, own_mean, own_std)
+        )
         self.scale, self.shift = std / own_std, (mean - own_mean) / own_std
 
     @torch.no_grad()
@@ -54,6 +57,10 @@ class Teacher:
 
 
 def loss(logits: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
-    """Cross-entropy (nats, summed) of logits (N, C) with a teacher's probabilities, times the square of the temperature."""
+    """Cross-entropy (nats, summed) of logits (N, C) with a teacher's probabilities, times the square of the
+    temperature.
+    """
     losses = TEMPERATURE**2 * F.cross_entropy(logits / TEMPERATURE, targets, reduction="none")
-    return losses.sum() if weight is None else losses @ (targets @ weight)  # an image's weight, not a class's share of it
+    return (
+        losses.sum() if weight is None else losses @ (targets @ weight)
+    )  # an image's weight, not a class's share of it

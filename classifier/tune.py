@@ -1,4 +1,5 @@
-"""Fine-tuning: `transformers.Trainer` on batched pixels, with a learning rate a depth, sizes that grow, and a clean stop.
+"""Fine-tuning: `transformers.Trainer` on batched pixels, with a learning rate a depth, sizes that grow, and a clean
+stop.
 
 Everything random in a step is drawn from (seed, step), so that a resumed run computes what an uninterrupted one does.
 """
@@ -122,13 +123,16 @@ def check_resumable(checkpoint: Path, settings: dict) -> None:
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether a batch was too large, by what PyTorch's allocators and accelerate say."""
-    return any(words in str(error).lower() for words in ("reached zero", "allocate memory", "out of memory", "out-of-memory"))
+    return any(
+        words in str(error).lower() for words in ("reached zero", "allocate memory", "out of memory", "out-of-memory")
+    )
 
 
 class Progress(TrainerCallback, ExportableState):
     """What a run has done so far: sums of the epoch at hand, a line of metrics an epoch, and seconds spent training.
 
-    Of several processes each counts what it sees itself, and the first one also what a checkpoint says that all had seen.
+    Of several processes each counts what it sees itself, and the first one also what a checkpoint says that all had
+    seen.
 
     Attributes:
         settings: what a checkpoint must have been made with to go on from it.
@@ -212,7 +216,9 @@ class Progress(TrainerCallback, ExportableState):
     def on_step_end(self, args, state, control, **kwargs) -> None:
         """After a signal: saves and stops, unless the epoch ends here, which is then finished first."""
         self.clock()
-        self.is_stopping = fit.any_told(self.stop.caught)  # where one saved and another went on, both would wait forever
+        self.is_stopping = fit.any_told(
+            self.stop.caught
+        )  # where one saved and another went on, both would wait forever
         if self.is_stopping and state.epoch % 1 > 1e-9 and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = True
 
@@ -433,7 +439,8 @@ class Tuner(Trainer):
 
     @contextmanager
     def within_memory(self) -> Iterator[None]:
-        """Makes an error of what does not fit after the first step; before it, `auto_find_batch_size` tries a smaller batch.
+        """Makes an error of what does not fit after the first step; before it, `auto_find_batch_size` tries a smaller
+        batch.
 
         It would start anew with the weights as they are by then: sizes that grow meet the bound late.
         """
@@ -444,7 +451,8 @@ class Tuner(Trainer):
                 raise
             parts = 2 * self.args.gradient_accumulation_steps
             raise ModelError(
-                f"no memory for a batch after step {self.state.global_step} ({str(error).splitlines()[0]}): go on with half of "
+                f"no memory for a batch after step {self.state.global_step} ({str(error).splitlines()[0]}): go on "
+                "with half of "
                 f"one, by --resume_from_checkpoint last --gradient_accumulation_steps {parts}"
                 ", or with a lower --per_device_eval_batch_size where it was validation"
             ) from error
@@ -462,7 +470,9 @@ class Tuner(Trainer):
         if self.teacher:
             loss = teaching.loss(logits, targets, weight)
         else:
-            losses = F.cross_entropy(logits, targets, label_smoothing=self.args.label_smoothing_factor, reduction="none")
+            losses = F.cross_entropy(
+                logits, targets, label_smoothing=self.args.label_smoothing_factor, reduction="none"
+            )
             # The image's weight, also of what is smoothed: it would draw all to the class that has the highest
             loss = losses.sum() if weight is None else losses @ (targets @ weight)
         right = (logits.argmax(dim=1) == targets.argmax(dim=1)).sum()
@@ -474,7 +484,9 @@ class Tuner(Trainer):
         return 3 * len(inputs["labels"]) * self.flops[self.size_now()]
 
     def _save(self, output_dir=None, state_dict=None) -> None:
-        """Under the names that parameters have in memory: `Trainer` saves the Hub's older ones, and skips them on loading."""
+        """Under the names that parameters have in memory: `Trainer` saves the Hub's older ones, and skips them on
+        loading.
+        """
         if self.args.should_save:
             self.accelerator.unwrap_model(self.model).save_pretrained(
                 output_dir, state_dict=state_dict, save_original_format=False

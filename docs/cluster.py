@@ -2,11 +2,12 @@
 
     pip install 'ray[data]'
     python docs/cluster.py photos --model models/vit --output predictions                     # this machine alone
-    ray job submit --working-dir . -- python docs/cluster.py s3://bucket/photos --model … --output s3://bucket/predictions
+    ray job submit --working-dir . -- python docs/cluster.py s3://bucket/photos --model … --output
+    s3://bucket/predictions
 
-Run it from the repository's folder, with requirements.txt installed on every machine. OUTPUT is a folder of parquet files:
-the table's columns without `index`, as rows come in any order. A batch that was lost with its machine is computed again; a run
-that was stopped as a whole is not gone on with, which `classifier.bulk` can do.
+Run it from the repository's folder, with requirements.txt installed on every machine. OUTPUT is a folder of parquet
+files: the table's columns without `index`, as rows come in any order. A batch that was lost with its machine is
+computed again; a run that was stopped as a whole is not gone on with, which `classifier.bulk` can do.
 """
 
 import argparse
@@ -51,9 +52,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", help="a folder, or what stands for one in an object store")
     parser.add_argument("--model", required=True, help="a folder that all machines have, a Hub id, or id@revision")
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="of the parquet files; there must be none yet")
+    parser.add_argument(
+        "--output", required=True, metavar="FOLDER", help="of the parquet files; there must be none yet"
+    )
     parser.add_argument("--top_k", type=positive_int, default=5, metavar="K", help="labels an image (%(default)s)")
-    parser.add_argument("--processes", type=positive_int, metavar="N", help="that label, of a core each (all cores but one)")
+    parser.add_argument(
+        "--processes", type=positive_int, metavar="N", help="that label, of a core each (all cores but one)"
+    )
     args = parser.parse_args()
     ray.init()  # the cluster that it is submitted to, or one of this machine
     cores = int(ray.cluster_resources()["CPU"])

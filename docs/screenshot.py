@@ -28,7 +28,9 @@ def main() -> None:
 
     pictures = sorted(EXAMPLES.glob(args.pictures))
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])
+        browser = driver.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+        )
         page = browser.new_page(viewport={"width": args.width, "height": args.height})
         page.goto(f"{args.url}/?__theme={args.theme}")
         page.set_input_files("#files input[type=file]", pictures)

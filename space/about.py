@@ -29,10 +29,16 @@ def describe(predictor: Predictor) -> str:
         facts.append(("Training", start))
     facts += measured(predictor)
     found = next(iter(predictor.evaluation.get("models", [])), {})
-    facts += [(words, f"{found[key]:.3f}") for key, words in (("f1", "Macro F1"), ("ece", "Calibration error")) if key in found]
+    facts += [
+        (words, f"{found[key]:.3f}")
+        for key, words in (("f1", "Macro F1"), ("ece", "Calibration error"))
+        if key in found
+    ]
     if {"dataset", "split", "n"} <= predictor.evaluation.keys():
         evaluation = predictor.evaluation
-        facts.append(("Measured on", escape(f"{evaluation['dataset']}, {evaluation['split']}, {evaluation['n']:,} images")))
+        facts.append(
+            ("Measured on", escape(f"{evaluation['dataset']}, {evaluation['split']}, {evaluation['n']:,} images"))
+        )
     facts.append(("Revision", revision(predictor)))
     items = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
     return f"<h2>{escape(predictor.name)}</h2><dl>{items}</dl>"
@@ -63,7 +69,9 @@ def figures(predictor: Predictor) -> str:
     found = next(iter(predictor.evaluation.get("models", [])), {})
     parts = []
     if matrix := found.get("confusion_matrix"):
-        wrong = ", ".join(f"{pair['n']} {pair['label']} as {pair['predicted']}" for pair in found.get("confused", [])[:3])
+        wrong = ", ".join(
+            f"{pair['n']} {pair['label']} as {pair['predicted']}" for pair in found.get("confused", [])[:3]
+        )
         parts.append(
             figure(
                 lambda path: report.save_confusion(path, np.array(matrix), predictor.labels),
@@ -104,7 +112,9 @@ def card_text(predictor: Predictor) -> str:
 def privacy(minutes: int) -> str:
     """HTML of what is kept for at most `minutes`, and what is logged."""
     return (
-        "<h2>Privacy</h2><p>Your pictures, their previews and your downloads are kept on this server so that you can look at "
-        f"them, and are deleted within {minutes} minutes. Nothing is sent elsewhere, and no picture is used for training. "
+        "<h2>Privacy</h2><p>Your pictures, their previews and your downloads are kept on this server so that you can "
+        "look at "
+        f"them, and are deleted within {minutes} minutes. Nothing is sent elsewhere, and no picture is used for "
+        "training. "
         "The log has a line a request: method, endpoint, status, seconds; neither names nor addresses.</p>"
     )

@@ -1,10 +1,11 @@
-"""Decodes pictures while the next ones are still being sent: of a gallery of large photographs, half of that time is idle.
+"""Decodes pictures while the next ones are still being sent: of a gallery of large photographs, half of that time is
+idle.
 
     ahead.start(paths)                                  # as uploads arrive
     ahead.decode_many(paths, reduce_to=224)             # as `pixels.decode_many`, and faster where they were started
 
-One thread decodes, so that whoever waits for an answer has a decode worker at least. What it decoded waits for a call that
-names it: for a while, once, and as long as there is room. Whatever is not there then is decoded as ever.
+One thread decodes, so that whoever waits for an answer has a decode worker at least. What it decoded waits for a call
+that names it: for a while, once, and as long as there is room. Whatever is not there then is decoded as ever.
 """
 
 import threading
@@ -53,7 +54,9 @@ class Ahead:
                 if path not in self._waiting and len(self._waiting) < MOST:
                     self._waiting[path] = Waiting(time.monotonic(), self._thread.submit(self._decode, path))
 
-    def decode_many(self, sources: Iterable[Picture], *, reduce_to: int | None = None) -> Iterator[Image.Image | ImageError]:
+    def decode_many(
+        self, sources: Iterable[Picture], *, reduce_to: int | None = None
+    ) -> Iterator[Image.Image | ImageError]:
         """As `pixels.decode_many`, but after MOST_SLOW files that took too long no other is tried."""
         slow: list[SlowImageError] = []
 
@@ -94,7 +97,9 @@ class Ahead:
 
     def _decoded(self, source: Picture, *, reduce_to: int | None) -> Image.Image:
         with self._lock:
-            waiting = self._waiting.pop(source, None) if isinstance(source, str) and reduce_to == self.reduce_to else None
+            waiting = (
+                self._waiting.pop(source, None) if isinstance(source, str) and reduce_to == self.reduce_to else None
+            )
         if waiting and not waiting.future.cancel():  # it has begun
             decoded = waiting.future.result()
             if not isinstance(decoded, ImageError):

@@ -1,7 +1,8 @@
-"""What a call has to look like. gradio prints a trace for every file or argument that it makes nothing of, and keeps the rest.
+"""What a call has to look like. gradio prints a trace for every file or argument that it makes nothing of, and keeps
+the rest.
 
-The arguments are those of the page's own functions, by the name and by the number that a call may use, so that nothing that can
-be called is left out.
+The arguments are those of the page's own functions, by the name and by the number that a call may use, so that nothing
+that can be called is left out.
 """
 
 import json
@@ -64,7 +65,8 @@ def functions(demo: gr.Blocks) -> Functions:
     found = {}
     for number, fn in demo.fns.items():
         kinds = [
-            "" if not isinstance(block, gr.File) else "one" if block.file_count == "single" else "many" for block in fn.inputs
+            "" if not isinstance(block, gr.File) else "one" if block.file_count == "single" else "many"
+            for block in fn.inputs
         ]
         is_public = f"/{fn.api_name}" in public
         if parameters := public.get(f"/{fn.api_name}", {}).get("parameters"):
@@ -79,7 +81,8 @@ def functions(demo: gr.Blocks) -> Functions:
 
 
 def check(path: str, content: object, known: Functions, uploads: Path) -> Function | None:
-    """What is called, None for what gradio refuses. Raises Fault for what costs too much, or what gradio makes nothing of.
+    """What is called, None for what gradio refuses. Raises Fault for what costs too much, or what gradio makes nothing
+    of.
 
     Args:
         path: of the request, below /gradio_api/call/, queue/, run/ or api/.
@@ -105,7 +108,9 @@ def check(path: str, content: object, known: Functions, uploads: Path) -> Functi
     for key, value in {} if is_named else content.items():  # such as session_hash, which gradio keeps with the visit
         if isinstance(value, str) and len(value) > MAX_NAME:
             raise Fault(f"{key}: {len(value):,} characters, at most {MAX_NAME}")
-    called = name.removeprefix("v2/") if way == "call" else name if content.get("fn_index") is None else content["fn_index"]
+    called = (
+        name.removeprefix("v2/") if way == "call" else name if content.get("fn_index") is None else content["fn_index"]
+    )
     function = known.get(called) if type(called) in (str, int) else None
     if function is None:
         raise Fault("no such endpoint: /gradio_api/info tells which there are", 404)
@@ -122,7 +127,9 @@ def check(path: str, content: object, known: Functions, uploads: Path) -> Functi
 
 
 def in_order(named: dict, arguments: Sequence[Argument]) -> list:
-    """The values of arguments given by name, None for a default. Raises Fault for a name that is missing, or is not theirs."""
+    """The values of arguments given by name, None for a default. Raises Fault for a name that is missing, or is not
+    theirs.
+    """
     names = [argument.name for argument in arguments]
     if not named.keys() <= {*names, "oauth_token"}:
         raise Fault(f"it takes {', '.join(names) or 'nothing'}, and nothing else")
@@ -133,7 +140,9 @@ def in_order(named: dict, arguments: Sequence[Argument]) -> list:
 
 
 def check_value(argument: Argument, value: object, uploads: Path) -> None:
-    """Raises Fault for a value that an argument can't have; which ones of its kind make sense is its function's to tell."""
+    """Raises Fault for a value that an argument can't have; which ones of its kind make sense is its function's to
+    tell.
+    """
     if argument.files == "many" and isinstance(value, list):
         for i, file in enumerate(value):
             check_file(f"{argument.name}[{i}]", file, uploads)

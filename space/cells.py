@@ -1,6 +1,7 @@
 """The page's own components: a gallery, a table that sorts, bars. HTML made in the browser from JSON with escaped text.
 
-gradio's gallery and table would send everything anew with each result that streams in, and can't be walked through with keys.
+gradio's gallery and table would send everything anew with each result that streams in, and can't be walked through with
+keys.
 """
 
 from collections.abc import Sequence
@@ -46,20 +47,18 @@ element.addEventListener('click', event => {
 element.addEventListener('keydown', event => {
   const all = buttons(), at = all.indexOf(document.activeElement);
   const columns = all.filter(button => button.offsetTop === all[0].offsetTop).length;
-  const step = {ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns, Home: -at, End: all.length - 1 - at};
-  const to = all[at + step[event.key]];
-  if (at < 0 || !to) return;
-  event.preventDefault();
-  all[at].tabIndex = -1;
-  to.tabIndex = 0;
-  to.focus();
+  const step = {ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns, Home: -at, End: all.length - 1 -
+  at}; const to = all[at + step[event.key]]; if (at < 0 || !to) return; event.preventDefault(); all[at].tabIndex = -1;
+  to.tabIndex = 0; to.focus();
 });
 mark();
 """
 
 TABLE = """
-<table><caption class="sr">All results; a column's button sorts by it</caption><thead><tr>${value.headers.map((header, i) =>
-  `<th scope="col" data-column="${i}"><button type="button">${header}<span aria-hidden="true"></span></button></th>`).join('')}
+<table><caption class="sr">All results; a column's button sorts by it</caption><thead><tr>${value.headers.map((header,
+i) =>
+  `<th scope="col" data-column="${i}"><button type="button">${header}<span
+  aria-hidden="true"></span></button></th>`).join('')}
 </tr></thead><tbody>${value.rows.map(row => `<tr data-index="${row.index}">${row.cells.map((cell, i) =>
   `<td data-value="${cell.value}">${i ? cell.text : `<button type="button" class="open">${cell.text}</button>`}</td>`
 ).join('')}</tr>`).join('')}</tbody></table>
@@ -95,7 +94,9 @@ sort();
 
 def gallery() -> gr.HTML:
     """A gallery without pictures; its `value` is `gallery_cells`, its click tells the index of a row."""
-    return gr.HTML([], html_template=GALLERY, js_on_load=GALLERY_JS, chosen=-1, elem_id="gallery", apply_default_css=False)
+    return gr.HTML(
+        [], html_template=GALLERY, js_on_load=GALLERY_JS, chosen=-1, elem_id="gallery", apply_default_css=False
+    )
 
 
 def gallery_cells(rows: Sequence[Row], indices: Sequence[int], model: str) -> list[dict]:
@@ -166,7 +167,8 @@ def count_bars(counts: Sequence[tuple[str, int]]) -> str:
 def bar(label: str, share: float, value: str) -> str:
     """An item of a list of bars, `share` (0 to 1) of the width long."""
     return (
-        f'<li><span class="name">{escape(label)}</span><span class="track"><span style="width:{share:.1%}"></span></span>'
+        f'<li><span class="name">{escape(label)}</span><span class="track"><span '
+        f'style="width:{share:.1%}"></span></span>'
         f'<span class="value">{value}</span></li>'
     )
 
@@ -177,7 +179,8 @@ def progress_bar(done: int, total: int, seconds: float) -> str:
     text = f"{done} of {total}{left}"
     return (
         f'<div role="progressbar" aria-label="Pictures classified" aria-valuemin="0" aria-valuemax="{total}" '
-        f'aria-valuenow="{done}" aria-valuetext="{text}"><span style="width:{done / total:.1%}"></span></div><p>{text}</p>'
+        f'aria-valuenow="{done}" aria-valuetext="{text}"><span '
+        f'style="width:{done / total:.1%}"></span></div><p>{text}</p>'
     )
 
 

@@ -26,7 +26,9 @@ PREVIEW = 320  # pixels of the shorter side, at most; twice that of the longer o
 
 @dataclass(frozen=True)
 class Result:
-    """One file and what a model says: (C,) `probabilities` and whether it looks like a label, or why it can't be read."""
+    """One file and what a model says: (C,) `probabilities` and whether it looks like a label, or why it can't be
+    read.
+    """
 
     name: str
     path: str
@@ -42,7 +44,9 @@ def uploads(files: dict | list[dict] | None) -> list[tuple[str, str]]:
     Raises gr.Error for anything else: what a script sends arrives unchecked.
     """
     files = [files] if isinstance(files, dict) else files or []
-    if not isinstance(files, list) or not all(isinstance(file, dict) and isinstance(file.get("path"), str) for file in files):
+    if not isinstance(files, list) or not all(
+        isinstance(file, dict) and isinstance(file.get("path"), str) for file in files
+    ):
         raise gr.Error("not a file, or a list of files: send what handle_file gives", print_exception=False)
     return [(file["path"], str(file.get("orig_name") or Path(file["path"]).name)[:MAX_NAME]) for file in files]
 
@@ -112,17 +116,19 @@ def as_messages() -> Iterator[None]:
 
 
 class Endpoints:
-    """The API over some models, the first of them the default. Names of arguments and results are stable: scripts have them.
+    """The API over some models, the first of them the default. Names of arguments and results are stable: scripts have
+    them.
 
-    The endpoints are registered with `preprocess=False`: files arrive as gradio's FileData, after its check that they lie
-    in the upload folder, with the name that the sender gave them.
+    The endpoints are registered with `preprocess=False`: files arrive as gradio's FileData, after its check that they
+    lie in the upload folder, with the name that the sender gave them.
     """
 
     def __init__(self, predictors: dict[str, Predictor], ahead: Ahead):
         self.turn = threading.Lock()  # models take turns: each uses all cores
         self.predictors = predictors
         self.batchers = {
-            name: Batcher(predictor, turn=self.turn, decode_many=ahead.decode_many) for name, predictor in predictors.items()
+            name: Batcher(predictor, turn=self.turn, decode_many=ahead.decode_many)
+            for name, predictor in predictors.items()
         }
         self.max_top_k = max(len(predictor.labels) for predictor in predictors.values())
 
@@ -139,7 +145,9 @@ class Endpoints:
         if top_k is None:
             return TOP_K
         if isinstance(top_k, bool) or not isinstance(top_k, int | float) or top_k not in range(1, self.max_top_k + 1):
-            raise gr.Error(f"top_k is {top_k!r}: it has to be a whole number from 1 to {self.max_top_k}", print_exception=False)
+            raise gr.Error(
+                f"top_k is {top_k!r}: it has to be a whole number from 1 to {self.max_top_k}", print_exception=False
+            )
         return int(top_k)
 
     def classify(self, image: dict, model: str | None = None, top_k: int | None = None) -> tuple[dict, dict]:

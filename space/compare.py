@@ -14,16 +14,18 @@ ROWS = """
 <p role="status">${value.text}</p>
 <div class="scroll" tabindex="0" role="region" aria-label="Labels of all models"><table>
 <caption class="sr">Labels of all models, disagreements first</caption>
-<thead><tr><th scope="col">Picture</th>${value.models.map(model => `<th scope="col">${model}</th>`).join('')}</tr></thead>
-<tbody>${value.rows.map(row => `<tr class="${row.kind}"><th scope="row"><div>
-<img src="${row.src}" alt="" loading="lazy"><span>${row.name}</span></div></th>${row.said.map(said =>
+<thead><tr><th scope="col">Picture</th>${value.models.map(model => `<th
+scope="col">${model}</th>`).join('')}</tr></thead> <tbody>${value.rows.map(row => `<tr class="${row.kind}"><th
+scope="row"><div> <img src="${row.src}" alt="" loading="lazy"><span>${row.name}</span></div></th>${row.said.map(said =>
   `<td><b>${said.label}</b> <span>${said.detail}</span></td>`).join('')}</tr>`).join('')}</tbody></table></div>
 """
 
 
 def table(predictors: Mapping[str, Predictor]) -> gr.HTML:
     """A table without rows; its `value` is `cells`."""
-    return gr.HTML(cells([], predictors), html_template=ROWS, js_on_load=None, elem_id="comparison", apply_default_css=False)
+    return gr.HTML(
+        cells([], predictors), html_template=ROWS, js_on_load=None, elem_id="comparison", apply_default_css=False
+    )
 
 
 def cells(rows: Sequence[Row], predictors: Mapping[str, Predictor]) -> dict:

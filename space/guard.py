@@ -1,8 +1,9 @@
 """What stands between the network and gradio: what costs too much, or names what is not the sender's, is refused here.
 
-Refusals are JSON that gradio's clients turn into an exception with the message, and a script can act on: 422 for what has to
-be sent differently, 404 for what is not there, 411 and 413 for what is too large, 503 with Retry-After for what may be sent
-again later. A tool's call by MCP that names a URL gets the message as the tool's error, which the model that calls it can read.
+Refusals are JSON that gradio's clients turn into an exception with the message, and a script can act on: 422 for what
+has to be sent differently, 404 for what is not there, 411 and 413 for what is too large, 503 with Retry-After for what
+may be sent again later. A tool's call by MCP that names a URL gets the message as the tool's error, which the model
+that calls it can read.
 """
 
 import json
@@ -38,9 +39,12 @@ DATA = "/gradio_api/queue/data"
 CALLS = ("/gradio_api/queue/", CALL, "/gradio_api/run/", "/gradio_api/api/")
 WORK = (UPLOAD, *CALLS)
 POSTED = (*WORK, MCP, "/gradio_api/cancel", "/gradio_api/reset")  # what page and clients send to; gradio has more
-# What has no use here: one prints what it is asked for into the log, the other writes what a visit shows to the disk, for good.
+# What has no use here: one prints what it is asked for into the log, the other writes what a visit shows to the disk,
+# for good.
 UNUSED = ("/gradio_api/custom_component/", "/gradio_api/deep_link")
-FETCHED = tuple(f"/gradio_api/{name}{scheme}" for name in ("file=", "file/", "proxy=") for scheme in ("http:", "https:"))
+FETCHED = tuple(
+    f"/gradio_api/{name}{scheme}" for name in ("file=", "file/", "proxy=") for scheme in ("http:", "https:")
+)
 
 log = logging.getLogger("space")
 
@@ -135,7 +139,11 @@ class Guard:
                 receive, send = self.with_room(receive), self.telling(send)
             elif not reply:
                 body = await read(receive)
-                reply = refused_message(body, scope["path"]) if is_message(scope) else self.refused_call(body, scope["path"])
+                reply = (
+                    refused_message(body, scope["path"])
+                    if is_message(scope)
+                    else self.refused_call(body, scope["path"])
+                )
                 receive = replay(body, receive)
         elif scope["method"] == "GET":
             reply = self.refused_answer(scope)
@@ -158,7 +166,9 @@ class Guard:
         if not length.isdecimal() or "transfer-encoding" in headers:
             return refusal(411, "the body's length is not told: send Content-Length")
         if int(length) > most:
-            return refusal(413, f"{int(length) / 1e6:,.1f} MB in one request: at most {most / 1e6:,.0f} MB, send fewer files")
+            return refusal(
+                413, f"{int(length) / 1e6:,.1f} MB in one request: at most {most / 1e6:,.0f} MB, send fewer files"
+            )
         least = MIN_FREE_BYTES if is_upload(scope) or is_message(scope) else MIN_FREE_FOR_CALLS
         if scope["path"].startswith((*WORK, MCP)) and not self.has_room(least):
             return no_room()
@@ -196,7 +206,9 @@ class Guard:
         return shutil.disk_usage(self.uploads).free >= least
 
     def with_room(self, receive: Receive) -> Receive:
-        """A `receive` that raises NoRoom once the disk is too full for what comes; the sweep takes what is there by then."""
+        """A `receive` that raises NoRoom once the disk is too full for what comes; the sweep takes what is there by
+        then.
+        """
 
         async def receive_with_room() -> Message:
             if not self.has_room():

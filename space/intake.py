@@ -1,9 +1,10 @@
-"""More ways in than gradio's file component has: a folder, chosen or dropped; pasted pictures; the webcam; and not too many.
+"""More ways in than gradio's file component has: a folder, chosen or dropped; pasted pictures; the webcam; and not too
+many.
 
-All of them hand files to that component, so that there is one upload, and one event. Before that, large pictures are drawn
-smaller by the browser, upright: the models see a few hundred pixels of a phone's thousands. What it can't draw (HEIC in most)
-goes up whole, unless it is too large. What comes while others are sent or classified waits for that: the component has no input
-meanwhile, and a page has one bar for how far it is.
+All of them hand files to that component, so that there is one upload, and one event. Before that, large pictures are
+drawn smaller by the browser, upright: the models see a few hundred pixels of a phone's thousands. What it can't draw
+(HEIC in most) goes up whole, unless it is too large. What comes while others are sent or classified waits for that: the
+component has no input meanwhile, and a page has one bar for how far it is.
 """
 
 from collections.abc import Iterable
@@ -126,8 +127,8 @@ document.addEventListener('change', event => {
   event.stopImmediatePropagation();
   deliver([...event.target.files]);
 }, true);
-document.addEventListener('dragover', event => { if (event.dataTransfer.types.includes('Files')) event.preventDefault(); });
-document.addEventListener('drop', async event => {
+document.addEventListener('dragover', event => { if (event.dataTransfer.types.includes('Files')) event.preventDefault();
+}); document.addEventListener('drop', async event => {
   const items = [...event.dataTransfer.items].filter(item => item.kind === 'file');
   if (!items.length) return;
   event.preventDefault();
@@ -143,10 +144,9 @@ document.addEventListener('drop', async event => {
 document.addEventListener('paste', event => deliver([...event.clipboardData.files]));
 
 const dialog = element.querySelector('dialog'), video = element.querySelector('video');
-const close = () => { video.srcObject?.getTracks().forEach(track => track.stop()); video.srcObject = null; dialog.close(); };
-dialog.addEventListener('cancel', close);
-element.querySelector('[data-way=camera]').hidden = !navigator.mediaDevices?.getUserMedia;
-element.addEventListener('click', async event => {
+const close = () => { video.srcObject?.getTracks().forEach(track => track.stop()); video.srcObject = null;
+dialog.close(); }; dialog.addEventListener('cancel', close); element.querySelector('[data-way=camera]').hidden =
+!navigator.mediaDevices?.getUserMedia; element.addEventListener('click', async event => {
   const way = event.target.closest('[data-way]')?.dataset.way;
   if (way === 'folder') folder.click();
   if (way === 'cancel') cancelled++;
@@ -180,7 +180,9 @@ def ways(reduce_to: Iterable[int | None]) -> gr.HTML:
     """
     sides = list(reduce_to)
     side = max(sides) if all(sides) else 0
-    return gr.HTML(HTML, js_on_load=JS % (calls.MAX_FILES, side, pixels.MAX_BYTES), elem_id="ways", apply_default_css=False)
+    return gr.HTML(
+        HTML, js_on_load=JS % (calls.MAX_FILES, side, pixels.MAX_BYTES), elem_id="ways", apply_default_css=False
+    )
 
 
 def told(event: gr.EventData, key: str, *kinds: type) -> Any:

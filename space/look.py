@@ -53,7 +53,9 @@ def look(predictor: Predictor, row: Row, image: Image.Image) -> str:
 
 
 def figure(image: Image.Image, caption: str) -> str:
-    """HTML of an image, written where it is served and deleted with the uploads. Small ones keep their pixels' edges."""
+    """HTML of an image, written where it is served and deleted with the uploads. Small ones keep their pixels'
+    edges.
+    """
     path = new_file("figure.png")
     zoom = max(1, SIDE // max(image.size))
     image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST).save(path)

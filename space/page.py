@@ -1,4 +1,6 @@
-"""The page: drop pictures, see what the models make of them. Layout, and what a click does; the work is done elsewhere."""
+"""The page: drop pictures, see what the models make of them. Layout, and what a click does; the work is done
+elsewhere.
+"""
 
 import base64
 import functools
@@ -24,7 +26,9 @@ EXAMPLES = sorted(
     if path.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"}
 )
 RUNS = 4  # of pages that are worked on; each holds some images in memory
-MOST = 2000  # pictures on a page, four times as many as come at once: each takes memory for as long as the visit is kept
+MOST = (
+    2000  # pictures on a page, four times as many as come at once: each takes memory for as long as the visit is kept
+)
 AT_ONCE = 32  # calls of /classify that are worked on: they decode, and share batches
 TELL_EVERY_S = 0.5  # between two states of a page that classifies
 UNSURE = 80  # percent: below, a picture counts as unsure until the visitor says otherwise
@@ -41,7 +45,9 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
     examples = [path for path in EXAMPLES if path.stem.rpartition("_")[0] in labels]
     minutes = (sweep.KEPT_S + sweep.EVERY_S) // 60
 
-    with gr.Blocks(title="Image classifier", analytics_enabled=False, delete_cache=(sweep.EVERY_S, sweep.KEPT_S)) as demo:
+    with gr.Blocks(
+        title="Image classifier", analytics_enabled=False, delete_cache=(sweep.EVERY_S, sweep.KEPT_S)
+    ) as demo:
         visit = gr.State(Visit())
         header = gr.HTML(describe(predictors[default]), elem_id="header")
         gr.HTML("<br>".join(map(escape, notices)), visible=bool(notices), elem_id="models-notice")
@@ -64,10 +70,16 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
                         clear = gr.Button("Clear", size="md", min_width=100, scale=0)
                     with gr.Row(visible=False, elem_id="filters") as several:
                         kind = gr.Radio(
-                            [(words, key) for key, words in KINDS.items()], value="all", label="Show", scale=5, min_width=340
+                            [(words, key) for key, words in KINDS.items()],
+                            value="all",
+                            label="Show",
+                            scale=5,
+                            min_width=340,
                         )
                         below = gr.Slider(1, 100, value=UNSURE, step=1, label="Unsure below, %", buttons=[], scale=2)
-                        label = gr.Dropdown([("All labels", ""), *labels], value="", label="Label", scale=2, min_width=160)
+                        label = gr.Dropdown(
+                            [("All labels", ""), *labels], value="", label="Label", scale=2, min_width=160
+                        )
                     with gr.Row(elem_id="answer"):
                         with gr.Column(scale=3, min_width=300):
                             gallery = cells.gallery()
@@ -82,7 +94,9 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
                         as_json = gr.DownloadButton("Download JSON", min_width=140, elem_id="json")
                 with gr.Column(visible=bool(examples), elem_id="try"):
                     gr.HTML("<p>Or try one of these</p>")
-                    thumbnails = gr.HTML(thumbs(examples), js_on_load=THUMBS_JS, elem_id="examples", apply_default_css=False)
+                    thumbnails = gr.HTML(
+                        thumbs(examples), js_on_load=THUMBS_JS, elem_id="examples", apply_default_css=False
+                    )
             with gr.Tab("Compare", visible=len(predictors) > 1):
                 gr.HTML(compare.cards(predictors), elem_id="cards", apply_default_css=False)
                 comparison = compare.table(predictors)
@@ -103,7 +117,12 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
         def checked(model: object, top_k: object, kind: object, below: object, label: object) -> Settings:
             """What the page is set to. Raises gr.Error for what it can't be set to: a script may say anything."""
             model, top_k = api.predictor(model).name, api.checked_top_k(top_k)
-            if kind not in KINDS or label not in ("", *labels) or type(below) not in (int, float) or not 0 < below <= 100:
+            if (
+                kind not in KINDS
+                or label not in ("", *labels)
+                or type(below) not in (int, float)
+                or not 0 < below <= 100
+            ):
                 raise gr.Error("not what Show, Label or Unsure below can be", print_exception=False)
             return Settings(model, top_k, kind, below / 100, label)
 
@@ -135,7 +154,9 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
             ]
 
         def as_of_now(draw: Callable[[Visit], list], visit: Visit) -> list:
-            """What `draw` gives. Again, if the page was set or cleared, or a run ended meanwhile: that may be shown before."""
+            """What `draw` gives. Again, if the page was set or cleared, or a run ended meanwhile: that may be shown
+            before.
+            """
             rows, ended, settings = visit.rows, visit.ended, visit.settings
             values = draw(visit)
             is_so = visit.rows is rows and visit.ended == ended and visit.settings == settings
@@ -247,9 +268,15 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
                 each = predictors.values()
                 return [*map(about.figures, each), *map(about.card_text, each)]
 
-        # gradio leaves out ("once") an event that comes while the same one is answered, unless told otherwise. What tells of
-        # itself is answered each time; of what only asks how things are the last is enough, but gradio repeats the first.
-        asks = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False, "trigger_mode": "always_last"}
+        # gradio leaves out ("once") an event that comes while the same one is answered, unless told otherwise. What
+        # tells of itself is answered each time; of what only asks how things are the last is enough, but gradio repeats
+        # the first.
+        asks = {
+            "api_visibility": "private",
+            "show_progress": "hidden",
+            "preprocess": False,
+            "trigger_mode": "always_last",
+        }
         tells = asks | {"trigger_mode": "multiple"}
         adds = {"api_visibility": "private", "show_progress_on": files, "preprocess": False, "trigger_mode": "multiple"}
         adds |= {"concurrency_limit": RUNS, "concurrency_id": "pages"}

@@ -1,4 +1,6 @@
-"""A visit to the page: each picture with what every model says of it, which of them are shown, and tables to take away."""
+"""A visit to the page: each picture with what every model says of it, which of them are shown, and tables to take
+away.
+"""
 
 import json
 from collections import Counter
@@ -80,7 +82,9 @@ class Visit:
 
 
 def classify_all(batchers: Mapping[str, Batcher], files: Sequence[tuple[str, str]]) -> Iterator[Row]:
-    """A row a file (path, name), in order, as all models have said what they see. The first one's image is previewed."""
+    """A row a file (path, name), in order, as all models have said what they see. The first one's image is
+    previewed.
+    """
     streams = [classify_files(batcher, files, previews=not i) for i, batcher in enumerate(batchers.values())]
     for results in zip(*streams, strict=True):
         yield row({name: batcher.predictor for name, batcher in batchers.items()}, results)
@@ -125,7 +129,8 @@ def picked(rows: Sequence[Row], model: str, label: str | None, kind: str, below:
     return [
         i
         for i, row in enumerate(rows)
-        if kind in kinds(row, model, below) and (label is None or (not row.error and row.tops[model][0]["label"] == label))
+        if kind in kinds(row, model, below)
+        and (label is None or (not row.error and row.tops[model][0]["label"] == label))
     ]
 
 

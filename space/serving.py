@@ -1,4 +1,6 @@
-"""Launching the page: where it listens, its bounds, `/health`, and a stop after which nothing accepted is unanswered."""
+"""Launching the page: where it listens, its bounds, `/health`, and a stop after which nothing accepted is
+unanswered.
+"""
 
 import ctypes
 import io
@@ -37,8 +39,8 @@ STOP_WITHIN_S = 25.0  # for what was accepted; hosts kill after 30
 def serve(demo: gr.Blocks, predictors: dict[str, Predictor], ahead: Ahead) -> None:
     """Serves `demo` until SIGTERM or Ctrl-C, then answers what was accepted, refuses what comes, and closes it.
 
-    Listens at GRADIO_SERVER_NAME, by default 0.0.0.0 on a host that sets PORT or SPACE_ID and 127.0.0.1 elsewhere; at port
-    PORT, GRADIO_SERVER_PORT or 7860. `GET /health` answers 503 until each model has classified an image, then 200.
+    Listens at GRADIO_SERVER_NAME, by default 0.0.0.0 on a host that sets PORT or SPACE_ID and 127.0.0.1 elsewhere; at
+    port PORT, GRADIO_SERVER_PORT or 7860. `GET /health` answers 503 until each model has classified an image, then 200.
     """
     few_arenas()
     ready, stop = threading.Event(), threading.Event()
@@ -71,7 +73,9 @@ def serve(demo: gr.Blocks, predictors: dict[str, Predictor], ahead: Ahead) -> No
         app_kwargs={
             "routes": [Route("/health", health)],
             "middleware": [
-                Middleware(Guard, state=state, uploads=uploads, functions=functions, answers=answers, arrived=ahead.start)
+                Middleware(
+                    Guard, state=state, uploads=uploads, functions=functions, answers=answers, arrived=ahead.start
+                )
             ],
         },
         state_session_capacity=SESSIONS,
@@ -105,11 +109,17 @@ class Answers:
     def has_call(self, call: str) -> bool:
         """Whether a call is known whose answer was not fetched yet."""
         pending = list(self.demo._queue.pending_event_ids_session.values())
-        return call in self.demo._queue.event_ids_to_events or self.has_visit(call) or any(call in each for each in pending)
+        return (
+            call in self.demo._queue.event_ids_to_events
+            or self.has_visit(call)
+            or any(call in each for each in pending)
+        )
 
     def wait(self) -> bool:
         """Whether any is still to be fetched. Of a visit whose page was closed none is."""
-        return any(calls and self.has_visit(visit) for visit, calls in list(self.demo._queue.pending_event_ids_session.items()))
+        return any(
+            calls and self.has_visit(visit) for visit, calls in list(self.demo._queue.pending_event_ids_session.items())
+        )
 
     def unfetched(self, visit: str) -> int:
         """Calls of a visit whose answer was not fetched yet."""
@@ -123,7 +133,9 @@ class Answers:
         self.demo._queue.pending_event_ids_session.pop(visit, None)
 
     def forget_idle(self, seconds: float) -> None:
-        """Lets go of all visits and calls of which nothing was heard for so long; gradio keeps a `gr.State` for good."""
+        """Lets go of all visits and calls of which nothing was heard for so long; gradio keeps a `gr.State` for
+        good.
+        """
         before = datetime.now() - timedelta(seconds=seconds)
         for visit, used in list(self.demo.state_holder.time_last_used.items()):
             if used < before:
@@ -146,7 +158,8 @@ def warm_up(predictors: dict[str, Predictor]) -> None:
 
 
 def compile_all(predictors: dict[str, Predictor], stop: threading.Event) -> None:
-    """Makes the first model fast, and until told to stop each other one that is given many images: it takes 0.1 GB a model.
+    """Makes the first model fast, and until told to stop each other one that is given many images: it takes 0.1 GB a
+    model.
 
     One that can't be compiled is served as it is, and the log says so.
     """
@@ -166,7 +179,9 @@ def compile_all(predictors: dict[str, Predictor], stop: threading.Event) -> None
 
 
 def few_arenas() -> None:
-    """Tells glibc, where it is glibc, to have two heaps, not one a thread: what a thread frees would stay with its own."""
+    """Tells glibc, where it is glibc, to have two heaps, not one a thread: what a thread frees would stay with its
+    own.
+    """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(libc, "mallopt"):
         m_arena_max = -8

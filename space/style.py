@@ -35,7 +35,8 @@ CSS = """
 .gradio-container main { width: 100%; max-width: 1180px !important; margin: 0 auto; }
 .dark input[type="range"] { --neutral-200: var(--neutral-700); }
 .sr {
-  position: absolute; width: 1px; height: 1px; margin: -1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap;
+  position: absolute; width: 1px; height: 1px; margin: -1px; overflow: hidden; clip-path: inset(50%); white-space:
+  nowrap;
 }
 .gradio-container button:focus-visible, .gradio-container [tabindex]:focus-visible {
   outline: 3px solid var(--primary-500); outline-offset: 2px;
@@ -128,8 +129,8 @@ CSS = """
 #filters { align-items: stretch; }
 #filters label { padding: .25rem .7rem; }
 .cells {
-  display: grid; grid-template-columns: repeat(auto-fill, minmax(min(128px, 24vw), 1fr)); gap: .6rem; align-content: start;
-  list-style: none; margin: 0; padding: 4px; max-height: 720px; overflow-y: auto;
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(min(128px, 24vw), 1fr)); gap: .6rem; align-content:
+  start; list-style: none; margin: 0; padding: 4px; max-height: 720px; overflow-y: auto;
 }
 .cell {
   position: relative; display: block; width: 100%; aspect-ratio: 1; padding: 0; overflow: hidden; text-align: left;
@@ -139,14 +140,15 @@ CSS = """
 .cell img { width: 100%; height: 100%; object-fit: cover; }
 .cell[aria-pressed="true"] { box-shadow: 0 0 0 3px var(--primary-500); }
 .cell .said {
-  position: absolute; inset: auto 0 0 0; padding: 1.6rem .5rem .4rem; font-size: .82rem; line-height: 1.25; color: white;
+  position: absolute; inset: auto 0 0 0; padding: 1.6rem .5rem .4rem; font-size: .82rem; line-height: 1.25; color:
+  white;
   background: linear-gradient(transparent, rgb(2 6 23 / .9) 60%); overflow-wrap: anywhere;
 }
 .cell.unknown .said { background: linear-gradient(transparent, rgb(120 53 15 / .95) 60%); }
 .cell.error .said > * { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2; overflow: hidden; }
-.cell.error .said { position: static; display: block; padding: .2rem .5rem; color: var(--body-text-color); background: none; }
-.cell .broken { display: block; padding: .5rem .5rem 0; font-size: 1.2rem; color: #b91c1c; }
-.dark .cell .broken { color: #f87171; }
+.cell.error .said { position: static; display: block; padding: .2rem .5rem; color: var(--body-text-color); background:
+none; } .cell .broken { display: block; padding: .5rem .5rem 0; font-size: 1.2rem; color: #b91c1c; } .dark .cell .broken
+{ color: #f87171; }
 
 #detail {
   position: sticky; top: 1rem; padding: 1rem 1.2rem; border-radius: var(--radius-lg); overflow-wrap: anywhere;
@@ -219,9 +221,9 @@ figcaption { font-size: .8rem; color: var(--body-text-color-subdued); margin-top
 .about dl { max-width: 560px; }
 .about dt { white-space: nowrap; }
 .about p { max-width: 70ch; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(320px, 100%), 1fr)); gap: 1rem; align-items: start; }
-.plots figure { margin: 0; }
-.plots img { width: 100%; border-radius: var(--radius-md); background: white; padding: .4rem; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(320px, 100%), 1fr)); gap: 1rem; align-items:
+start; } .plots figure { margin: 0; } .plots img { width: 100%; border-radius: var(--radius-md); background: white;
+padding: .4rem; }
 
 #footer { color: var(--body-text-color-subdued); font-size: .85rem; text-align: center; }
 
@@ -229,8 +231,7 @@ figcaption { font-size: .8rem; color: var(--body-text-color-subdued); margin-top
   #examples ul { display: flex; overflow-x: auto; padding: .3rem; }
   #examples li { flex: 0 0 62px; }
   #comparison th div { display: block; max-width: 96px; }
-  #comparison th div span { display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; font-size: .8rem; }
-  .cells { max-height: 62vh; }
-  #toolbar { flex-direction: column; }
+  #comparison th div span { display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; font-size:
+  .8rem; } .cells { max-height: 62vh; } #toolbar { flex-direction: column; }
 }
 """

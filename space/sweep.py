@@ -22,7 +22,9 @@ class Visits(Protocol):
 
 
 def start(folder: Path, ahead: Ahead, visits: Visits) -> None:
-    """Sweeps `folder` from now on, what an earlier process left too, what `ahead` has waited with in vain, and idle visits."""
+    """Sweeps `folder` from now on, what an earlier process left too, what `ahead` has waited with in vain, and idle
+    visits.
+    """
     threading.Thread(target=_work, args=(folder, ahead, visits), name="sweep", daemon=True).start()
 
 
@@ -35,7 +37,9 @@ def _work(folder: Path, ahead: Ahead, visits: Visits) -> None:
 
 
 def sweep(folder: Path, kept_s: float) -> None:
-    """Deletes uploads in `folder`, and what was made of them, that have not changed for `kept_s` seconds; nothing else."""
+    """Deletes uploads in `folder`, and what was made of them, that have not changed for `kept_s` seconds; nothing
+    else.
+    """
     before = time.time() - kept_s
     paths = [path for path in folder.glob(PART) if path.is_file()]
     for each in folder.glob(DIGEST):

@@ -7,8 +7,8 @@
         hub.fail("/resolve/", method="GET", status=503, times=2)
 
 Models, datasets and Spaces have commits, branches and tags; large files go the LFS way and are held to their sha256;
-tokens are checked. What the Hub has and this doesn't: Xet (clients need HF_HUB_DISABLE_XET=1), uploads in parts (for LFS
-files above 5 GB), a CDN that downloads are redirected to, pull requests, gated repositories, search, organisations,
+tokens are checked. What the Hub has and this doesn't: Xet (clients need HF_HUB_DISABLE_XET=1), uploads in parts (for
+LFS files above 5 GB), a CDN that downloads are redirected to, pull requests, gated repositories, search, organisations,
 .gitignore, deleting and moving repositories, running Spaces. Commits are kept in memory, and end with the process.
 """
 
@@ -46,7 +46,16 @@ from classifier import errors
 
 USER = "user"  # both tokens are this user's, who may write in no other namespace
 KINDS = ("models", "datasets", "spaces")
-LFS_PATTERNS = ("*.safetensors", "*.onnx", "*.parquet", "*.bin", "*.pt", "*.npz", "*.zip", "*.gz")  # as in .gitattributes
+LFS_PATTERNS = (
+    "*.safetensors",
+    "*.onnx",
+    "*.parquet",
+    "*.bin",
+    "*.pt",
+    "*.npz",
+    "*.zip",
+    "*.gz",
+)  # as in .gitattributes
 LFS_ABOVE = 10 * 2**20  # bytes: what is larger goes to large file storage whatever its name
 SEED_DATE = "2024-01-01T00:00:00.000Z"  # constant, so that a seed's commit id depends on its content alone
 INVERTED = bytes(range(255, -1, -1))
@@ -54,7 +63,9 @@ INVERTED = bytes(range(255, -1, -1))
 
 def refusal(status: int, message: str, code: str | None = None, **headers: str) -> HTTPException:
     """The Hub's way of saying no: clients choose the class of their exception by `code`, else by `status`."""
-    return HTTPException(status, message, headers | {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {}))
+    return HTTPException(
+        status, message, headers | {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
+    )
 
 
 async def say_no(_: Request | None, no: HTTPException) -> Response:
@@ -177,7 +188,9 @@ class Fault:
     cut: float | None = None
 
     def fits(self, exchange: Exchange) -> bool:
-        return self.times > 0 and bool(re.fullmatch(self.method, exchange.method) and re.search(self.path, exchange.path))
+        return self.times > 0 and bool(
+            re.fullmatch(self.method, exchange.method) and re.search(self.path, exchange.path)
+        )
 
     def refusal(self, path: str) -> HTTPException | None:
         if self.expired:
@@ -216,16 +229,26 @@ class LocalHub:
         self.faults: list[Fault] = []
         self._roles = {self.token: "write", self.read_token: "read"}
         self._repos: dict[tuple[str, str], Repo] = {}
-        self._seeds = {(path.parts[-3], "/".join(path.parts[-2:])): path for path in folders}  # not read before it is asked for
+        self._seeds = {
+            (path.parts[-3], "/".join(path.parts[-2:])): path for path in folders
+        }  # not read before it is asked for
         self._objects: dict[str, Blob] = {}  # what large file storage has, by sha256
         self._folder = Path(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._app = Starlette(routes=self._routes(), exception_handlers={HTTPException: say_no})
         self._socket = socket.create_server(("127.0.0.1", port))
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # without it each answer waits 40 ms for an ACK
+        self._socket.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
+        )  # without it each answer waits 40 ms for an ACK
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         # h11 and asyncio are there wherever uvicorn is; below "critical" it logs the faults that were asked for
-        options = {"http": "h11", "loop": "asyncio", "lifespan": "off", "log_level": "critical", "timeout_graceful_shutdown": 1}
+        options = {
+            "http": "h11",
+            "loop": "asyncio",
+            "lifespan": "off",
+            "log_level": "critical",
+            "timeout_graceful_shutdown": 1,
+        }
         self._server = uvicorn.Server(uvicorn.Config(self, **options))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
 
@@ -246,7 +269,9 @@ class LocalHub:
             home: HF_HOME, where the process caches what it downloads.
             token: HF_TOKEN, by default the one that may write; "" for none.
         """
-        others = {name: value for name, value in os.environ.items() if not re.match("HF_|HUGGING_?FACE|TRANSFORMERS_", name)}
+        others = {
+            name: value for name, value in os.environ.items() if not re.match("HF_|HUGGING_?FACE|TRANSFORMERS_", name)
+        }
         return others | {
             "HF_ENDPOINT": self.url,
             "HF_TOKEN": self.token if token is None else token,
@@ -257,7 +282,8 @@ class LocalHub:
         }
 
     def fail(self, path: str, **how) -> Fault:
-        """Lets the next requests fail, and returns the fault, whose `times` counts down to 0. The first that fits is taken.
+        """Lets the next requests fail, and returns the fault, whose `times` counts down to 0. The first that fits is
+        taken.
 
         Args:
             path: a regular expression, searched in the request's path.
@@ -269,8 +295,8 @@ class LocalHub:
                 slow: seconds before the answer, and before each 64 KiB of it.
                 corrupt: each byte of the body is wrong, and their number right: of the request's body for POST and PUT,
                     else of the answer's.
-                cut: the share of that body after which the connection is closed. 0: no answer at all. 1, for POST and PUT:
-                    the request was carried out, and the answer is lost.
+                cut: the share of that body after which the connection is closed. 0: no answer at all. 1, for POST and
+                    PUT: the request was carried out, and the answer is lost.
         """
         self.faults.append(Fault(path, **how))
         return self.faults[-1]
@@ -446,7 +472,13 @@ class LocalHub:
                 blob = {"size": entry["size"], "blobId": entry["oid"]} | lfs if "blobs" in request.query_params else {}
                 siblings.append({"rfilename": path} | blob)
         card = card_data(commit.files["README.md"].file.read_text("utf-8")) if "README.md" in commit.files else {}
-        about = {"id": repo.id, "author": repo.id.split("/")[0], "private": repo.private, "gated": False, "sha": commit.id}
+        about = {
+            "id": repo.id,
+            "author": repo.id.split("/")[0],
+            "private": repo.private,
+            "gated": False,
+            "sha": commit.id,
+        }
         about |= {"createdAt": commit.history()[-1].date, "lastModified": commit.date, "siblings": siblings}
         about |= {"cardData": json.loads(json.dumps(card, default=str)), "tags": card.get("tags", [])}  # YAML has dates
         return about | {key: card[key] for key in ("library_name", "pipeline_tag", "sdk") if key in card}
@@ -466,12 +498,20 @@ class LocalHub:
 
     async def _commits(self, request: Request, repo: Repo, revision: str) -> list:
         return [
-            {"id": each.id, "title": each.title, "message": each.message, "date": each.date, "authors": [{"user": USER}]}
+            {
+                "id": each.id,
+                "title": each.title,
+                "message": each.message,
+                "date": each.date,
+                "authors": [{"user": USER}],
+            }
             for each in repo.at(revision).history()
         ]
 
     async def _refs(self, request: Request, repo: Repo) -> dict:
-        branches = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": at.id} for name, at in repo.branches.items()]
+        branches = [
+            {"name": name, "ref": f"refs/heads/{name}", "targetCommit": at.id} for name, at in repo.branches.items()
+        ]
         tags = [{"name": name, "ref": f"refs/tags/{name}", "targetCommit": at.id} for name, at in repo.tags.items()]
         return {"branches": branches, "tags": tags, "converts": [], "pullRequests": []}
 
@@ -589,7 +629,9 @@ def seed_blob(path: Path) -> Blob:
 
 
 def is_large(path: str, size: int, sample: bytes) -> bool:
-    """Whether a file belongs into large file storage: by name or size, or because it is no text. Empty ones never do."""
+    """Whether a file belongs into large file storage: by name or size, or because it is no text. Empty ones never
+    do.
+    """
     named = any(fnmatch(path.rsplit("/")[-1], pattern) for pattern in LFS_PATTERNS)
     return size > 0 and (named or size > LFS_ABOVE or b"\0" in sample)
 
@@ -605,7 +647,9 @@ def card_data(text: str) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.local_hub", description="A Hub on loopback, until Ctrl-C.")
-    parser.add_argument("seed", nargs="?", type=Path, help="folder with models/USER/NAME and datasets/USER/NAME; only read")
+    parser.add_argument(
+        "seed", nargs="?", type=Path, help="folder with models/USER/NAME and datasets/USER/NAME; only read"
+    )
     parser.add_argument("--port", type=int, default=8765, help="port on 127.0.0.1, 0 for a free one (default: 8765)")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the temporary folder goes in either case

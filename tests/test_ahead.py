@@ -1,4 +1,6 @@
-"""Decoding while uploads come in: the same pictures, of files that are gone since, and no more than there is room for."""
+"""Decoding while uploads come in: the same pictures, of files that are gone since, and no more than there is room
+for.
+"""
 
 import time
 from pathlib import Path

@@ -35,7 +35,8 @@ STARTED_WITHIN_S = 300  # far more than the 15 s of an idle machine, for tests r
 def running_app(
     models: list[Path | str], folder: Path, settings: dict[str, str] | None = None
 ) -> Iterator[tuple[str, subprocess.Popen]]:
-    """`python app.py` as a user starts it, in another working directory; gives its address and process once it is healthy.
+    """`python app.py` as a user starts it, in another working directory; gives its address and process once it is
+    healthy.
 
     `settings` are more environment variables.
     """
@@ -225,7 +226,8 @@ def test_classify_names_the_file_that_it_can_not_read(client, files):
 def test_only_the_api_is_exposed(client):
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     assert {
-        name: [parameter["parameter_name"] for parameter in endpoint["parameters"]] for name, endpoint in endpoints.items()
+        name: [parameter["parameter_name"] for parameter in endpoint["parameters"]]
+        for name, endpoint in endpoints.items()
     } == {
         "/classify": ["image", "model", "top_k"],
         "/classify_gallery": ["files", "model", "top_k"],
@@ -329,7 +331,10 @@ def call_tools(url: str, *calls: tuple[str, dict]) -> tuple[list, list]:
     from mcp.client.streamable_http import streamable_http_client
 
     async def ask() -> tuple[list, list]:
-        async with streamable_http_client(f"{url}/gradio_api/mcp/") as (read, write, _), ClientSession(read, write) as session:
+        async with (
+            streamable_http_client(f"{url}/gradio_api/mcp/") as (read, write, _),
+            ClientSession(read, write) as session,
+        ):
             await session.initialize()
             tools = (await session.list_tools()).tools
             return tools, [await session.call_tool(name, arguments) for name, arguments in calls]
@@ -360,7 +365,12 @@ def test_mcp_is_bounded_as_well(url, files):
     _, results = call_tools(url, *(("classify", arguments) for arguments in refused), ("compare", refused[0]))
     assert all(result.isError and "given by URL" in result.content[0].text for result in results)
     mcp = f"{url}/gradio_api/mcp/"
-    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "classify", "arguments": refused[0]}}
+    message = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "tools/call",
+        "params": {"name": "classify", "arguments": refused[0]},
+    }
     assert httpx.post(f"{mcp}messages/?session_id=1", json=message).status_code == 422
     assert httpx.post(mcp, json=[message]).status_code == 422
     assert httpx.post(mcp, content=b" " * (guard.MAX_MCP_BYTES + 1)).status_code == 413
@@ -394,7 +404,12 @@ def test_rows_are_picked_by_label_and_kind():
         tops = {"a": [{"label": first, "score": score}], "b": [{"label": second, "score": 0.9}]}
         return rows.Row("x.jpg", "", tops=tops, known={"a": known, "b": None})
 
-    found = [row("cat", 0.9, "cat"), row("cat", 0.5, "dog"), row("dog", 0.95, "dog", False), rows.Row("y.jpg", "", error="?")]
+    found = [
+        row("cat", 0.9, "cat"),
+        row("cat", 0.5, "dog"),
+        row("dog", 0.95, "dog", False),
+        rows.Row("y.jpg", "", error="?"),
+    ]
     for kind, expected in {"all": [0, 1, 2, 3], "unsure": [1], "disagree": [1], "unknown": [2], "error": [3]}.items():
         assert rows.picked(found, "a", None, kind, 0.8) == expected
     assert rows.picked(found, "a", "cat", "all", 0.8) == [0, 1]

@@ -153,7 +153,9 @@ def test_choose_select_and_clear(opened, models, files, viewport, theme):
         expect(bars.locator("figcaption").first).to_have_text(f"What {predictor.name} saw")
         expect(bars.locator("figcaption").last).to_contain_text("Where it looked for")
     expect(page.locator("#detail img")).to_have_count(4)
-    page.wait_for_function("[...document.querySelectorAll('#detail img, #gallery img')].every(image => image.naturalWidth > 0)")
+    page.wait_for_function(
+        "[...document.querySelectorAll('#detail img, #gallery img')].every(image => image.naturalWidth > 0)"
+    )
     assert fits(page)
 
     page.get_by_role("button", name="Clear", exact=True).click()
@@ -247,15 +249,16 @@ def test_all_ways_in(opened, files, tmp_path):
     content = [list(file.read_bytes()) for file in files]
     transfer = """files => {
         const transfer = new DataTransfer();
-        files.forEach(bytes => transfer.items.add(new File([new Uint8Array(bytes)], 'IMG_0001.png', {type: 'image/png'})));
-        return transfer;
+        files.forEach(bytes => transfer.items.add(new File([new Uint8Array(bytes)], 'IMG_0001.png', {type:
+        'image/png'}))); return transfer;
     }"""
     page.locator("#files button").dispatch_event("drop", {"dataTransfer": page.evaluate_handle(transfer, content[:2])})
     pictures(page, 2)
     expect(page.locator("#gallery .cell img + .said + .sr")).to_have_text([", IMG_0001.png"] * 2)
 
     page.evaluate(
-        f"files => document.dispatchEvent(new ClipboardEvent('paste', {{clipboardData: ({transfer})(files)}}))", content[2:]
+        f"files => document.dispatchEvent(new ClipboardEvent('paste', {{clipboardData: ({transfer})(files)}}))",
+        content[2:],
     )
     pictures(page, 3)
 
@@ -421,7 +424,9 @@ def test_what_comes_at_the_same_moment_is_kept(opened, tmp_path, first):
 
 
 def test_what_is_chosen_last_holds(opened, models, tmp_path):
-    """Another model is chosen while pictures are classified, and several pictures are clicked before one is explained."""
+    """Another model is chosen while pictures are classified, and several pictures are clicked before one is
+    explained.
+    """
     expect, page = playwright.expect, opened()
     for i in range(60):
         (tmp_path / f"{i:03}.jpg").write_bytes(encoded(picture(i, (1200, 900)), "JPEG"))
@@ -449,7 +454,9 @@ def test_what_is_chosen_last_holds(opened, models, tmp_path):
     expect(page.locator("#detail .file")).to_have_text("007.jpg")
     expect(page.locator("#gallery [aria-pressed=true]")).to_have_attribute("data-index", "7")
 
-    page.set_input_files(INPUT, files[:1])  # it is shown when it is classified, and the other again, while this is explained
+    page.set_input_files(
+        INPUT, files[:1]
+    )  # it is shown when it is classified, and the other again, while this is explained
     pictures(page, 61)
     page.evaluate("document.querySelectorAll('#gallery .cell')[7].click()")
     page.wait_for_timeout(1000)
@@ -482,10 +489,14 @@ def test_the_webcam(opened):
 
 @pytest.mark.slow
 def test_large_pictures_are_made_smaller_before_they_are_sent(opened, tmp_path_factory):
-    """A photograph of 12 megapixels that lies on its side, one with transparent parts, and a large file that is no picture."""
+    """A photograph of 12 megapixels that lies on its side, one with transparent parts, and a large file that is no
+    picture.
+    """
     expect, folder, model = playwright.expect, tmp_path_factory.mktemp("large"), ROOT / "models" / "cnn"
     grain = np.random.default_rng(0).normal(0, 8, (3000, 4000, 1))
-    photograph = Image.open(ROOT / "examples" / "cat_1.jpg").convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC)
+    photograph = (
+        Image.open(ROOT / "examples" / "cat_1.jpg").convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC)
+    )
     photograph = Image.fromarray((np.asarray(photograph) + grain).clip(0, 255).astype(np.uint8))
     lies = Image.Exif()
     lies[0x0112] = 6  # orientation: a viewer turns it by 90 degrees

@@ -1,4 +1,6 @@
-"""Labels for any number of images: the predictor's, whatever the format, the number of processes and of interruptions."""
+"""Labels for any number of images: the predictor's, whatever the format, the number of processes and of
+interruptions.
+"""
 
 import csv
 import glob
@@ -58,7 +60,9 @@ def small_chunks(monkeypatch):
 
 @pytest.fixture
 def run(tiny, tmp_path, monkeypatch, capsys):
-    """The command, in this process: `run(source, flags…)` gives the bytes of the table; `run.line` is what it printed."""
+    """The command, in this process: `run(source, flags…)` gives the bytes of the table; `run.line` is what it
+    printed.
+    """
 
     def call(source, *flags, output="predictions.csv", model=tiny) -> bytes:
         words = [source, "--model", model, "--output", tmp_path / output, "--top_k", "2", *flags]
@@ -120,7 +124,9 @@ def test_rows_are_what_the_predictor_says(tiny, run, tmp_path):
     rows = rows_of(tmp_path / "predictions.jsonl")
     files = sorted(str(path.relative_to(folder)) for path in folder.glob("?/*"))
     assert (
-        list(rows[0]) == HEADER and [row["file"] for row in rows] == files and [row["index"] for row in rows] == list(range(41))
+        list(rows[0]) == HEADER
+        and [row["file"] for row in rows] == files
+        and [row["index"] for row in rows] == list(range(41))
     )
     [bad] = [row for row in rows if row["status"] == "error"]
     assert bad["file"] == "a/0005.jpg" and bad["error"].startswith("not an image") and bad["label_1"] is None
@@ -229,7 +235,9 @@ def test_a_run_goes_on_with_another_number_of_processes(tiny, run, tmp_path, sma
     parts = bulk.Parts(tmp_path / "predictions.csv.parts", settings, bulk.schema(2))
     with parts.locked(), bulk.StopSignal() as stop:
         parts.begin(overwrite=False)
-        bulk.label(predictor, source, parts, set(), k=2, team=bulk.Team(rank=1, size=3), stop=stop, bar=tqdm(disable=True))
+        bulk.label(
+            predictor, source, parts, set(), k=2, team=bulk.Team(rank=1, size=3), stop=stop, bar=tqdm(disable=True)
+        )
     assert parts.numbers() == {1}
     assert run(folder) == whole and "32 were labelled before" in run.line
 
@@ -238,7 +246,16 @@ def test_a_run_goes_on_with_another_number_of_processes(tiny, run, tmp_path, sma
 def test_two_processes_write_what_one_does(tiny, run, tmp_path):
     folder = pictures(tmp_path / "pictures", 3 * bulk.CHUNK - 10)
     whole = run(folder, output="whole.csv")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "classifier.bulk"]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "classifier.bulk",
+    ]
     words = [folder, "--model", tiny, "--output", tmp_path / "predictions.csv", "--top_k", "2"]
     done = subprocess.run([*launch, *map(str, words)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -263,7 +280,9 @@ def test_parts_of_another_run_are_refused(tiny, run, tmp_path, monkeypatch, smal
         ("top_k", folder, ("--top_k", "3"), tiny),
         ("source", folder / "a", (), tiny),
     ]:
-        with pytest.raises(DataError, match=rf"predictions\.csv\.parts holds .*{changed} .* \(now .*--overwrite_output"):
+        with pytest.raises(
+            DataError, match=rf"predictions\.csv\.parts holds .*{changed} .* \(now .*--overwrite_output"
+        ):
             run(source, *flags, model=model)
     assert len(list((tmp_path / "predictions.csv.parts").glob("[0-9]*.parquet"))) == 1
     begun_anew = run(folder, "--overwrite_output", model=other)
@@ -366,7 +385,16 @@ def test_a_folder_is_taken_in_the_order_of_its_names(tree):
 @pytest.mark.parametrize(
     "pattern",
     [
-        *("tree/*.jpg", "tree/**/*.jpg", "tree/*/*", "tree/**", "tree/b/**/*", "tree/**/d/*.jpg", "tree/[[]1]/*", "*/b/?.jpg"),
+        *(
+            "tree/*.jpg",
+            "tree/**/*.jpg",
+            "tree/*/*",
+            "tree/**",
+            "tree/b/**/*",
+            "tree/**/d/*.jpg",
+            "tree/[[]1]/*",
+            "*/b/?.jpg",
+        ),
         *("tree/b*/**/[e-h].*", "tree/a.jpg", "{root}/**/*.jpg", "./tree/../tree/*.jpg"),
     ],
 )
@@ -402,7 +430,9 @@ def dataset(folder: Path, **n: int) -> Path:
     for split, rows in n.items():
         cells = [{"bytes": encoded(picture(i)), "path": None} for i in range(rows)]
         cells[1:3] = [{"bytes": b"no image", "path": None}, None][: len(cells[1:3])]
-        datasets.Dataset.from_dict({"photo": cells}, features=features).to_parquet(folder / f"{split}-00000-of-00001.parquet")
+        datasets.Dataset.from_dict({"photo": cells}, features=features).to_parquet(
+            folder / f"{split}-00000-of-00001.parquet"
+        )
     return folder
 
 
@@ -426,5 +456,7 @@ def test_a_dataset_needs_neither_labels_nor_train(tiny, run, tmp_path, monkeypat
 
 @pytest.mark.skipif("HUB_MIRROR" not in os.environ, reason="needs the true data: set HUB_MIRROR")
 def test_cifar10_is_a_dataset():
-    source = bulk.open_source(f"{os.environ['HUB_MIRROR']}/datasets/uoft-cs/cifar10", None, None, Path("predictions.csv"))
+    source = bulk.open_source(
+        f"{os.environ['HUB_MIRROR']}/datasets/uoft-cs/cifar10", None, None, Path("predictions.csv")
+    )
     assert source.count() == {bulk.FILE: 10_000} and next(iter(source)).file == "test/0"

@@ -1,4 +1,6 @@
-"""Calls that gradio could make nothing of: whatever way they come in, one line says what is wrong, and the log has no trace."""
+"""Calls that gradio could make nothing of: whatever way they come in, one line says what is wrong, and the log has no
+trace.
+"""
 
 import json
 import shutil
@@ -104,7 +106,9 @@ def test_what_is_no_file_is_refused_in_a_line_and_leaves_no_trace(app, upload, e
         reply = post(url, way, endpoint, data[endpoint])
         assert reply.status_code == 422, what
         error = reply.json()["error"]
-        where = "" if what in ("many levels", "half a character") else "files[1]: " if "gallery" in endpoint else "image: "
+        where = (
+            "" if what in ("many levels", "half a character") else "files[1]: " if "gallery" in endpoint else "image: "
+        )
         assert error == where + message, what
         [line] = logged(log, start)
         assert f"INFO POST {'queue/join' if way == 'queue' else f'call/{endpoint}'} 422" in line
@@ -138,11 +142,17 @@ def test_a_visit_has_a_short_name_and_fetches_its_answers(app, upload):
     assert (reply.status_code, reply.json()["error"]) == (422, "session_hash: 300 characters, at most 255")
     with httpx.Client() as client:
         for _ in range(guard.MAX_UNFETCHED):
-            assert client.post(f"{url}/gradio_api/queue/join", json=call | {"session_hash": "greedy"}).status_code == 200
+            assert (
+                client.post(f"{url}/gradio_api/queue/join", json=call | {"session_hash": "greedy"}).status_code == 200
+            )
         reply = client.post(f"{url}/gradio_api/queue/join", json=call | {"session_hash": "greedy"})
-        assert (reply.status_code, reply.headers["retry-after"]) == (503, "10") and "answers wait" in reply.json()["error"]
+        assert (reply.status_code, reply.headers["retry-after"]) == (503, "10") and "answers wait" in reply.json()[
+            "error"
+        ]
         assert client.post(f"{url}/gradio_api/queue/join", json=call | {"session_hash": "another"}).status_code == 200
-        [page] = [each["id"] for each in dependencies if each["api_name"] == "refuse"]  # answers with all that is on the page
+        [page] = [
+            each["id"] for each in dependencies if each["api_name"] == "refuse"
+        ]  # answers with all that is on the page
         told = {"fn_index": page, "data": [None] * 6, "event_data": {"names": ["n" * 300]}, "session_hash": "page"}
         codes = [client.post(f"{url}/gradio_api/queue/join", json=told).status_code for _ in range(40)]
         assert codes == [200] * guard.MAX_UNFETCHED_PAGE + [503] * (40 - guard.MAX_UNFETCHED_PAGE)
@@ -192,7 +202,10 @@ def test_what_can_not_be_called_is_not_there(app, upload):
         "queue/join?x": {"data": [{"path": "/etc/passwd"}], "session_hash": "mine", "fn_index": "0"},
     }.items():
         reply = httpx.post(f"{url}/gradio_api/{way}", json=body)
-        assert (reply.status_code, reply.json()["error"]) == (404, "no such endpoint: /gradio_api/info tells which there are")
+        assert (reply.status_code, reply.json()["error"]) == (
+            404,
+            "no such endpoint: /gradio_api/info tells which there are",
+        )
     for body, message in (
         ({}, "image: missing"),
         ({"image": {"path": upload}}, f"image: {NO_FILE}"),
@@ -244,7 +257,10 @@ def test_curl_is_answered_by_list_and_by_name(app, tmp_path):
 
     [path] = json.loads(curl("-F", f"files=@{file}", f"{url}/upload"))
     image, json_type = {"path": path, "meta": META}, ("-H", "content-type: application/json")
-    for way, body in (("call/classify", {"data": [image, None, 3]}), ("call/v2/classify", {"image": image, "top_k": 3})):
+    for way, body in (
+        ("call/classify", {"data": [image, None, 3]}),
+        ("call/v2/classify", {"image": image, "top_k": 3}),
+    ):
         event = json.loads(curl(*json_type, "-d", json.dumps(body), f"{url}/{way}"))["event_id"]
         label, about = json.loads(curl("-N", f"{url}/call/classify/{event}").rpartition("event: complete\ndata: ")[2])
         assert len(label["confidences"]) == 3 and about["model"] == "tiny"

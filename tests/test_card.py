@@ -24,7 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 EMBEDDED = sorted(config.parent for config in (ROOT / "models").glob("*/config.json"))
 UNFILLED = r"(?<!\[)\b(None|nan|undefined)\b|\{[{%]|\n\n\n"
 RUN = {
-    "command": "finetune_vit.py --model facebook/deit-tiny-patch16-224 --dataset=/elsewhere/my pictures --output_dir runs/vit",
+    "command": "finetune_vit.py --model facebook/deit-tiny-patch16-224 --dataset=/elsewhere/my pictures --output_dir "
+    "runs/vit",
     "settings": {
         "model": "facebook/deit-tiny-patch16-224@main",
         "dataset": "/elsewhere/my pictures",
@@ -34,7 +35,13 @@ RUN = {
     },
     "commit": "c0ffee" * 6,
     "versions": {"torch": "2.14.1", "timm": "1.0.31"},
-    "machine": {"processor": "AMD EPYC", "instructions": "AVX512", "threads": 2, "accelerator": None, "python": "3.11.7"},
+    "machine": {
+        "processor": "AMD EPYC",
+        "instructions": "AVX512",
+        "threads": 2,
+        "accelerator": None,
+        "python": "3.11.7",
+    },
     "parent": None,
     "data": {"images": 1234, "counts": {"train": [617, 617], "validation": [61, 76]}, "skipped": 3},
     "train_seconds": 754.2,
@@ -89,7 +96,10 @@ def blocks(text: str) -> dict[str, str]:
     """The examples, by the library that they are for."""
     found = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     names = ("gradio_client", "onnxruntime", "timm", "transformers")
-    return {next(name for name in names if re.search(rf"^(import|from) {name}\b", code, re.MULTILINE)): code for code in found}
+    return {
+        next(name for name in names if re.search(rf"^(import|from) {name}\b", code, re.MULTILINE)): code
+        for code in found
+    }
 
 
 def test_metadata_is_what_the_hub_reads_and_survives_a_round_trip(folder):
@@ -132,7 +142,9 @@ def test_folders_are_named_by_their_last_name_and_not_in_the_metadata(folder, mo
     monkeypatch.chdir(folder)
     write(folder, "evaluation.json", evaluation_of(LABELS, "runs/pictures"))
     measured_on_a_folder = card.render(folder)
-    assert measured_on_a_folder.data.eval_results is None and "4,711 test images of pictures" in measured_on_a_folder.text
+    assert (
+        measured_on_a_folder.data.eval_results is None and "4,711 test images of pictures" in measured_on_a_folder.text
+    )
 
 
 def test_every_number_is_the_files(folder):
@@ -141,7 +153,11 @@ def test_every_number_is_the_files(folder):
     text = card.render(folder).text
     table = rows(text)
     assert table["accuracy (95% interval)"] == ["87.65% (86.11% to 89.03%)"]
-    assert [table[name] for name in ("macro F1", "macro precision", "macro recall")] == [["0.8587"], ["0.8642"], ["0.8531"]]
+    assert [table[name] for name in ("macro F1", "macro precision", "macro recall")] == [
+        ["0.8587"],
+        ["0.8642"],
+        ["0.8531"],
+    ]
     for label, found in measured["per_class"].items():
         assert table[label] == [*(f"{found[name]:.4f}" for name in ("precision", "recall", "f1")), str(found["n"])]
     assert table["`learning_rate`"] == ["0.0005"]
@@ -174,7 +190,12 @@ def test_a_chain_of_stages_is_told_from_its_start(folder):
     assert written.data.datasets == ["user/first", "user/second"]
     assert written.data.base_model == "facebook/deit-tiny-patch16-224"
     one, two = written.text.index("1. [user/first]"), written.text.index("2. [user/second]")
-    assert one < written.text.index("Started from [facebook/deit") < two < written.text.index("Started from the stage before")
+    assert (
+        one
+        < written.text.index("Started from [facebook/deit")
+        < two
+        < written.text.index("Started from the stage before")
+    )
 
 
 def test_what_is_not_known_is_said(folder):
@@ -241,7 +262,12 @@ def save_cropping(folder: Path, **size: int) -> Path:
 def save_tiny_timm(folder: Path) -> Path:
     torch.manual_seed(0)
     pretrained = {"input_size": [3, 64, 64], "interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center"}
-    pretrained |= {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "classifier": "head", "first_conv": "patch_embed.proj"}
+    pretrained |= {
+        "mean": [0.5, 0.4, 0.3],
+        "std": [0.2, 0.3, 0.4],
+        "classifier": "head",
+        "first_conv": "patch_embed.proj",
+    }
     config = TimmWrapperConfig.from_dict(
         {"architecture": "test_vit", "label_names": LABELS, "num_classes": 10, "pretrained_cfg": pretrained}
         | {"model_args": {"img_size": 64}}
@@ -306,7 +332,8 @@ def test_the_card_of_an_embedded_model_is_complete(folder, tmp_path):
 
 def test_time_on_an_accelerator_is_told_apart():
     stages = [
-        {"train_seconds": seconds, "machine": {"accelerator": name}} for seconds, name in ((60, None), (240, "T4"), (120, None))
+        {"train_seconds": seconds, "machine": {"accelerator": name}}
+        for seconds, name in ((60, None), (240, "T4"), (120, None))
     ]
     assert card.spent(stages) == "3 min and 4 min on T4"
     assert card.spent([*stages, {}]) == "" == card.spent([])

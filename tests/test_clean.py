@@ -92,7 +92,12 @@ def test_copies_are_told_and_similar_pictures_are_not(pictures, monkeypatch, cap
         ("unreadable", "broken", ""),
     }
     [twice] = [row for row in rows if "1_again" in row["file"]]
-    assert (twice["split"], twice["label"], twice["other_split"], twice["other_label"]) == ("train", "cat", "train", "dog")
+    assert (twice["split"], twice["label"], twice["other_split"], twice["other_label"]) == (
+        "train",
+        "cat",
+        "train",
+        "dog",
+    )
     assert "identify" in rows[-1]["error"] and rows[-1]["label"] == "dog"
 
     found = json.loads((tmp_path / "out" / "clean.json").read_text())
@@ -179,15 +184,17 @@ def test_errors_name_the_next_step(monkeypatch, tmp_path):
     assert not (tmp_path / "out").exists()
 
     words = (str(tmp_path / "broken"), "--duplicates_only", "--output_dir", str(tmp_path / "out"))
-    result = subprocess.run([sys.executable, "-m", "classifier.clean", *words], cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "classifier.clean", *words], cwd=ROOT, capture_output=True, text=True
+    )
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert "none of the 2 images of broken is readable: check the files" in result.stderr.splitlines()[-1]
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_confident_learning_by_hand():
-    # The thresholds are 0.6, the mean of 0.9, 0.8 and 0.1, and 0.55, the mean of 0.8, 0.5 and 0.35. The third picture reaches
-    # that of class 1 alone, the last that of class 0; the fifth reaches none and counts nowhere.
+    # The thresholds are 0.6, the mean of 0.9, 0.8 and 0.1, and 0.55, the mean of 0.8, 0.5 and 0.35. The third picture
+    # reaches that of class 1 alone, the last that of class 0; the fifth reaches none and counts nowhere.
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.5, 0.5], [0.65, 0.35]])
     labels = np.array([0, 0, 0, 1, 1, 1])
     assert clean.confident_learning(probabilities, labels).tolist() == [-1, -1, 1, -1, -1, 0]
@@ -201,7 +208,9 @@ def test_similarity_finds_position_and_size():
         return torch.from_numpy(np.stack([clean.thumbnail(image) for image in images]))
 
     large = scene(0, size=(64, 64))
-    corner, middle = (large.crop(box).resize((64, 64), Image.Resampling.BICUBIC) for box in ((8, 8, 64, 64), (4, 5, 58, 59)))
+    corner, middle = (
+        large.crop(box).resize((64, 64), Image.Resampling.BICUBIC) for box in ((8, 8, 64, 64), (4, 5, 58, 59))
+    )
     shifted = Image.fromarray(np.roll(np.asarray(large), 8, axis=1))
     b = pixels(large, corner, middle, shifted, scene(1, size=(64, 64)))
     a = pixels(*[large] * 5)
@@ -212,7 +221,9 @@ def test_similarity_finds_position_and_size():
 
 
 def test_leaks_by_hand():
-    """Test has 3, an exact copy of 0 of train; 4, near to 1 of train; 5, a copy of 4; 6, near to 3; 7, near to 8 of test."""
+    """Test has 3, an exact copy of 0 of train; 4, near to 1 of train; 5, a copy of 4; 6, near to 3; 7, near to 8 of
+    test.
+    """
     pictures = clean.Pictures(
         np.array([0, 0, 1, 2, 2, 2, 2, 2, 2]), np.arange(9), np.zeros(9, int), [None] * 9, [], torch.empty(0)
     )
@@ -241,12 +252,16 @@ def test_readme_has_the_figures_of_the_benchmark():
     assert f"`models/vit` has {vit['without_copies']['accuracy']:.2%}" in readme
     for row in found["models"]:
         [measured] = json.loads((ROOT / f"models/{row['model']}/evaluation.json").read_text())["models"]
-        assert row["all"]["accuracy"] == measured["accuracy"], f"models/{row['model']} changed: run benchmarks/duplicates.py"
+        assert row["all"]["accuracy"] == measured["accuracy"], (
+            f"models/{row['model']} changed: run benchmarks/duplicates.py"
+        )
 
 
 @pytest.mark.skipif(not HUB_MIRROR, reason="HUB_MIRROR is not set: no true data")
 def test_known_duplicates_of_cifar10(monkeypatch, tmp_path):
-    """Pairs of test and train that Barz and Denzler list (arXiv:1902.00423) among 300 other images, and nothing else."""
+    """Pairs of test and train that Barz and Denzler list (arXiv:1902.00423) among 300 other images, and nothing
+    else.
+    """
     known = {6611: 49007, 159: 25768, 7293: 9640}
     splits = data.load(f"{HUB_MIRROR}/datasets/uoft-cs/cifar10", splits=("train", "test"), cut=False)
     rows = {"train": [*known.values(), *range(200)], "test": [*known, *range(100)]}
@@ -254,5 +269,8 @@ def test_known_duplicates_of_cifar10(monkeypatch, tmp_path):
     for split, indices in rows.items():
         splits[split].select(indices).to_parquet(tmp_path / "part" / f"{split}.parquet")
     run(monkeypatch, tmp_path / "part", "--duplicates_only", "--output_dir", tmp_path / "out")
-    told = {(row["split"], int(row["index"]), row["other_split"], int(row["other_index"])) for row in table(tmp_path / "out")}
+    told = {
+        (row["split"], int(row["index"]), row["other_split"], int(row["other_index"]))
+        for row in table(tmp_path / "out")
+    }
     assert told == {("train", i, "test", i) for i in range(len(known))}

@@ -58,7 +58,9 @@ def by_pillow(kind: str, image: np.ndarray, value: float) -> np.ndarray:
     return np.asarray(Image.open(file))
 
 
-@pytest.mark.parametrize("kind, reference", [("gaussian_blur", blurred), ("brightness", brighter), ("contrast", flatter)])
+@pytest.mark.parametrize(
+    "kind, reference", [("gaussian_blur", blurred), ("brightness", brighter), ("contrast", flatter)]
+)
 def test_values_are_those_of_cifar_10_c(kind, reference):
     """At most one level off, where the exact value is a whole number and float64 may fall below it."""
     images = pictures(2)

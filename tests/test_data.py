@@ -145,7 +145,8 @@ def test_a_table_has_the_same_test_images_whatever_else_it_lists(tmp_path):
     (tmp_path / "rows.csv").write_text("file,label\n" + "".join([*rows, "more/0.png,a\n"]))
     second = data.load(str(tmp_path / "rows.csv"), splits=("test",))
     names = [
-        {Path(cell["path"]).name for cell in data._undecoded(each.test, each)[each.image_column]} for each in (first, second)
+        {Path(cell["path"]).name for cell in data._undecoded(each.test, each)[each.image_column]}
+        for each in (first, second)
     ]
     assert names[0] <= names[1] and len(names[1] - names[0]) <= 1 and first.test_cut
     assert (first.test_cut == second.test_cut) is (names[0] == names[1])
@@ -239,7 +240,9 @@ def test_override_chooses_between_columns(tmp_path):
     images = [Image.new("RGB", (4, 4))] * 12
     rows = {"img": images, "coarse": [0, 1] * 6, "fine": [0, 1, 2] * 4}
     datasets.Dataset.from_dict(rows, features=Features(features)).to_parquet(folder / "train.parquet")
-    with pytest.raises(DataError, match=r"two has 2 columns of type ClassLabel: .*coarse \(ClassLabel\).*--label_column"):
+    with pytest.raises(
+        DataError, match=r"two has 2 columns of type ClassLabel: .*coarse \(ClassLabel\).*--label_column"
+    ):
         data.load(str(folder))
     assert data.load(str(folder), label_column="fine").labels == ["p", "q", "r"]
 
@@ -299,7 +302,9 @@ def test_a_survey_of_sizes_classes_and_what_is_broken(tmp_path):
     assert str(found) == "42 images, 3 classes, smallest 6 (emu), largest 17 (dog); median 8×8" and not listing.exists()
     for i in range(10):
         (folder / "emu" / f"{i} wide\nand new.png").write_bytes(b"")
-    with pytest.raises(DataError, match=rf"7 of 42 images of pets are not readable, listed in {listing}: repair or remove"):
+    with pytest.raises(
+        DataError, match=rf"7 of 42 images of pets are not readable, listed in {listing}: repair or remove"
+    ):
         data.survey(data.load(str(folder)), listing)
     assert "emu" in listing.read_text()
     assert "; 7 unreadable" in str(data.survey(data.load(str(folder), skip_unreadable=True), listing))
@@ -630,7 +635,9 @@ def test_unreadable_file_is_named_or_skipped(tmp_path, damage):
     assert len(images) == len(labels) == len(lenient.train) - 1
     assert len(lenient.skipped) == 1
     assert str(path) in lenient.skipped[0]
-    assert data.fingerprint("train", lenient) != data.fingerprint("validation", lenient)  # what is gone is no error here
+    assert data.fingerprint("train", lenient) != data.fingerprint(
+        "validation", lenient
+    )  # what is gone is no error here
 
 
 def test_unreadable_row_of_a_parquet_is_named(tmp_path):
@@ -638,7 +645,9 @@ def test_unreadable_row_of_a_parquet_is_named(tmp_path):
     folder.mkdir()
     features = Features({"img": datasets.Image(), "label": ClassLabel(names=["a", "b"])})
     rows = [{"bytes": b"broken", "path": None}] * 8
-    datasets.Dataset.from_dict({"img": rows, "label": [0, 1] * 4}, features=features).to_parquet(folder / "train.parquet")
+    datasets.Dataset.from_dict({"img": rows, "label": [0, 1] * 4}, features=features).to_parquet(
+        folder / "train.parquet"
+    )
     with pytest.raises(DataError, match=r"row 0 of train of rows is not a readable image"):
         data.as_tensor("train", data.load(str(folder)))
     lenient = data.load(str(folder), skip_unreadable=True, cut=False)

@@ -55,7 +55,11 @@ def test_weights_are_half_precision_and_small(folder):
 
 def test_records_are_complete(folder):
     run = json.loads((folder / "run.json").read_text())
-    assert run["command"].split(" --")[0] in {"train.py", "finetune_vit.py"} and run["machine"]["processor"] and run["commit"]
+    assert (
+        run["command"].split(" --")[0] in {"train.py", "finetune_vit.py"}
+        and run["machine"]["processor"]
+        and run["commit"]
+    )
     evaluation = json.loads((folder / "evaluation.json").read_text())
     [measured] = evaluation["models"]
     assert evaluation["n"] == np.sum(measured["confusion_matrix"])
@@ -67,7 +71,9 @@ def test_records_are_complete(folder):
 
 @pytest.mark.slow
 def test_evaluation_agrees_with_the_pipeline_and_the_library(folder, tmp_path):
-    """evaluate.py on some true test images counts what `transformers.pipeline` and the library `evaluate` count on them."""
+    """evaluate.py on some true test images counts what `transformers.pipeline` and the library `evaluate` count on
+    them.
+    """
     if "HUB_MIRROR" not in os.environ:
         pytest.skip("needs the true CIFAR-10: set HUB_MIRROR")
     dataset = Path(os.environ["HUB_MIRROR"]) / "datasets/uoft-cs/cifar10"
@@ -103,7 +109,8 @@ def test_evaluation_agrees_with_the_pipeline_and_the_library(folder, tmp_path):
 
 
 def test_scaled_decoding_changes_next_to_nothing(folder):
-    """Against 87 photographs decoded whole: 95% of probabilities change by less than 0.03, and of the 70 one label at most.
+    """Against 87 photographs decoded whole: 95% of probabilities change by less than 0.03, and of the 70 one label at
+    most.
 
     The other 17 show none of the labels: what a model calls them is a toss-up.
     """
@@ -113,7 +120,9 @@ def test_scaled_decoding_changes_next_to_nothing(folder):
     predictor = load_predictor(folder)
     assert predictor.reduce_to
     shrunk = predictor.probabilities(photos)
-    whole = predictor.probabilities([pixels.to_rgb(pixels.decode(photo), reduce_to=predictor.reduce_to) for photo in photos])
+    whole = predictor.probabilities(
+        [pixels.to_rgb(pixels.decode(photo), reduce_to=predictor.reduce_to) for photo in photos]
+    )
     of_labels = np.array([photo.parent.name in predictor.labels for photo in photos])
     assert of_labels.sum() == 70
     assert (shrunk.argmax(axis=1) != whole.argmax(axis=1))[of_labels].sum() <= 1

@@ -1,4 +1,6 @@
-"""evaluate.py on models whose answers are known: orders of labels and images, runs that go on, what it says of bad input."""
+"""evaluate.py on models whose answers are known: orders of labels and images, runs that go on, what it says of bad
+input.
+"""
 
 import importlib.util
 import json
@@ -77,12 +79,20 @@ def test_labels_in_another_order_are_mapped_by_name_and_a_second_run_finds_all(p
     first, second = found["models"]
     assert first.pop("model") == "one" and second.pop("model") == "two"
     assert second["nll"] == pytest.approx(first["nll"], rel=1e-6)
-    assert second["confusion_matrix"] == first["confusion_matrix"] and np.sum(first["confusion_matrix"]) == found["n"] == 60
+    assert (
+        second["confusion_matrix"] == first["confusion_matrix"]
+        and np.sum(first["confusion_matrix"]) == found["n"] == 60
+    )
     assert second["per_class"] == first["per_class"] and second["corrupted"] == first["corrupted"]
     [both] = found["comparisons"]
     assert both["difference"] == 0 and both["agreement"] == 1 and both["p_value"] == 1
     assert found["average"]["accuracy"] == first["accuracy"]
-    assert {path.name for path in (tmp_path / "report").iterdir()} == {"evaluation.json", "timing.json", "report.md", "figures"}
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {
+        "evaluation.json",
+        "timing.json",
+        "report.md",
+        "figures",
+    }
     assert (one / "README.md").exists() and measured(one)["models"][0]["accuracy"] == first["accuracy"]
 
     cached = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
@@ -105,7 +115,16 @@ def test_the_order_of_images_changes_nothing(pictures, tmp_path):
     for name, value in told.items():
         if isinstance(value, float):
             assert other[name] == pytest.approx(value, rel=1e-12), name
-    exact = ("accuracy", "accuracy_ci95", "f1_ci95", "per_class", "confusion_matrix", "top_k_accuracy", "mistakes", "confused")
+    exact = (
+        "accuracy",
+        "accuracy_ci95",
+        "f1_ci95",
+        "per_class",
+        "confusion_matrix",
+        "top_k_accuracy",
+        "mistakes",
+        "confused",
+    )
     assert {name: other[name] for name in exact} == {name: told[name] for name in exact}
 
 
@@ -126,7 +145,10 @@ def test_what_a_temperature_did_is_told_also_of_averaged_views(pictures, tmp_pat
 
 
 def test_a_quick_look_is_close_and_is_not_the_models_result(pictures, tmp_path, cache, monkeypatch):
-    folder, words = save_tiny_cnn(tmp_path / "cnn"), ("--dataset", pictures, "--corrupted_samples", 0, "--ood_samples", 0)
+    folder, words = (
+        save_tiny_cnn(tmp_path / "cnn"),
+        ("--dataset", pictures, "--corrupted_samples", 0, "--ood_samples", 0),
+    )
     run(monkeypatch, "--model", folder, *words, "--format", "md", "--bf16", "--output_dir", tmp_path / "quick")
     assert not (folder / "evaluation.json").exists()
     assert "in bfloat16" in (tmp_path / "quick" / "report.md").read_text()
@@ -159,7 +181,9 @@ def test_a_cut_that_has_changed_since_is_told(pictures, tmp_path, monkeypatch, c
     words = ["--model", folder, "--dataset", dataset, "--corrupted_samples", 0, "--ood_samples", 0, "--format"]
     cut = data.load(str(dataset), splits=("test",)).test_cut
     for known, is_told in ((cut, False), ("another", True)):
-        (folder / "run.json").write_text(json.dumps({"settings": {"dataset": str(dataset)}, "data": {"test_cut": known}}))
+        (folder / "run.json").write_text(
+            json.dumps({"settings": {"dataset": str(dataset)}, "data": {"test_cut": known}})
+        )
         script.warn_of_another_cut(str(folder), str(dataset), data.load(str(dataset), splits=("test",)))
         assert ("was trained when other images were cut for test" in capsys.readouterr().out) is is_told
     (folder / "run.json").unlink()
@@ -190,13 +214,28 @@ def test_an_unreadable_image_is_named_or_counted(pictures, tmp_path, capsys, mon
     for path in (broken / "test/cat/0.png", *(broken / "test/dog").iterdir()):
         path.write_bytes(b"no picture")
     model = save_tiny_vit(tmp_path / "tiny")
-    flags = ["--model", model, "--dataset", broken, "--output_dir", tmp_path / "report", "--corrupted_samples", 0, "--format"]
+    flags = [
+        "--model",
+        model,
+        "--dataset",
+        broken,
+        "--output_dir",
+        tmp_path / "report",
+        "--corrupted_samples",
+        0,
+        "--format",
+    ]
     with pytest.raises(DataError, match=r"cat/0\.png"):
         run(monkeypatch, *flags)
     run(monkeypatch, *flags, "--skip_unreadable")
     said = capsys.readouterr().out
     assert "53 images, without 7 unreadable files" in said and "no test image is of dog" in said
-    assert measured(tmp_path / "report")["models"][0]["per_class"]["dog"] == {"precision": 0, "recall": 0, "f1": 0, "n": 0}
+    assert measured(tmp_path / "report")["models"][0]["per_class"]["dog"] == {
+        "precision": 0,
+        "recall": 0,
+        "f1": 0,
+        "n": 0,
+    }
 
 
 def test_logits_that_are_no_numbers_are_an_error(pictures, tmp_path, monkeypatch):

@@ -78,7 +78,12 @@ def processor(size: int, **settings) -> ViTImageProcessor:
 
 
 def timm_model(architecture: str, num_classes: int = 10, **model_args) -> TimmWrapperForImageClassification:
-    settings = {"architecture": architecture, "num_classes": num_classes, "model_args": model_args, "pretrained_cfg": {}}
+    settings = {
+        "architecture": architecture,
+        "num_classes": num_classes,
+        "model_args": model_args,
+        "pretrained_cfg": {},
+    }
     return TimmWrapperForImageClassification(TimmWrapperConfig.from_dict(settings))
 
 
@@ -100,7 +105,9 @@ def by_hand() -> Predictor:
 
 
 def test_grad_cam_by_hand(by_hand):
-    """red's map is 1 in the upper left, blue's in the lower right; with weights 1/4 and -1/4, red speaks for label 0."""
+    """red's map is 1 in the upper left, blue's in the lower right; with weights 1/4 and -1/4, red speaks for label
+    0.
+    """
     image = quadrants(RED, BLUE)
     red = np.outer(RAMP, RAMP)
     np.testing.assert_allclose(explain.heatmap(by_hand, image, 0), red, atol=1e-6)
@@ -127,7 +134,8 @@ def test_the_default_label_is_the_most_probable(by_hand):
 def test_relevance_by_hand():
     """A class token and two patches, two layers; of the second, the classifier reads the class token alone.
 
-    Second layer, gradients 1: row 0 passes on (0.5, 0.3, 0.2); with itself the class token has 1.5. First layer, mean of two
+    Second layer, gradients 1: row 0 passes on (0.5, 0.3, 0.2); with itself the class token has 1.5. First layer, mean
+    of two
     heads whose negative products become 0: A = [[0, 0.1, 0.3], [0, 0, 0.4], [0.5, 0, 0]]. (1.5, 0.3, 0.2) · A is
     (0.1, 0.15, 0.45 + 0.12), which adds to the (0.5, 0.3, 0.2) of before.
     """
@@ -145,9 +153,11 @@ def test_relevance_by_hand():
 
 @pytest.fixture
 def colour_vit() -> Predictor:
-    """A ViT of one layer whose class token reads coloured patches, of +1 for red and -1 for blue; two labels weigh that.
+    """A ViT of one layer whose class token reads coloured patches, of +1 for red and -1 for blue; two labels weigh
+    that.
 
-    A patch is (10 red, 10 blue, 1, -1), red and blue its means in [0, 1]; the class token is (0, 0, 1, -1), as black is.
+    A patch is (10 red, 10 blue, 1, -1), red and blue its means in [0, 1]; the class token is (0, 0, 1, -1), as black
+    is.
     """
     shape = {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 4}
     names = {"id2label": {0: "red", 1: "blue"}, "label2id": {"red": 0, "blue": 1}}
@@ -193,7 +203,10 @@ def test_attention_by_hand(colour_vit, red):
     ("make", "readout"),
     [
         (lambda: ViTForImageClassification(ViTConfig(**SMALL, num_labels=10)), "class"),
-        (lambda: BeitForImageClassification(BeitConfig(**SMALL, num_labels=10, use_relative_position_bias=True)), "patches"),
+        (
+            lambda: BeitForImageClassification(BeitConfig(**SMALL, num_labels=10, use_relative_position_bias=True)),
+            "patches",
+        ),
         (lambda: Dinov2ForImageClassification(Dinov2Config(**SMALL, num_labels=10)), "both"),
         (lambda: timm_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2), "class"),
         (lambda: timm_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, reg_tokens=4), "class"),
@@ -201,7 +214,9 @@ def test_attention_by_hand(colour_vit, red):
     ids=["vit", "beit", "dinov2", "timm", "timm with registers"],
 )
 def test_attention_is_what_the_model_computes(make, readout):
-    """The same logits and weights as where attention is not fused, and the classifier reads what its architecture says."""
+    """The same logits and weights as where attention is not fused, and the classifier reads what its architecture
+    says.
+    """
     predictor = predictor_of(make)
     model, pixel_values = predictor.model, predictor.pixel_values([picture()])
     with explain.Recorder((32, 32)) as recorded:
@@ -266,7 +281,9 @@ def test_the_last_feature_map_of_a_convnext():
 def test_a_grid_that_is_not_square():
     assert explain.grid(197, (224, 224)) == (14, 14) and explain.grid(1 + 14 * 28, (224, 448)) == (14, 28)
     recorder = explain.Recorder((100, 150))
-    assert recorder.is_grid(4, 5) and recorder.is_grid(4, 6) and not recorder.is_grid(6, 4) and not recorder.is_grid(1, 1)
+    assert (
+        recorder.is_grid(4, 5) and recorder.is_grid(4, 6) and not recorder.is_grid(6, 4) and not recorder.is_grid(1, 1)
+    )
 
 
 def test_a_scratch_cnns_cells_lie_where_they_look():
@@ -289,7 +306,9 @@ def scratch_cnn(**config) -> cnn.CifarCnnForImageClassification:
 
 
 def coloured(labels: torch.Tensor, cells: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Grey noise, uint8 (N, 3, 32, 32), but for one 8×8 cell of 16 in red, green or blue (labels 0 to 2), or for none (3)."""
+    """Grey noise, uint8 (N, 3, 32, 32), but for one 8×8 cell of 16 in red, green or blue (labels 0 to 2), or for none
+    (3).
+    """
     images = torch.randint(64, 192, (len(labels), 1, 32, 32), generator=generator).expand(-1, 3, -1, -1).to(torch.uint8)
     for image, label, cell in zip(images, labels.tolist(), cells.tolist(), strict=True):
         if label < 3:
@@ -331,7 +350,10 @@ def test_views_do_not_change_the_heat():
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: ViTForImageClassification(ViTConfig(**SMALL, num_labels=10)), lambda: scratch_cnn(depths=(1, 2, 3), views=2)],
+    [
+        lambda: ViTForImageClassification(ViTConfig(**SMALL, num_labels=10)),
+        lambda: scratch_cnn(depths=(1, 2, 3), views=2),
+    ],
     ids=["vit", "scratch cnn"],
 )
 def test_other_threads_notice_nothing(make):
@@ -349,7 +371,9 @@ def test_other_threads_notice_nothing(make):
         np.testing.assert_allclose(heat.result(), heats[i % 4], atol=1e-5)
         np.testing.assert_allclose(rows.result(), logits, atol=1e-6)
     np.testing.assert_allclose(predictor.logits(images), logits, atol=1e-6)
-    assert model.config.to_dict() == config and all(tensor.equal(state[name]) for name, tensor in model.state_dict().items())
+    assert model.config.to_dict() == config and all(
+        tensor.equal(state[name]) for name, tensor in model.state_dict().items()
+    )
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
     assert attributes == {name: dict(vars(module)) for name, module in model.named_modules()}  # hooks among them
 
@@ -393,7 +417,9 @@ def test_seen_is_the_processors_picture(name):
             expected = transform(expected)  # ends as a tensor in [0, 1]
         expected = (expected * 255).round()
     else:
-        expected = predictor.processor([image], return_tensors="pt", do_normalize=False, do_rescale=False)["pixel_values"][0]
+        expected = predictor.processor([image], return_tensors="pt", do_normalize=False, do_rescale=False)[
+            "pixel_values"
+        ][0]
     np.testing.assert_array_equal(explain.seen(predictor, image), expected.permute(1, 2, 0))
 
 

@@ -73,7 +73,9 @@ def test_onnx_is_one_file_that_tells_nothing_of_this_machine(models):
     for folder in models.values():
         assert [path.name for path in (folder / "onnx").iterdir()] == ["model.onnx"]
         content = (folder / "onnx/model.onnx").read_bytes()
-        assert not any(word in content for word in (b".py", str(Path(cnn.__file__).parent).encode(), sys.prefix.encode()))
+        assert not any(
+            word in content for word in (b".py", str(Path(cnn.__file__).parent).encode(), sys.prefix.encode())
+        )
 
 
 def test_onnx_of_other_weights_is_refused_with_the_difference(copy_of):
@@ -164,7 +166,9 @@ def other_processor(folder: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": {"AutoImageProcessor": "evil.Processor"}}))
 
 
-@pytest.mark.parametrize("change", [other_code, other_module, other_processor, lambda folder: (folder / "cnn.py").unlink()])
+@pytest.mark.parametrize(
+    "change", [other_code, other_module, other_processor, lambda folder: (folder / "cnn.py").unlink()]
+)
 def test_code_that_is_not_ours_is_not_run(copy_of, change):
     folder = copy_of("cnn")
     change(folder)

@@ -70,7 +70,9 @@ def test_a_disk_that_fills_up_in_training_costs_no_epoch_that_was_saved(folder, 
     assert "No space left" in line and ("--resume_from_checkpoint last" in line or "free space" in line)
     assert (output_dir / fit.CHECKPOINT).exists()
     ballast.unlink()
-    subprocess.run(train(folder, output_dir, *epochs, "--resume_from_checkpoint", "last"), check=True, capture_output=True)
+    subprocess.run(
+        train(folder, output_dir, *epochs, "--resume_from_checkpoint", "last"), check=True, capture_output=True
+    )
     resumed, whole = weights(output_dir), weights(tmp_path / "whole")
     assert all((resumed[name] == whole[name]).all() for name in whole)
 

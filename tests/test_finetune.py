@@ -1,4 +1,6 @@
-"""Fine-tuning on a handful of generated images: tiny randomly initialised models, and the real backbones where they are."""
+"""Fine-tuning on a handful of generated images: tiny randomly initialised models, and the real backbones where they
+are.
+"""
 
 import copy
 import json
@@ -76,7 +78,9 @@ def tiny_vit(**config) -> ViTForImageClassification:
 
 def tiny_convnext() -> ConvNextForImageClassification:
     torch.manual_seed(0)
-    return ConvNextForImageClassification(ConvNextConfig(num_stages=2, hidden_sizes=[8, 16], depths=[1, 2], image_size=32))
+    return ConvNextForImageClassification(
+        ConvNextConfig(num_stages=2, hidden_sizes=[8, 16], depths=[1, 2], image_size=32)
+    )
 
 
 def command(*words: str | Path) -> None:
@@ -346,10 +350,14 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(tuned, tmp_path):
     logits = expected.detach().clone().requires_grad_()
     teaching.loss(logits, targets, None).backward()
     assert logits.grad.abs().max() < 1e-4
-    halves = torch.tensor([[2.0, 0.0]]).requires_grad_()  # by hand: 4 × (log(1 + e) - 1 + 0.5), its gradient 2 × (σ(1) - 0.5)
+    halves = torch.tensor(
+        [[2.0, 0.0]]
+    ).requires_grad_()  # by hand: 4 × (log(1 + e) - 1 + 0.5), its gradient 2 × (σ(1) - 0.5)
     loss = teaching.loss(halves, torch.tensor([[0.5, 0.5]]), None)
     loss.backward()
-    assert loss.item() == pytest.approx(3.2530, abs=1e-3) and halves.grad[0, 0].item() == pytest.approx(0.4621, abs=1e-3)
+    assert loss.item() == pytest.approx(3.2530, abs=1e-3) and halves.grad[0, 0].item() == pytest.approx(
+        0.4621, abs=1e-3
+    )
 
 
 def test_a_teacher_is_copied_and_one_of_other_labels_refused(pictures, vit, convnext, tuned, tmp_path, capsys):
@@ -374,7 +382,8 @@ def test_a_block_learns_slower_than_the_next(tmp_path):
     decays = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
     model = trainer.model
     assert [
-        rates[id(p)] for p in (model.classifier.weight, model.vit.layers[2].mlp.fc1.weight, model.vit.embeddings.cls_token)
+        rates[id(p)]
+        for p in (model.classifier.weight, model.vit.layers[2].mlp.fc1.weight, model.vit.embeddings.cls_token)
     ] == pytest.approx([3e-3, 3e-3 / 2, 3e-3 / 16])
     assert len(rates) == len(list(model.parameters())) and not any(decays.values())
 
@@ -386,7 +395,9 @@ def test_a_run_leaves_a_folder_that_everyone_loads_alike(tuned, pictures):
     }
     run, lines = read(tuned), [json.loads(line) for line in (tuned / "metrics.jsonl").read_text().splitlines()]
     assert run["settings"]["learning_rate"] == 0.003 and run["parent"] is None
-    assert [line["epoch"] for line in lines] == [1, 2] and run["best_epoch"] is None and run["recipe"]["batch_size"] == 8
+    assert (
+        [line["epoch"] for line in lines] == [1, 2] and run["best_epoch"] is None and run["recipe"]["batch_size"] == 8
+    )
     assert lines[-1]["size"] == 32 and run["images_seen"] == 2 * 48
     sizes = run["recipe"]["sizes"]
     flops = {size: backbone.forward_flops(tiny_vit(num_labels=4), size) for _, size in sizes}
@@ -497,7 +508,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 
 def test_a_stage_goes_on_from_the_last_ones_head_at_another_resolution(tuned, pictures, tmp_path, capsys):
     words = ["--model", tuned, "--dataset", pictures, "--image_size", "48", "--num_train_epochs", "1", "--no_bf16"]
-    command(*words, "--output_dir", tmp_path, "--gradient_accumulation_steps", "2", "--per_device_train_batch_size", "8")
+    command(
+        *words, "--output_dir", tmp_path, "--gradient_accumulation_steps", "2", "--per_device_train_batch_size", "8"
+    )
     assert "its head fits the labels" in capsys.readouterr().out
     run = read(tmp_path)
     assert run["parent"]["command"] == read(tuned)["command"] and len(run["parent"]["model_sha256"]) == 64
@@ -603,7 +616,9 @@ def test_cached_features_equal_uncached_ones(tuned, tmp_path):
     predictor.logits([Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images])
 
     def extract(images=images, model=predictor.model):
-        return features.extract(model, predictor.processor, tune.InMemory(images, labels), folder=tmp_path, batch_size=4)
+        return features.extract(
+            model, predictor.processor, tune.InMemory(images, labels), folder=tmp_path, batch_size=4
+        )
 
     fresh, cached = extract(), extract()
     assert not fresh.was_cached and cached.was_cached and isinstance(cached.inputs, np.memmap)
@@ -669,14 +684,29 @@ def test_a_few_steps_of_real_backbones(name, pictures, tmp_path):
     flags = ["--image_size", "64", "--max_steps", "3", "--per_device_train_batch_size", "16", "--warmup_steps", "1"]
     command("--model", model, "--dataset", pictures, "--output_dir", tmp_path / "run", *flags)
     assert read(tmp_path / "run")["model"]["initialized"]
-    assert sum(epochs for epochs, _ in read(tmp_path / "run")["recipe"]["sizes"]) == pytest.approx(1)  # not the default 6
+    assert sum(epochs for epochs, _ in read(tmp_path / "run")["recipe"]["sizes"]) == pytest.approx(
+        1
+    )  # not the default 6
     assert_all_agree(tmp_path / "run", pictures)
 
 
 ARCHITECTURES = {
-    "resnet": {"num_channels": 3, "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
+    "resnet": {
+        "num_channels": 3,
+        "embedding_size": 8,
+        "hidden_sizes": [8, 16],
+        "depths": [1, 1],
+        "layer_type": "basic",
+    },
     "regnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "groups_width": 8},
-    "swin": {"image_size": 32, "patch_size": 2, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4},
+    "swin": {
+        "image_size": 32,
+        "patch_size": 2,
+        "embed_dim": 8,
+        "depths": [1, 1],
+        "num_heads": [1, 2],
+        "window_size": 4,
+    },
     "dinov2": {"image_size": 32, "patch_size": 8, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
     "mobilevit": {
         **{"image_size": 64, "hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [8, 8, 8, 8, 16, 16, 16]},
@@ -762,7 +792,15 @@ def test_a_mean_of_two_heads_is_refused(tmp_path):
 def test_other_names_for_labels_are_recorded(vit, pictures, tmp_path):
     """classifier.average and the push load the dataset by what run.json says."""
     (tmp_path / "names.json").write_text(json.dumps({"blue": "navy"}))
-    words = ["--dataset", pictures, "--label_names", tmp_path / "names.json", "--output_dir", tmp_path / "run", "--no_bf16"]
+    words = [
+        "--dataset",
+        pictures,
+        "--label_names",
+        tmp_path / "names.json",
+        "--output_dir",
+        tmp_path / "run",
+        "--no_bf16",
+    ]
     command("--model", vit, *words, "--freeze", "backbone", "--num_train_epochs", "1")
     assert read(tmp_path / "run")["settings"]["label_names"] == str(tmp_path / "names.json")
     assert "navy" in read(tmp_path / "run")["data"]["labels"]
@@ -789,7 +827,9 @@ def as_pickle(folder: Path) -> None:
 
 def with_few_weights(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
-    save_file({name: t for name, t in weights.items() if "embeddings" in name}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        {name: t for name, t in weights.items() if "embeddings" in name}, folder / "model.safetensors", {"format": "pt"}
+    )
 
 
 @pytest.mark.parametrize(

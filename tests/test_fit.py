@@ -188,7 +188,9 @@ def test_resume_equals_not_stopping_at_any_step(tmp_path, call):
         found, resumed = fit.fit(stopped, data, validation, TINY, tmp_path / "part", **STATISTICS), stopped
     assert same(resumed.state_dict(), whole.state_dict())
     names = ("epoch", "step", "validation_loss", "validation_accuracy")
-    assert [[line[n] for n in names] for line in found.history] == [[line[n] for n in names] for line in expected.history]
+    assert [[line[n] for n in names] for line in found.history] == [
+        [line[n] for n in names] for line in expected.history
+    ]
     assert (found.best_epoch, found.best_accuracy) == (expected.best_epoch, expected.best_accuracy)
 
 
@@ -307,7 +309,9 @@ def test_finished_folder_has_what_a_reader_needs(finished):
 
 @pytest.mark.slow
 def test_a_second_run_does_not_inherit_from_the_first(folder, finished, tmp_path):
-    """--overwrite_output_dir leaves nothing behind that would speak of other weights; without it, nothing is touched."""
+    """--overwrite_output_dir leaves nothing behind that would speak of other weights; without it, nothing is
+    touched.
+    """
     copy = tmp_path / "run"
     shutil.copytree(finished, copy)
     measured = [copy / "evaluation.json", copy / "timing.json"]
@@ -335,5 +339,9 @@ def test_a_stage_goes_on_from_an_earlier_ones_weights(folder, finished, tmp_path
 def test_command_to_resume_is_the_one_given():
     argv = ["train.py", "--resume_from_checkpoint", "old", "--dataset", "my pictures", "--overwrite_output_dir"]
     assert record.from_the_start(["t.py", "--resume_from_checkpoint", "my runs/a"]) == ["t.py"]
-    assert record.from_the_start(["t.py", "--resume_from_checkpoint=my runs/a", "--seed", "1"]) == ["t.py", "--seed", "1"]
+    assert record.from_the_start(["t.py", "--resume_from_checkpoint=my runs/a", "--seed", "1"]) == [
+        "t.py",
+        "--seed",
+        "1",
+    ]
     assert record.command_to_resume(argv) == "train.py --dataset 'my pictures' --resume_from_checkpoint last"

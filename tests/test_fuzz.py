@@ -42,8 +42,12 @@ def app(tmp_path_factory):
         yield url, folder / "app.log", path
 
 
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20)
-PATHS = st.sampled_from(["/etc/passwd", "../../etc/passwd", "", "\0", "/proc/self/environ", "file:///etc/passwd", "a" * 5000])
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20)
+)
+PATHS = st.sampled_from(
+    ["/etc/passwd", "../../etc/passwd", "", "\0", "/proc/self/environ", "file:///etc/passwd", "a" * 5000]
+)
 FILES = st.fixed_dictionaries(
     {"path": PATHS | SCALARS},
     optional={"meta": st.just({"_type": "gradio.FileData"}) | SCALARS, "orig_name": SCALARS, "url": PATHS | SCALARS},
@@ -69,7 +73,8 @@ def test_calls_that_make_no_sense_end_in_an_error_of_their_own(app, endpoint, da
 
 
 EVENTS = SCALARS | st.fixed_dictionaries(
-    {}, optional={"index": SCALARS, "at": SCALARS, "count": SCALARS, "reason": SCALARS, "names": VALUES, "name": SCALARS}
+    {},
+    optional={"index": SCALARS, "at": SCALARS, "count": SCALARS, "reason": SCALARS, "names": VALUES, "name": SCALARS},
 )
 
 
@@ -82,7 +87,9 @@ def test_events_that_no_page_sends_end_in_an_error_of_their_own(app, data, told)
     number = data.draw(st.sampled_from(sorted(inputs)))
     files = st.just([]) | st.just([{"path": path, "meta": {"_type": "gradio.FileData"}}])
     values = data.draw(st.lists(SCALARS | files, min_size=inputs[number], max_size=inputs[number]))
-    if inputs[number] >= 6 and data.draw(st.booleans()):  # what the page is set to, so that more than its check is reached
+    if inputs[number] >= 6 and data.draw(
+        st.booleans()
+    ):  # what the page is set to, so that more than its check is reached
         values[-6:] = [None, "tiny", 3, "all", 80, ""]
     visit = f"visit {data.draw(st.integers(0, 3))}"
     call = {"fn_index": number, "data": values, "event_data": told, "session_hash": visit}

@@ -67,7 +67,11 @@ def test_a_url_is_refused_and_not_fetched(app, elsewhere, endpoint):
     with pytest.raises(ValidationError, match="given by URL: download it, then send the file"):
         Client(app[0], verbose=False).predict(image if endpoint == "/classify" else [image], api_name=endpoint)
     for path in (address, address.replace("http", "HTTP", 1)):
-        for data in ([image | {"path": path}, None, 5], [[image | {"path": path}], None, 5], [{"deep": [[{"path": path}]]}]):
+        for data in (
+            [image | {"path": path}, None, 5],
+            [[image | {"path": path}], None, 5],
+            [{"deep": [[{"path": path}]]}],
+        ):
             reply = httpx.post(f"{app[0]}/gradio_api/call{endpoint}", json={"data": data})
             assert reply.status_code == 422 and "given by URL" in reply.json()["error"]
         for way in ("file=", "file/", "proxy="):
@@ -99,7 +103,9 @@ def test_others_files_are_not_to_be_read_by_guessing(app, tmp_path):
     folder = Path(path).parent
     assert httpx.get(f"{url}/gradio_api/file={path}").status_code == 200  # who has the content knows the address
     assert re.fullmatch("[0-9a-f]{64}", folder.name) and folder.parent == uploads
-    _, csv_file = Client(url, verbose=False, download_files=False).predict([handle_file(path)], api_name="/classify_gallery")
+    _, csv_file = Client(url, verbose=False, download_files=False).predict(
+        [handle_file(path)], api_name="/classify_gallery"
+    )
     assert re.fullmatch("[0-9a-f]{64}", Path(csv_file["path"]).parent.name)
     secret = tmp_path / "secret.txt"
     secret.write_text("secret")
@@ -109,7 +115,9 @@ def test_others_files_are_not_to_be_read_by_guessing(app, tmp_path):
 
 
 def test_what_the_app_does_not_use_is_not_there(app, elsewhere):
-    """gradio's own routes: they would read any number of bytes, start ffmpeg, change a call that waits, print what they got."""
+    """gradio's own routes: they would read any number of bytes, start ffmpeg, change a call that waits, print what they
+    got.
+    """
     url, log = app
     address, asked = elsewhere
     [path] = httpx.post(f"{url}/gradio_api/upload", files={"files": ("a.png", encoded(picture(0)))}).json()
@@ -121,13 +129,21 @@ def test_what_the_app_does_not_use_is_not_there(app, elsewhere):
     assert httpx.post(f"{url}/gradio_api/stream/{events[-1]}", json=changed).status_code == 404
     assert [httpx.get(f"{call}/{event}", timeout=300).text.count("event: complete") for event in events] == [1, 1, 1]
     assert not asked
-    for route in ("process_recording", "component_server", "vibe-edit", "stream/x/close", "custom_component/a/client/b/c.js"):
+    for route in (
+        "process_recording",
+        "component_server",
+        "vibe-edit",
+        "stream/x/close",
+        "custom_component/a/client/b/c.js",
+    ):
         assert httpx.post(f"{url}/gradio_api/{route}", files={"video": ("a.mp4", b"a")}).status_code == 404
     assert httpx.post(f"{url}/login", data={"username": "a", "password": "b"}).status_code == 404
     assert httpx.get(f"{url}/gradio_api/custom_component/printed/client/b/c.js").status_code == 404
     assert httpx.get(f"{url}/gradio_api/deep_link?session_hash=mine").status_code == 404
     assert not (log.parent / "uploads" / "deep_links").exists()
-    assert httpx.post(f"{url}/gradio_api/run/classify", json={"data": [image, None, 5]}).status_code == 404  # past the queue
+    assert (
+        httpx.post(f"{url}/gradio_api/run/classify", json={"data": [image, None, 5]}).status_code == 404
+    )  # past the queue
     for route in ("cancel", "reset"):
         assert httpx.post(f"{url}/gradio_api/{route}", content=b" " * (guard.MAX_CALL_BYTES + 1)).status_code == 413
         assert httpx.post(f"{url}/gradio_api/{route}", content=iter([b"{}"])).status_code == 411
@@ -171,7 +187,9 @@ def raw(url: str, request: str) -> int:
         return int(connection.recv(4096).split()[1])
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[" * 100_000, b'{"data": "x"}', b'{"data": [{"path": 7}, null, 5]}', b"\xff"])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[" * 100_000, b'{"data": "x"}', b'{"data": [{"path": 7}, null, 5]}', b"\xff"]
+)
 def test_what_is_no_call_is_an_error_of_the_sender(app, body):
     reply = httpx.post(f"{app[0]}/gradio_api/call/classify", content=body, headers={"content-type": "application/json"})
     if reply.status_code == 200:  # accepted as a call; it then has to fail as one

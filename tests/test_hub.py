@@ -86,7 +86,17 @@ def pushed(hub, environment, pictures, tmp_path_factory) -> Path:
     """The folder of a CNN that train.py trained and pushed to user/tiny, and evaluate.py measured and pushed again."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     flags = ["--dataset", pictures, "--push_to_hub", "--hub_model_id", "user/tiny"]
-    run(environment, "train.py", *flags, "--output_dir", folder, "--num_train_epochs", "2", "--validation_fraction", "0.2")
+    run(
+        environment,
+        "train.py",
+        *flags,
+        "--output_dir",
+        folder,
+        "--num_train_epochs",
+        "2",
+        "--validation_fraction",
+        "0.2",
+    )
     run(environment, "evaluate.py", *flags, "--model", folder, "--output_dir", folder.parent / "report")
     return folder
 
@@ -175,7 +185,9 @@ def test_the_app_serves_a_commit_of_the_hub(pushed, api, environment, tmp_path):
         client = Client(url, verbose=False)
         label, about = client.predict(handle_file(tmp_path / "picture.png"), top_k=3, api_name="/classify")
         example = api.hf_hub_download("user/tiny", "README.md", local_dir=tmp_path)
-        [code] = [block for block in re.findall("```python\n(.*?)```", Path(example).read_text(), re.S) if "Client" in block]
+        [code] = [
+            block for block in re.findall("```python\n(.*?)```", Path(example).read_text(), re.S) if "Client" in block
+        ]
         ran = {}
         exec(code.replace("http://127.0.0.1:7860", url).replace("cat.jpg", str(tmp_path / "picture.png")), ran)
         assert ran["label"] == label and ran["about"] == about
@@ -242,7 +254,9 @@ def test_a_damaged_download_is_fetched_again(call, hub, repo, tmp_path):
     assert (snapshot.folder / "model.safetensors").read_bytes() == (tmp_path / "vit/model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("how", [{"cut": 0.5}, {"status": 503}, {"status": 429, "retry_after": 1}], ids=["cut", "503", "429"])
+@pytest.mark.parametrize(
+    "how", [{"cut": 0.5}, {"status": 503}, {"status": 429, "retry_after": 1}], ids=["cut", "503", "429"]
+)
 def test_a_download_outlives(how, call, hub, repo, tmp_path):
     fault = hub.fail(f"{repo}/resolve/.*safetensors", method="GET", **how)
     snapshot = call(our_hub.pull, repo)
@@ -320,11 +334,16 @@ def test_a_push_that_failed_is_repeated_without_sending_twice(pushed, hub, api, 
     fault = hub.fail("/api/models/user/again/commit/", status=403, times=99)
     first = len(hub.requests)
     line = refused(environment, *command)
-    assert f"{pushed} is complete" in line and f"python -m classifier.hub push {pushed} user/again --dataset {dataset}" in line
+    assert (
+        f"{pushed} is complete" in line
+        and f"python -m classifier.hub push {pushed} user/again --dataset {dataset}" in line
+    )
     fault.times = 0
     again = re.search("python (-m classifier.hub push .*)", line)[1].split()
     assert run(environment, *again).strip().endswith(api.model_info("user/again").sha)
-    assert not [r for r in hub.requests[first:] if r.method == "PUT" and r.received], "user/tiny's weights are there already"
+    assert not [r for r in hub.requests[first:] if r.method == "PUT" and r.received], (
+        "user/tiny's weights are there already"
+    )
 
 
 PASSES = {
@@ -417,12 +436,18 @@ def test_the_space_is_one_commit_that_starts_as_it_is(pushed, api, environment, 
     assert len(api.list_repo_commits("user/demo", repo_type="space")) == 2  # the first made the repository
     folder = Path(api.snapshot_download("user/demo", repo_type="space", local_dir=tmp_path / "space"))
     card = SpaceCard.load(folder / "README.md").data
-    assert (card.sdk, card.app_file, card.models, card.datasets) == ("gradio", "app.py", ["user/tiny"], ["uoft-cs/cifar10"])
+    assert (card.sdk, card.app_file, card.models, card.datasets) == (
+        "gradio",
+        "app.py",
+        ["user/tiny"],
+        ["uoft-cs/cifar10"],
+    )
     [preloaded] = card.preload_from_hub
     name, files = preloaded.split()
     assert name == "user/tiny" and {"config.json", "model.safetensors"} <= set(files.split(","))
     assert api.get_space_variables("user/demo")["MODELS"].value == "user/tiny"
-    # 'Duplicate this Space' gives the files without variables and secrets: these have to be enough for the app to start.
+    # 'Duplicate this Space' gives the files without variables and secrets: these have to be enough for the app to
+    # start.
     code = "import app; print(*app.load_predictors()[0])"
     isolated = {name: value for name, value in os.environ.items() if name not in ("MODELS", "PYTHONPATH")}
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=isolated, capture_output=True, text=True)

@@ -1,4 +1,6 @@
-"""The unmodified clients against the Hub on loopback. What they do by themselves about a fault is what these tests saw."""
+"""The unmodified clients against the Hub on loopback. What they do by themselves about a fault is what these tests
+saw.
+"""
 
 import hashlib
 import json
@@ -29,7 +31,9 @@ ROOT = Path(__file__).resolve().parent.parent
 MIRROR = os.environ.get("HUB_MIRROR")
 MIB = 2**20
 KEPT_STEP = 10 * MIB  # a client writes what it downloads in such pieces, and resumes after the last whole one
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own use of httpx2
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Use 'content=:DeprecationWarning"
+)  # huggingface_hub's own use of httpx2
 needs_mirror = pytest.mark.skipif(not MIRROR, reason="needs HUB_MIRROR, a folder with the Hub's files")
 
 
@@ -370,7 +374,8 @@ import json
 from datasets import load_dataset
 test = load_dataset("uoft-cs/cifar10", data_files={"test": "plain_text/test-*"}, split="test")
 names = test.features["label"].names
-print(json.dumps({"n": len(test), "size": test[0]["img"].size, "labels": [names[label] for label in test[:5]["label"]]}))
+print(json.dumps({"n": len(test), "size": test[0]["img"].size, "labels": [names[label] for label in
+test[:5]["label"]]}))
 """
     with LocalHub(tmp_path / "hub", seed=MIRROR) as hub:
         got = python(code, hub.environment(tmp_path / "home"), tmp_path)

@@ -69,7 +69,9 @@ def test_temperature_undoes_overconfidence():
 
 
 def test_a_few_images_that_are_all_right_are_not_all_there_is():
-    """Without a mistake the lowest loss is at T = 0; by hand, Platt's target of 1 - 1 / 22 / 2 is the sigmoid of 3.7612."""
+    """Without a mistake the lowest loss is at T = 0; by hand, Platt's target of 1 - 1 / 22 / 2 is the sigmoid of
+    3.7612.
+    """
     labels = np.arange(20) % 2
     logits = np.where(np.eye(2)[labels] > 0, 2.0, 0.0)
     assert measure.fit_temperature(logits, labels) == pytest.approx(2 / np.log(43), rel=1e-3)
@@ -80,9 +82,9 @@ def test_temperature_is_of_what_is_merged():
     rng = np.random.default_rng(0)
     views = rng.normal(0, 2, (2, 20_000, 5))
     labels = np.array([rng.choice(5, p=row) for row in softmax(views, axis=2).mean(axis=0)])
-    assert measure.fit_temperature(3 * views, labels, lambda each: np.log(softmax(each, axis=2).mean(axis=0))) == pytest.approx(
-        3, abs=0.1
-    )
+    assert measure.fit_temperature(
+        3 * views, labels, lambda each: np.log(softmax(each, axis=2).mean(axis=0))
+    ) == pytest.approx(3, abs=0.1)
 
 
 def test_bootstrap_interval_is_the_binomial_one():
@@ -112,7 +114,10 @@ def test_reliability_and_ece_by_hand():
     assert count.tolist() == [0, 0, 3, 2]
     assert confidence == pytest.approx([0, 0, 1.9 / 3, 0.9]) and accuracy == pytest.approx([0, 0, 1 / 3, 1])
     assert measure.ece(logits, labels, bins=4) == pytest.approx((1.9 - 1 + 2 * 0.1) / 5)
-    assert measure.reliability(np.zeros((1, 2)), labels[:1], bins=2).count.tolist() == [1, 0]  # 0.5: a bin has its upper edge
+    assert measure.reliability(np.zeros((1, 2)), labels[:1], bins=2).count.tolist() == [
+        1,
+        0,
+    ]  # 0.5: a bin has its upper edge
 
 
 def test_reliability_loses_no_image(guesses):
@@ -172,7 +177,9 @@ def test_interval_of_the_mean_of_a_measure(guesses):
 
 
 def test_bootstrap_by_cells_is_that_by_images(guesses):
-    """Against resampled images, through scikit-learn; both are random, so to a fraction of the intervals' width of 3 points."""
+    """Against resampled images, through scikit-learn; both are random, so to a fraction of the intervals' width of 3
+    points.
+    """
     logits, labels = guesses
     predicted = logits.argmax(axis=1)
     rng = np.random.default_rng(3)
@@ -190,7 +197,9 @@ def test_bootstrap_by_cells_is_that_by_images(guesses):
 def test_bootstrap_by_hand():
     """Of the resamples of two images 1 in 4 has both right, 1 in 2 one, 1 in 4 none."""
     found = measure.bootstrap(np.array([4, 4]), np.array([4, 2]), draws=500)
-    assert found == {name: (0.0, 1.0 if name == "accuracy" else 0.5) for name in ("accuracy", "precision", "recall", "f1")}
+    assert found == {
+        name: (0.0, 1.0 if name == "accuracy" else 0.5) for name in ("accuracy", "precision", "recall", "f1")
+    }
     found = measure.bootstrap(np.array([4, 4]), np.array([4, 2]), draws=500, num_labels=5)
     assert found["recall"] == (0.0, 0.2) and found["accuracy"] == (0.0, 1.0)
     found = measure.bootstrap(np.tile([0, 0, 0, 1], 1000), np.zeros(4000, int))  # always the same class

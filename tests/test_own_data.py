@@ -119,7 +119,17 @@ def test_a_set_shaped_like_animals_10(tmp_path):
     run = json.loads((tmp_path / "runs/animals/run.json").read_text())
     assert run["data"]["labels"] == list(ANIMALS.values())
 
-    measure = ("--model", "runs/animals", "--dataset", "raw-img", "--format", "--corrupted_samples", "0", "--ood_samples", "0")
+    measure = (
+        "--model",
+        "runs/animals",
+        "--dataset",
+        "raw-img",
+        "--format",
+        "--corrupted_samples",
+        "0",
+        "--ood_samples",
+        "0",
+    )
     said = command(tmp_path, "evaluate.py", *measure, "--skip_unreadable", code=2)
     assert "have other labels (only the model has butterfly" in said
     command(tmp_path, "evaluate.py", *measure, "--label_names", "names.json", "--skip_unreadable")

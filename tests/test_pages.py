@@ -23,7 +23,13 @@ from classifier.errors import ModelError
 
 MANY = [f"class {i}, with a name of some length" for i in range(100)]
 HISTORY = [
-    {"epoch": i, "train_loss": 1 / i, "validation_loss": 2 / i, "train_accuracy": 0.5123 + i / 9, "validation_accuracy": 0.4711}
+    {
+        "epoch": i,
+        "train_loss": 1 / i,
+        "validation_loss": 2 / i,
+        "train_accuracy": 0.5123 + i / 9,
+        "validation_accuracy": 0.4711,
+    }
     for i in (1, 2, 3)
 ]
 
@@ -34,30 +40,60 @@ def measured(name: str, labels: list[str], seed: int, accuracy: float) -> dict:
     scores = rng.uniform(0.3, 0.99, (len(labels), 3))
     matrix = rng.integers(0, 30, (len(labels), len(labels)))
     bins = {"count": [0, 3, 97], "confidence": [0.0, 0.5, 0.9], "accuracy": [0.0, 0.4, float(rng.uniform())]}
-    calibration = {"nll": float(rng.uniform()), "brier": float(rng.uniform()), "ece": float(rng.uniform()), "reliability": bins}
+    calibration = {
+        "nll": float(rng.uniform()),
+        "brier": float(rng.uniform()),
+        "ece": float(rng.uniform()),
+        "reliability": bins,
+    }
     found = {"model": name, "revision": "local", "n_parameters": 4321, "accuracy": accuracy}
-    found |= {"accuracy_ci95": [accuracy - 0.0123, accuracy + 0.0117], "precision": 0.8642, "recall": 0.8531, "f1": 0.8587}
+    found |= {
+        "accuracy_ci95": [accuracy - 0.0123, accuracy + 0.0117],
+        "precision": 0.8642,
+        "recall": 0.8531,
+        "f1": 0.8587,
+    }
     found["per_class"] = {
         label: {"precision": p, "recall": r, "f1": f, "n": 7 + i}
         for i, (label, (p, r, f)) in enumerate(zip(labels, scores.tolist(), strict=True))
     }
     found |= {"weighted": {"precision": 0.8111, "recall": 0.8222, "f1": 0.8333}, "confusion_matrix": matrix.tolist()}
-    found |= {"top_k_accuracy": {"2": 0.9321}, "temperature": 1.234, "before_temperature": dict(calibration)} | calibration
+    found |= {
+        "top_k_accuracy": {"2": 0.9321},
+        "temperature": 1.234,
+        "before_temperature": dict(calibration),
+    } | calibration
     found["mistakes"] = [{"image": 1, "label": labels[0], "predicted": labels[1], "probability": 0.987}]
     found["confused"] = [{"label": labels[0], "predicted": labels[1], "n": 29}]
     found["strangers"] = {"energy": {"blobs": {"auroc": 0.912, "fpr95": 0.34}}}
-    found["corrupted"] = {"n": 50, "clean": 0.8517, "accuracy": {"shift": [0.81, 0.7, 0.6123], "fog": [0.8, 0.79, 0.7777]}}
+    found["corrupted"] = {
+        "n": 50,
+        "clean": 0.8517,
+        "accuracy": {"shift": [0.81, 0.7, 0.6123], "fog": [0.8, 0.79, 0.7777]},
+    }
     return found
 
 
 def compared(a: str, b: str, difference: float, low: float, high: float) -> dict:
-    found = {"models": [a, b], "difference": difference, "difference_ci95": [low, high], "p_value": 0.0123, "agreement": 0.7654}
+    found = {
+        "models": [a, b],
+        "difference": difference,
+        "difference_ci95": [low, high],
+        "p_value": 0.0123,
+        "agreement": 0.7654,
+    }
     return found | {"only_a_right": 17, "only_b_right": 5}
 
 
 def timed(name: str, milliseconds: float) -> dict:
     latency = {"p50": milliseconds, "p95": 2 * milliseconds}
-    return {"model": name, "flops": 12345678, "latency_ms": latency, "images_per_second": {"1": 33.1}, "peak_megabytes": None}
+    return {
+        "model": name,
+        "flops": 12345678,
+        "latency_ms": latency,
+        "images_per_second": {"1": 33.1},
+        "peak_megabytes": None,
+    }
 
 
 def lay_out(folder: Path, names: list[str], labels: list[str] = LABELS, *, comparisons=(), times=(), **changes) -> dict:
@@ -153,7 +189,11 @@ def test_same_files_give_same_bytes_that_open(tmp_path):
 
     def written() -> dict[str, bytes]:
         pages.write(
-            out, predictors, splits_of(LABELS), look=lambda _, image: image.rotate(90), command="evaluate.py --model one"
+            out,
+            predictors,
+            splits_of(LABELS),
+            look=lambda _, image: image.rotate(90),
+            command="evaluate.py --model one",
         )
         return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
@@ -164,7 +204,9 @@ def test_same_files_give_same_bytes_that_open(tmp_path):
 
     pdf = pypdfium2.PdfDocument(io.BytesIO(first["report.pdf"]))
     assert len(pdf) >= 3 and all("".join(page.get_textpage().get_text_range().split()) for page in pdf)
-    fonts = {(obj.get_font().get_base_name(), obj.get_font().is_embedded) for page in pdf for obj in page.get_objects([1])}
+    fonts = {
+        (obj.get_font().get_base_name(), obj.get_font().is_embedded) for page in pdf for obj in page.get_objects([1])
+    }
     assert fonts and all(embedded for _, embedded in fonts)
 
     deck = check_slides(out / "slides.pptx")
@@ -218,7 +260,10 @@ def test_transfer_is_compared_with_scratch(tmp_path):
     (tmp_path / "one" / "run.json").write_text(json.dumps(RUN | {"machine": gpu}))
     pages.write(tmp_path / "out", predictors, formats=["md"])
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "one took 13 min on NVIDIA H200, training two from scratch 25 min; the machines differ, so compare the work" in text
+    assert (
+        "one took 13 min on NVIDIA H200, training two from scratch 25 min; the machines differ, so compare the work"
+        in text
+    )
     assert "/elsewhere" not in text
 
 
@@ -226,15 +271,19 @@ def test_lessons_follow_from_the_numbers(tmp_path):
     predictors = lay_out(tmp_path, ["one", "two"], times=(8.0, 2.0))
     path = tmp_path / "out" / "evaluation.json"
     evaluation = json.loads(path.read_text())
-    evaluation["models"][1]["corrupted"] = {"n": 50, "clean": 0.84, "accuracy": {"shift": [0.9, 0.6], "fog": [1.0, 0.7]}}
+    evaluation["models"][1]["corrupted"] = {
+        "n": 50,
+        "clean": 0.84,
+        "accuracy": {"shift": [0.9, 0.6], "fog": [1.0, 0.7]},
+    }
     evaluation["models"][1]["strangers"] = {"energy": {"blobs": {"auroc": 0.95, "fpr95": 0.2}}}
     path.write_text(json.dumps(evaluation))
     pages.write(tmp_path / "out", predictors, formats=["md"])
     lessons = (tmp_path / "out" / "report.md").read_text().split("## What was learnt")[1].split("##")[0]
     mean = (0.81 + 0.7 + 0.6123 + 0.8 + 0.79 + 0.7777) / 6
     assert (
-        f"two is right most often, on 80.00%, and one least, on {mean:.2%}: the same images, clean, put them -1.17 points"
-        in lessons
+        f"two is right most often, on 80.00%, and one least, on {mean:.2%}: the same images, clean, put them -1.17 "
+        "points" in lessons
     )
     assert "two tells strangers best, by energy: a mean AUROC of 0.950." in lessons
     assert "two answers in 0.25 of the time of one, the most accurate, and is right on 1.00 points fewer." in lessons

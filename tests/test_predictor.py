@@ -92,7 +92,9 @@ def test_agrees_with_the_pipeline(tiny):
 @pytest.mark.skipif("HUB_MIRROR" not in os.environ, reason="needs pre-trained weights: set HUB_MIRROR")
 @pytest.mark.parametrize("name", BACKBONES)
 def test_agrees_with_the_pipeline_for_real_weights(name):
-    assert_like_pipeline(Path(os.environ["HUB_MIRROR"]) / "models" / name, [picture(0, (320, 240)), picture(1, (32, 32))])
+    assert_like_pipeline(
+        Path(os.environ["HUB_MIRROR"]) / "models" / name, [picture(0, (320, 240)), picture(1, (32, 32))]
+    )
 
 
 @pytest.mark.parametrize("folder", ["cnn", "vit", "mobilenet"])
@@ -261,7 +263,10 @@ def test_made_fast_for_inference_a_model_gives_the_same(tmp_path):
     with torch.inference_mode():
         expected = plain.to(made.device)(pixel_values).logits
         torch.testing.assert_close(made(pixel_values).logits, expected, atol=1e-5, rtol=1e-5)
-    patches, layer = 16 * 192 * 32, 4 * 17 * 32 * 32 + 2 * 17 * 32 * 64 + 2 * 17 * 17 * 32  # multiplications, of 17 tokens
+    patches, layer = (
+        16 * 192 * 32,
+        4 * 17 * 32 * 32 + 2 * 17 * 32 * 64 + 2 * 17 * 17 * 32,
+    )  # multiplications, of 17 tokens
     flops = 2 * (patches + 2 * layer + 32 * 10)
     assert backbone.forward_flops(made, 32) == backbone.forward_flops(plain, 32) == flops
     pixel_values.requires_grad_()

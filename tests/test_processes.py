@@ -39,7 +39,17 @@ def start(folder: Path, launcher: tuple[str, ...], output_dir: str, *flags: str)
 
 def start_tuning(folder: Path, launcher: tuple[str, ...], output_dir: str, *flags: str) -> subprocess.Popen:
     """`finetune_vit.py` in fp32: 18 steps an epoch, and nothing random but the order."""
-    words = ["--model", "vit", "--validation_fraction", "0.2", "--num_train_epochs", "4", "--no_bf16", "--crop_scale", "1"]
+    words = [
+        "--model",
+        "vit",
+        "--validation_fraction",
+        "0.2",
+        "--num_train_epochs",
+        "4",
+        "--no_bf16",
+        "--crop_scale",
+        "1",
+    ]
     words += ["--freeze", "none", "--no_mirror", "--learning_rate", "0.003", "--disable_tqdm", "true"]
     return launch(folder, launcher, "finetune_vit.py", output_dir, *words, *flags)
 
@@ -87,7 +97,9 @@ def test_two_processes_learn_what_one_does(folder):
     assert len(one) == len(two) == 6
     for alone, shared in zip(one, two, strict=True):
         assert shared["step"] == alone["step"]
-        assert shared["train_loss"] == pytest.approx(alone["train_loss"], rel=0.1)  # batch norm sees half of a small batch
+        assert shared["train_loss"] == pytest.approx(
+            alone["train_loss"], rel=0.1
+        )  # batch norm sees half of a small batch
     assert two[-1]["validation_accuracy"] == one[-1]["validation_accuracy"] == 1
     run = json.loads((folder / "two/run.json").read_text())
     assert run["settings"]["num_processes"] == 2 and load_file(folder / "two/model.safetensors")
@@ -107,7 +119,9 @@ def test_a_stopped_run_goes_on_with_another_number_of_processes(folder):
 def test_two_processes_tune_as_one_does(folder):
     finished(start_tuning(folder, (), "tuned1", "--per_device_train_batch_size", "16"))
     said = finished(start_tuning(folder, ACCELERATE, "tuned2", "--per_device_train_batch_size", "8"))
-    assert said.count("saved in tuned2") == 1 and said.count("steps of 16 images, 8 of them on each of 2 processes") == 1
+    assert (
+        said.count("saved in tuned2") == 1 and said.count("steps of 16 images, 8 of them on each of 2 processes") == 1
+    )
     one, two = lines(folder / "tuned1"), lines(folder / "tuned2")
     assert [line["step"] for line in one] == [line["step"] for line in two] == [18, 36, 54, 72]
     for alone, shared in zip(one, two, strict=True):
@@ -139,5 +153,7 @@ def test_a_step_keeps_its_images_whatever_the_number_of_parts(tmp_path):
     finetune_vit.keep_step(args, tmp_path)
     assert args.per_device_train_batch_size == 10 and not args.auto_find_batch_size
     args.gradient_accumulation_steps = 4
-    with pytest.raises(ModelError, match="30 images, which 1 processes and 4 gradient_accumulation_steps can't share evenly"):
+    with pytest.raises(
+        ModelError, match="30 images, which 1 processes and 4 gradient_accumulation_steps can't share evenly"
+    ):
         finetune_vit.keep_step(args, tmp_path)

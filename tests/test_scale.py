@@ -42,11 +42,13 @@ def test_the_tables_are_worked_out_from_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "__file__", str(tmp_path / "results.py"))
     text = results.render_scale()
     assert (
-        "| photographs, 100.0 kB | `models/vit` | 10.5 (9.5 to 11.5) | 15.0 (14.0 to 16.0) | 20.0 (19.0 to 21.0) | 8 s |"
-        in text
+        "| photographs, 100.0 kB | `models/vit` | 10.5 (9.5 to 11.5) | 15.0 (14.0 to 16.0) | 20.0 (19.0 to 21.0) | 8 "
+        "s |" in text
     )
     hours = 100e6 / 200 / 10 / 3600
-    shard = 6_000  # √(100e6 × 8 × 10 / 200) = 6,325: each process starts 79 times, 632 s, and waits 632 s for the last one
+    shard = (
+        6_000  # √(100e6 × 8 × 10 / 200) = 6,325: each process starts 79 times, 632 s, and waits 632 s for the last one
+    )
     told = f"{hours:.1f} | {200 * hours:,.0f} | ${200 * hours * 0.04:,.0f} | 10 TB | 2 MB/s | {shard:,} images | 3% |"
     assert told in text and f"{100e6 / 1e5 / 3600:.1f} hours for that" in text
 
@@ -65,7 +67,9 @@ def test_the_same_rows_under_ray(tmp_path):
 
     run("docs/cluster.py", "--output", tmp_path / "rows")
     run("-m", "classifier.bulk", "--output", tmp_path / "rows.parquet")
-    under_ray = {str(Path(row["file"]).relative_to(folder)): row for row in parquet.read_table(tmp_path / "rows").to_pylist()}
+    under_ray = {
+        str(Path(row["file"]).relative_to(folder)): row for row in parquet.read_table(tmp_path / "rows").to_pylist()
+    }
     rows = {row["file"]: row for row in parquet.read_table(tmp_path / "rows.parquet").to_pylist()}
     assert under_ray.keys() == rows.keys() and len(rows) == 71
     for file, row in rows.items():

@@ -7,7 +7,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_the_tests_that_the_table_names_are_there():
-    rows = [line.strip("| ").split(" | ") for line in (ROOT / "SECURITY.md").read_text().splitlines() if line.startswith("| ")]
+    rows = [
+        line.strip("| ").split(" | ")
+        for line in (ROOT / "SECURITY.md").read_text().splitlines()
+        if line.startswith("| ")
+    ]
     assert rows[0] == ["threat", "bound", "test"] and len(rows) > 15
     for threat, _, shown_by in rows[1:]:
         for file, words in re.findall(r"`([^`]+)`(?:: ([^;]+))?", shown_by):

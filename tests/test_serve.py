@@ -1,4 +1,6 @@
-"""serve.py as README.md starts it, in an environment of its own: `.venv-serve`, or the one whose Python SERVE_PYTHON names."""
+"""serve.py as README.md starts it, in an environment of its own: `.venv-serve`, or the one whose Python SERVE_PYTHON
+names.
+"""
 
 import contextlib
 import os
@@ -62,7 +64,12 @@ def is_ready(url: str) -> bool:
 
 
 def infer(url: str, pixel_values: np.ndarray) -> httpx.Response:
-    tensor = {"name": "pixel_values", "shape": pixel_values.shape, "datatype": "FP32", "data": pixel_values.ravel().tolist()}
+    tensor = {
+        "name": "pixel_values",
+        "shape": pixel_values.shape,
+        "datatype": "FP32",
+        "data": pixel_values.ravel().tolist(),
+    }
     return httpx.post(f"{url}/infer", json={"inputs": [tensor]}, timeout=60)
 
 

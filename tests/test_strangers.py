@@ -175,5 +175,7 @@ def test_scratch_cnn_tells_strangers():
         strange_features, strange_logits = seen(images)
         least = 0.9 if name in ("gaussian_noise", "uniform_noise", "blobs") else 0.6
         assert strangers.auroc(strangers.energy(logits), strangers.energy(strange_logits)) > least, name
-        assert strangers.auroc(strangers.max_probability(logits), strangers.max_probability(strange_logits)) > least, name
+        assert strangers.auroc(strangers.max_probability(logits), strangers.max_probability(strange_logits)) > least, (
+            name
+        )
         assert strangers.auroc(neighbours.scores(features), neighbours.scores(strange_features)) > least, name

@@ -9,8 +9,8 @@ import evaluate
 class Classification(evaluate.Metric):
     """Computes {"accuracy", "precision", "recall", "f1", "per_class": {the last three: a list}, "confusion_matrix"}.
 
-    All are fractions, but for the matrix of counts, whose rows are true classes and whose columns predicted ones. A class
-    that is never predicted has precision 0, one without images recall 0.
+    All are fractions, but for the matrix of counts, whose rows are true classes and whose columns predicted ones. A
+    class that is never predicted has precision 0, one without images recall 0.
     """
 
     def _info(self):
