@@ -35,14 +35,14 @@ from classifier import (
     outputs,
     pages,
     preprocess,
-    record,
     report,
+    runs,
     strangers,
 )
+from classifier.cli import add_hub_flags, positive_int
 from classifier.cnn import average_views
 from classifier.errors import DataError, ModelError, run
 from classifier.files import write_json, write_text
-from classifier.flags import add_hub_flags, positive_int
 from classifier.outputs import CACHE, Outputs
 from classifier.predictor import Predictor, load_predictor
 
@@ -155,11 +155,11 @@ def main() -> None:
     head |= {"dataset": splits.name, "dataset_revision": splits.revision, "split": "test", "n": len(test.labels)}
     together = {"comparisons": compared(tests), "average": averaged(tests)}
     write_json(args.output_dir / "evaluation.json", head | {"models": evaluations} | together)
-    write_json(args.output_dir / "timing.json", {"machine": record.machine(), "models": timings})
+    write_json(args.output_dir / "timing.json", {"machine": runs.machine(), "models": timings})
     for model, evaluation, timing in zip(predictors, evaluations, timings, strict=True):
         if Path(model).is_dir() and not (args.max_eval_samples or args.bf16):  # which are not the model's result
             write_json(Path(model) / "evaluation.json", head | {"models": [evaluation]})
-            write_json(Path(model) / "timing.json", {"machine": record.machine(), "models": [timing]})
+            write_json(Path(model) / "timing.json", {"machine": runs.machine(), "models": [timing]})
             matrix = np.array(evaluation["confusion_matrix"])
             report.save_confusion(Path(model) / "confusion_matrix.png", matrix, splits.labels)
             if (Path(model) / "run.json").exists() or not (
@@ -169,7 +169,7 @@ def main() -> None:
     if not args.bf16 and any(Path(model).resolve().parent == EMBEDDED for model in args.model):
         write_model_card()
     if args.format:
-        command = record.command()
+        command = runs.command()
         pages.write(args.output_dir, predictors, splits, look=looked_at, command=command, formats=args.format)
     skipped = len(splits.test) - len(test.labels)
     without = f", without {pages.plural(skipped, 'unreadable file')}" if skipped else ""

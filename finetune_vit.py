@@ -53,8 +53,8 @@ from classifier import (
     fit,
     hub,
     preprocess,
-    record,
     report,
+    runs,
     tune,
 )
 from classifier import teacher as teaching
@@ -225,7 +225,7 @@ def main() -> None:
     model = backbone.resize(found.model, plan.image_size).to(memory_format=torch.channels_last)
     processor = preprocess.resized(found.processor, model, plan.image_size, plan.crop_pct)
     settings = changed_settings(recipe, args) | {"device": args.device.type, "num_processes": args.world_size}
-    run = record.describe(settings, found.parent)
+    run = runs.describe(settings, found.parent)
 
     if args.should_save:  # of several processes, one
         print(f"{surveyed}{tell_weights(counts['train'], recipe.class_weights)}")
@@ -381,7 +381,7 @@ def fit_all(model, processor, splits, tensors, recipe, args, plan, weights, resu
     if progress.is_stopping and step < total:
         raise Stopped(
             f"stopped after step {step} of {total} and saved in {args.output_dir}; "
-            f"go on with: python {record.command_to_resume(sys.argv)}"
+            f"go on with: python {runs.command_to_resume(sys.argv)}"
         )
     epochs = trainer.state.epoch * total / step  # --max_steps may have set them
     return Outcome(
@@ -555,7 +555,7 @@ def remove_stale(output_dir: Path, keep: Path | None) -> None:
     """Removes what an earlier run left in `output_dir` and would speak of other weights, but for the checkpoint
     `keep`.
     """
-    for name in record.STALE:
+    for name in runs.STALE:
         (output_dir / name).unlink(missing_ok=True)
     for folder in output_dir.glob("checkpoint-*"):
         if keep is None or folder.resolve() != keep.resolve():

@@ -28,11 +28,11 @@ import torch
 from accelerate import PartialState
 from transformers import ViTImageProcessor
 
-from classifier import augment, card, data, errors, export, fit, hub, measure, record, report, strangers
+from classifier import augment, card, data, errors, export, fit, hub, measure, report, runs, strangers
+from classifier.cli import add_hub_flags, positive_float, positive_int
 from classifier.cnn import CifarCnnConfig, CifarCnnForImageClassification, average_views
 from classifier.errors import ModelError, Stopped
 from classifier.files import write_json
-from classifier.flags import add_hub_flags, positive_float, positive_int
 from classifier.predictor import default_device, load_predictor
 
 LARGE = 48  # pixels: the shorter side of images that have more to show than 32×32
@@ -179,7 +179,7 @@ def main() -> None:
         )
     )
     parent = load_parent(args.init_from, model) if args.init_from else None
-    run = record.describe(
+    run = runs.describe(
         vars(args) | {"bf16": bf16, "device": device.type, "num_processes": state.num_processes}, parent
     )
     model.to(device)
@@ -210,7 +210,7 @@ def main() -> None:
                 log=log,
             )
         except Stopped as stopped:
-            raise Stopped(f"{stopped}; go on with: python {record.command_to_resume(sys.argv)}") from None
+            raise Stopped(f"{stopped}; go on with: python {runs.command_to_resume(sys.argv)}") from None
     if not state.is_main_process:
         return
 
@@ -293,7 +293,7 @@ def remove_stale(output_dir: Path, keep: Path | None) -> None:
     """Removes what an earlier run left in `output_dir` and would speak of other weights, but for the checkpoint
     `keep`.
     """
-    for name in (*record.STALE, fit.CHECKPOINT):
+    for name in (*runs.STALE, fit.CHECKPOINT):
         if keep is None or (output_dir / name).resolve() != keep.resolve():
             (output_dir / name).unlink(missing_ok=True)
 
@@ -338,7 +338,7 @@ def load_parent(folder: Path, model: CifarCnnForImageClassification) -> dict:
     if not (folder / "run.json").exists():
         raise ModelError(f"--init_from {folder} has no run.json: give a folder that train.py wrote")
     model.load_state_dict(earlier.state_dict())
-    return json.loads((folder / "run.json").read_text()) | {"model_sha256": record.sha256(folder / "model.safetensors")}
+    return json.loads((folder / "run.json").read_text()) | {"model_sha256": runs.sha256(folder / "model.safetensors")}
 
 
 def tracker(args: argparse.Namespace) -> Callable[[], AbstractContextManager[Callable[[dict], None]]]:

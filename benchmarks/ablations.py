@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see the library
 
-from classifier import record  # noqa: E402
+from classifier import runs  # noqa: E402
 from classifier.files import write_json  # noqa: E402
 
 BASE = "--image_size 160 --train_sizes 1:1 --num_train_epochs 2 --max_train_samples 10000 --max_eval_samples 5000"
@@ -58,7 +58,7 @@ def main() -> None:
                 found = results()  # as it is now: another variant may have been run meanwhile
                 variant = found["variants"].setdefault(name, {"flags": VARIANTS[name], "validation_accuracy": {}})
                 variant["validation_accuracy"][str(seed)] = accuracy
-                write_json(RESULTS, found | {"model": args.model, "machine": record.machine()})
+                write_json(RESULTS, found | {"model": args.model, "machine": runs.machine()})
         values = list(results()["variants"][name]["validation_accuracy"].values())
         spread = f" ± {statistics.stdev(values):.2%}" if len(values) > 1 else ""
         print(f"{name}: {statistics.mean(values):.2%}{spread}", flush=True)

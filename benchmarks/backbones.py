@@ -19,7 +19,11 @@ sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see th
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from classifier import card, load_predictor, record  # noqa: E402
+from classifier import (  # noqa: E402
+    card,
+    load_predictor,
+    runs,  # noqa: E402
+)
 from classifier.files import write_json  # noqa: E402
 
 WARM_UP, TIMED = 10, 100  # calls
@@ -35,7 +39,7 @@ def main() -> None:
         if missing := [name for name in RUN_FILES if not (folder / name).exists()]:
             parser.error(f"no {missing[0]} in {folder}: finish it with finetune_vit.py, then evaluate.py")
     rows = [row(folder) for folder in args.folders]
-    write_json(Path(__file__).parent / "backbones.json", {"rows": rows, "machine": record.machine()})
+    write_json(Path(__file__).parent / "backbones.json", {"rows": rows, "machine": runs.machine()})
     for found in rows:
         print(
             f"{found['backbone']} ({found['trained']}): {found['test_accuracy']:.2%}, "

@@ -26,7 +26,8 @@ import torch  # noqa: E402
 from torchvision import transforms  # noqa: E402
 from transformers import AutoModelForImageClassification, Trainer, TrainingArguments  # noqa: E402
 
-from classifier import data, preprocess, record  # noqa: E402
+from classifier import data, preprocess  # noqa: E402
+from classifier import runs as record  # noqa: E402
 from classifier.files import write_json  # noqa: E402
 from classifier.predictor import load_processor, locate  # noqa: E402
 

@@ -25,7 +25,10 @@ from hypothesis import HealthCheck, Phase, given, seed, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from PIL import Image, ImageCms  # noqa: E402
 
-from classifier import pixels, record  # noqa: E402
+from classifier import (
+    pixels,  # noqa: E402
+    runs,  # noqa: E402
+)
 from classifier.errors import ImageError  # noqa: E402
 from classifier.files import write_json  # noqa: E402
 
@@ -189,7 +192,7 @@ def main() -> None:
     print(json.dumps(found))
     if not args.folder:
         kinds = {"kinds": sorted(SAMPLES), "seed": args.seed}
-        write_json(Path(__file__).parent / "fuzz.json", found | kinds | {"machine": record.machine()})
+        write_json(Path(__file__).parent / "fuzz.json", found | kinds | {"machine": runs.machine()})
     sys.exit(1 if counts.keys() & FINDINGS.keys() else 0)
 
 

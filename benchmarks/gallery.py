@@ -34,7 +34,10 @@ from PIL import Image  # noqa: E402
 
 from app import EMBEDDED, load_predictors  # noqa: E402
 from benchmarks.startup import healthy, resident_mb, running_app  # noqa: E402
-from classifier import pixels, record  # noqa: E402
+from classifier import (
+    pixels,  # noqa: E402
+    runs,  # noqa: E402
+)
 from classifier.files import write_json  # noqa: E402
 
 SIZE = 4000, 3000
@@ -174,7 +177,7 @@ def main() -> None:
         ),
     }
     print(json.dumps(found, indent=1))
-    write_json(Path(__file__).parent / "gallery.json", found | {"machine": record.machine()})
+    write_json(Path(__file__).parent / "gallery.json", found | {"machine": runs.machine()})
 
 
 if __name__ == "__main__":

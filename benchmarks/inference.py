@@ -22,7 +22,11 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 from transformers import AutoImageProcessor, AutoModelForImageClassification  # noqa: E402
 
-from classifier import fit, load_predictor, record  # noqa: E402
+from classifier import (  # noqa: E402
+    fit,
+    load_predictor,
+    runs,  # noqa: E402
+)
 from classifier.files import write_json  # noqa: E402
 
 BATCHES = {1: 40, 64: 5}  # images at a time: turns
@@ -35,7 +39,7 @@ def main() -> None:
     args = parser.parse_args()
     fit.keep_freed_memory()
     rows = [row(folder) for folder in args.folders]
-    write_json(Path(__file__).parent / "inference.json", {"rows": rows, "machine": record.machine()})
+    write_json(Path(__file__).parent / "inference.json", {"rows": rows, "machine": runs.machine()})
 
 
 def row(folder: Path) -> dict:

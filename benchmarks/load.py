@@ -35,7 +35,7 @@ from PIL import Image  # noqa: E402
 from app import load_predictors  # noqa: E402
 from benchmarks.gallery import served  # noqa: E402
 from benchmarks.startup import resident_mb, running_app  # noqa: E402
-from classifier import record  # noqa: E402
+from classifier import runs  # noqa: E402
 from classifier.files import write_json  # noqa: E402
 
 PHOTOGRAPHS = 64  # different ones
@@ -168,7 +168,7 @@ def main() -> None:
             rows.append(row | {"share_of_both": round(row["requests_per_second"] / both, 2)})
             print(json.dumps(rows[-1]), flush=True)
     bare_rates = {"bare_images_per_second": round(bare, 1), "judged_images_per_second": round(judged, 1)}
-    write_json(args.output, bare_rates | {"echo": echoed, "rows": rows, "machine": record.machine()})
+    write_json(args.output, bare_rates | {"echo": echoed, "rows": rows, "machine": runs.machine()})
     if any(row["outcomes"].get("right") != row["requests"] for row in [echoed, *rows]):
         sys.exit("replies were lost, or wrong")
 

@@ -22,7 +22,15 @@ sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see th
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from classifier import data, load_predictor, measure, pixels, preprocess, record, strangers  # noqa: E402
+from classifier import (  # noqa: E402
+    data,
+    load_predictor,
+    measure,
+    pixels,
+    preprocess,
+    runs,  # noqa: E402
+    strangers,
+)
 from classifier.errors import DataError, run  # noqa: E402
 from classifier.files import write_json  # noqa: E402
 from classifier.predictor import Predictor  # noqa: E402
@@ -62,7 +70,7 @@ def main() -> None:
     before = json.loads(output.read_text())["models"] if output.exists() else []
     rows = sorted([*rows, *(row for row in before if row["model"] not in names_now)], key=lambda row: row["model"])
     counts = {"labels": int((names != "none").sum()), "none": int((names == "none").sum())}
-    found = {"photographs": counts, "validation_images": len(validation), "models": rows, "machine": record.machine()}
+    found = {"photographs": counts, "validation_images": len(validation), "models": rows, "machine": runs.machine()}
     write_json(output, found)
 
 

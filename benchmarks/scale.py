@@ -25,7 +25,8 @@ sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see th
 
 from PIL import Image  # noqa: E402
 
-from classifier import bulk, data, record  # noqa: E402
+from classifier import bulk, data  # noqa: E402
+from classifier import runs as record  # noqa: E402
 from classifier.errors import DataError, run  # noqa: E402
 from classifier.files import write_json  # noqa: E402
 

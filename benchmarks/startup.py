@@ -26,7 +26,7 @@ import httpx  # noqa: E402
 import psutil  # noqa: E402
 from gradio_client import Client, handle_file  # noqa: E402
 
-from classifier import record  # noqa: E402
+from classifier import runs as record  # noqa: E402
 from classifier.files import write_json  # noqa: E402
 
 

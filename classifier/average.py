@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from classifier import calibrate, card, data, export, measure, record
+from classifier import calibrate, card, data, export, measure, runs
 from classifier.cnn import CifarCnnConfig
 from classifier.errors import ModelError, run
 from classifier.files import write_json
@@ -45,7 +45,7 @@ def main() -> None:
     predictors = [load_predictor(folder) for folder in folders]
     if predictors[0].model.config.model_type == CifarCnnConfig.model_type:  # which sees several views, and is one stage
         raise ModelError(f"{args.model} is a CNN of train.py: name a model of finetune_vit.py")
-    digests = [record.sha256(folder / "model.safetensors") for folder in folders]
+    digests = [runs.sha256(folder / "model.safetensors") for folder in folders]
     known = {stage.get("model_sha256") for stage in card.stages_of(own)}
     for folder, digest in list(zip(folders, digests, strict=True))[1:]:
         if digest not in known:
@@ -91,7 +91,7 @@ def main() -> None:
             shutil.copyfile(args.model / name, args.output_dir / name)
     command = shlex.join(["-m", "classifier.average", *sys.argv[1:]])
     models = [row | {"taken": i in taken} for i, row in enumerate(rows)]
-    averaged = {"command": command, "commit": record.commit(), "models": models}
+    averaged = {"command": command, "commit": runs.commit(), "models": models}
     write_json(args.output_dir / "run.json", own | {"averaged": averaged, "validation": vars(calibrated)})
     card.write(args.output_dir)
     print(f"{tell(vars(calibrated))}; saved in {args.output_dir}")

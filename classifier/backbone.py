@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AttentionInterface, AutoConfig, BaseImageProcessor, PreTrainedModel
 
-from classifier import hub, preprocess, record
+from classifier import hub, preprocess, runs
 from classifier.cnn import CifarCnnConfig
 from classifier.errors import ModelError
 from classifier.predictor import first_sentence, load_processor, load_weights, locate, read_json
@@ -90,7 +90,7 @@ def load(path_or_id: str, labels: list[str], *, drop_path: float = 0.0, allow_pi
         absent = sorted(own | set(absent))
     parent = None
     if (folder / "run.json").exists():
-        parent = read_json(folder / "run.json") | {"model_sha256": record.sha256(folder / "model.safetensors")}
+        parent = read_json(folder / "run.json") | {"model_sha256": runs.sha256(folder / "model.safetensors")}
     return Backbone(with_memory(model), processor, name, revision, absent, parent)
 
 

@@ -54,10 +54,10 @@ from pyarrow import parquet
 from tqdm import tqdm
 
 from classifier import data, errors, outputs, pixels
+from classifier.cli import positive_int
 from classifier.errors import DataError, ImageError, ModelError, Stopped
 from classifier.files import replacing, write_json, write_text
 from classifier.fit import StopSignal
-from classifier.flags import positive_int
 from classifier.predictor import Picture, Predictor, batches, default_device, load_predictor
 
 CHUNK = 256  # images a part

@@ -16,7 +16,7 @@ import numpy as np
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from PIL import Image
 
-from classifier import record
+from classifier import runs
 from classifier.cnn import CifarCnnConfig
 from classifier.errors import ModelError
 from classifier.files import write_text
@@ -266,7 +266,7 @@ def _stage(stage: dict) -> str:
 
 def portable(command: str) -> str:
     """The command, from the start, with folders outside of the project by their own name only."""
-    words = [re.sub(r"(?<![^=])/.*?([^/]+)/?$", r"\1", word) for word in record.from_the_start(shlex.split(command))]
+    words = [re.sub(r"(?<![^=])/.*?([^/]+)/?$", r"\1", word) for word in runs.from_the_start(shlex.split(command))]
     return shlex.join(["python", *words]).replace("`", "'")
 
 

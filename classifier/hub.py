@@ -34,7 +34,7 @@ from huggingface_hub.errors import (
 )
 from PIL import Image
 
-from classifier import errors, record
+from classifier import errors, runs
 from classifier.errors import HubError, ModelError
 
 # What inference needs of a repository: neither code, nor checkpoints, nor weights in other formats.
@@ -166,7 +166,7 @@ def _is_whole(path: Path) -> bool:
     """
     digest = path.resolve().name
     if re.fullmatch("[0-9a-f]{64}", digest):
-        return record.sha256(path) == digest
+        return runs.sha256(path) == digest
     if re.fullmatch("[0-9a-f]{40}", digest):
         data = path.read_bytes()
         return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest() == digest

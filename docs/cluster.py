@@ -21,7 +21,7 @@ import pyarrow as pa  # noqa: E402
 import ray  # noqa: E402
 
 from classifier import bulk, data, errors, load_predictor  # noqa: E402
-from classifier.flags import positive_int  # noqa: E402
+from classifier.cli import positive_int  # noqa: E402
 
 
 class Label:

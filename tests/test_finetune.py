@@ -43,7 +43,7 @@ from transformers import (
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 import finetune_vit
-from classifier import augment, average, backbone, data, errors, features, fit, load_predictor, preprocess, record, tune
+from classifier import augment, average, backbone, data, errors, features, fit, load_predictor, preprocess, runs, tune
 from classifier import teacher as teaching
 from classifier.errors import ModelError
 from classifier.predictor import load_processor
@@ -532,7 +532,7 @@ def stages(tuned: Path, folder: Path, early: float, late: float) -> tuple[Path, 
         weights = load_file(tuned / "model.safetensors")
         weights["classifier.weight"] = (weights["classifier.weight"].float() + scale * shift).half()
         save_file(weights, folder / name / "model.safetensors", metadata={"format": "pt"})
-    parent = read(tuned) | {"model_sha256": record.sha256(folder / "early/model.safetensors")}
+    parent = read(tuned) | {"model_sha256": runs.sha256(folder / "early/model.safetensors")}
     (folder / "late/run.json").write_text(json.dumps(read(tuned) | {"parent": parent}))
     return folder / "early", folder / "late"
 
@@ -546,7 +546,7 @@ def test_stages_that_miss_on_either_side_are_averaged(tuned, pictures, tmp_path,
     assert found["validation"]["accuracy"] == read(tuned)["validation"]["accuracy"]
     mean, middle = (load_predictor(each).model.classifier.weight for each in (tmp_path / "mean", tuned))
     torch.testing.assert_close(mean * found["validation"]["temperature"], middle, atol=0.01, rtol=0)
-    assert found["parent"]["model_sha256"] == record.sha256(early / "model.safetensors")
+    assert found["parent"]["model_sha256"] == runs.sha256(early / "model.safetensors")
     assert "mean of this stage's weights" in (tmp_path / "mean/README.md").read_text()
     assert_all_agree(tmp_path / "mean", pictures)
 

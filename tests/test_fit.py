@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from classifier import augment, fit, record
+from classifier import augment, fit, runs
 from classifier.cnn import CifarCnnConfig, CifarCnnForImageClassification, average_views
 from classifier.errors import ModelError, Stopped
 
@@ -338,10 +338,10 @@ def test_a_stage_goes_on_from_an_earlier_ones_weights(folder, finished, tmp_path
 
 def test_command_to_resume_is_the_one_given():
     argv = ["train.py", "--resume_from_checkpoint", "old", "--dataset", "my pictures", "--overwrite_output_dir"]
-    assert record.from_the_start(["t.py", "--resume_from_checkpoint", "my runs/a"]) == ["t.py"]
-    assert record.from_the_start(["t.py", "--resume_from_checkpoint=my runs/a", "--seed", "1"]) == [
+    assert runs.from_the_start(["t.py", "--resume_from_checkpoint", "my runs/a"]) == ["t.py"]
+    assert runs.from_the_start(["t.py", "--resume_from_checkpoint=my runs/a", "--seed", "1"]) == [
         "t.py",
         "--seed",
         "1",
     ]
-    assert record.command_to_resume(argv) == "train.py --dataset 'my pictures' --resume_from_checkpoint last"
+    assert runs.command_to_resume(argv) == "train.py --dataset 'my pictures' --resume_from_checkpoint last"
