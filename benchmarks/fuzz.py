@@ -25,12 +25,10 @@ from hypothesis import HealthCheck, Phase, given, seed, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from PIL import Image, ImageCms  # noqa: E402
 
-from classifier import (
-    pixels,  # noqa: E402
-    runs,  # noqa: E402
-)
+from classifier import runs
 from classifier.errors import ImageError  # noqa: E402
 from classifier.files import write_json  # noqa: E402
+from classifier.images.workers import MAX_SIDE, Decoder
 
 NUMBERS = (
     0,
@@ -129,13 +127,13 @@ def damaged(draw) -> tuple[str, bytes]:
     return kind, bytes(data)
 
 
-def outcome(decoder: pixels.Decoder, data: bytes | Path, reduce_to: int | None) -> str:
+def outcome(decoder: Decoder, data: bytes | Path, reduce_to: int | None) -> str:
     """'image', 'refused', or a finding: 'died', 'hung'. Anything but an RGB image or an ImageError is raised."""
     try:
         image = decoder.decode(data, reduce_to=reduce_to)
     except ImageError as error:
         return next((found for found, words in FINDINGS.items() if words in str(error)), "refused")
-    assert image.mode == "RGB" and max(image.size) <= pixels.MAX_SIDE, (image.mode, image.size)
+    assert image.mode == "RGB" and max(image.size) <= MAX_SIDE, (image.mode, image.size)
     return "image"
 
 
@@ -154,7 +152,7 @@ def main() -> None:
     args = parser.parse_args()
     counts, slowest, began = Counter(), 0.0, time.perf_counter()
 
-    with pixels.Decoder() as decoder:
+    with Decoder() as decoder:
 
         def try_one(kind: str, data: bytes | Path) -> None:
             nonlocal slowest

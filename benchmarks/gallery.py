@@ -34,11 +34,9 @@ from PIL import Image  # noqa: E402
 
 from app import EMBEDDED, load_predictors  # noqa: E402
 from benchmarks.startup import healthy, resident_mb, running_app  # noqa: E402
-from classifier import (
-    pixels,  # noqa: E402
-    runs,  # noqa: E402
-)
+from classifier import runs
 from classifier.files import write_json  # noqa: E402
+from classifier.images.workers import decode_many
 
 SIZE = 4000, 3000
 SINGLES = 20
@@ -133,7 +131,7 @@ def main() -> None:
         predictor = next(iter(load_predictors()[0].values()))
         predictor.compile()
         began = time.perf_counter()
-        images = list(pixels.decode_many(paths, reduce_to=predictor.reduce_to))
+        images = list(decode_many(paths, reduce_to=predictor.reduce_to))
         found["decode_s"] = round(time.perf_counter() - began, 2)
         predictor.probabilities(images[:32])
         began = time.perf_counter()

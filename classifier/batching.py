@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from classifier import pixels
 from classifier.errors import ImageError
+from classifier.images import workers
 from classifier.predictor import Picture, Predictor
 
 BATCH_SIZE = 16  # images a forward pass, at most
@@ -40,7 +40,7 @@ class Batcher:
         predictor: the model.
         batch_size: images a forward pass, at most.
         turn: a lock that models share, so that they don't compute at the same time; none by default.
-        decode_many: what decodes, `pixels.decode_many` or something that does the same.
+        decode_many: what decodes, `decode_many` or something that does the same.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Batcher:
         *,
         batch_size: int = BATCH_SIZE,
         turn: AbstractContextManager | None = None,
-        decode_many: Callable[..., Iterator[Image.Image | ImageError]] = pixels.decode_many,
+        decode_many: Callable[..., Iterator[Image.Image | ImageError]] = workers.decode_many,
     ):
         self.predictor, self.batch_size, self.turn = predictor, batch_size, turn or nullcontext()
         self.decode_many = decode_many

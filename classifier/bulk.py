@@ -53,11 +53,12 @@ from PIL import Image
 from pyarrow import parquet
 from tqdm import tqdm
 
-from classifier import data, errors, outputs, pixels
+from classifier import data, errors, outputs
 from classifier.cli import positive_int
 from classifier.errors import DataError, ImageError, ModelError, Stopped
 from classifier.files import replacing, write_json, write_text
 from classifier.fit import StopSignal
+from classifier.images.workers import decode_many
 from classifier.predictor import Picture, Predictor, batches, default_device, load_predictor
 
 CHUNK = 256  # images a part
@@ -283,7 +284,7 @@ def classify(predictor: Predictor, sources: Iterable[Picture]) -> Iterator[Answe
 
     pending: deque[Future] = deque()
     with ThreadPoolExecutor(1, "judge") as thread:
-        for decoded in batches(pixels.decode_many(sources, reduce_to=predictor.reduce_to), BATCH_SIZE):
+        for decoded in batches(decode_many(sources, reduce_to=predictor.reduce_to), BATCH_SIZE):
             pending.append(thread.submit(judge, decoded))
             if len(pending) > 1:
                 yield from pending.popleft().result()

@@ -42,7 +42,7 @@ from tqdm import tqdm
 
 from classifier.errors import DataError
 from classifier.files import write_text
-from classifier.pixels import MALFORMED, to_rgb
+from classifier.images.convert import MALFORMED, to_rgb
 
 pillow_heif.register_heif_opener()
 

@@ -24,11 +24,9 @@ from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModelForImageClassification, BaseImageProcessor, PreTrainedModel
 from transformers.utils import logging
 
-from classifier import (
-    cnn,  # noqa: F401  registers the scratch CNN with transformers' Auto classes
-    pixels,
-)
 from classifier.errors import ModelError
+from classifier.images.convert import to_rgb
+from classifier.images.workers import decode_many
 
 Picture = str | Path | bytes | Image.Image
 
@@ -154,7 +152,7 @@ class Predictor:
         evaluation: evaluation.json beside the weights, {} when there is none.
         known_threshold: an image whose energy is below looks like none of the labels (`judge`); None when not set.
         known_at: pixels a side at which a larger image is looked at as well for that (`energies`); None when not set.
-        reduce_to: pixels to which `pixels.decode` may shrink a large file first; None when not set.
+        reduce_to: pixels to which `decode` may shrink a large file first; None when not set.
         folder: with the weights and the records beside them; None when it was not loaded from one.
         bf16: whether it computes in bfloat16 (autocast), which moves probabilities in their third digit; False at
         first.
@@ -303,12 +301,10 @@ class Predictor:
     def _decoded(self, images: Iterable[Picture]) -> Iterator[Image.Image]:
         """RGB images in order. Consecutive files are decoded together, by the decoder's worker processes."""
         images = list(images)
-        files = pixels.decode_many(
-            [image for image in images if not isinstance(image, Image.Image)], reduce_to=self.reduce_to
-        )
+        files = decode_many([image for image in images if not isinstance(image, Image.Image)], reduce_to=self.reduce_to)
         for image in images:
             if isinstance(image, Image.Image):
-                yield image if is_plain(image) else pixels.to_rgb(image)
+                yield image if is_plain(image) else to_rgb(image)
             elif isinstance(decoded := next(files), Exception):
                 raise decoded
             else:
@@ -316,7 +312,7 @@ class Predictor:
 
 
 def is_plain(image: Image.Image) -> bool:
-    """Whether `pixels.to_rgb` would only copy the image, as it would what was decoded already."""
+    """Whether `to_rgb` would only copy the image, as it would what was decoded already."""
     return type(image) is Image.Image and image.mode == "RGB" and not image.info
 
 

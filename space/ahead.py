@@ -2,7 +2,7 @@
 idle.
 
     ahead.start(paths)                                  # as uploads arrive
-    ahead.decode_many(paths, reduce_to=224)             # as `pixels.decode_many`, and faster where they were started
+    ahead.decode_many(paths, reduce_to=224)             # as `decode_many`, and faster where they were started
 
 One thread decodes, so that whoever waits for an answer has a decode worker at least. What it decoded waits for a call
 that names it: for a while, once, and as long as there is room. Whatever is not there then is decoded as ever.
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from classifier import pixels
 from classifier.errors import ImageError, SlowImageError
+from classifier.images import workers
 from classifier.predictor import Picture
 
 MOST = 500  # pictures that wait, a gallery
@@ -38,7 +38,7 @@ class Ahead:
     """What was decoded before it was asked for. Safe to call from several threads.
 
     Args:
-        reduce_to: as in `pixels.decode`; for other values nothing is decoded ahead.
+        reduce_to: as in `decode`; for other values nothing is decoded ahead.
     """
 
     def __init__(self, reduce_to: int | None):
@@ -57,7 +57,7 @@ class Ahead:
     def decode_many(
         self, sources: Iterable[Picture], *, reduce_to: int | None = None
     ) -> Iterator[Image.Image | ImageError]:
-        """As `pixels.decode_many`, but after MOST_SLOW files that took too long no other is tried."""
+        """As `decode_many`, but after MOST_SLOW files that took too long no other is tried."""
         slow: list[SlowImageError] = []
 
         def decode(source: Picture, *, reduce_to: int | None) -> Image.Image:
@@ -69,7 +69,7 @@ class Ahead:
                 slow.append(error)
                 raise
 
-        return pixels.decode_many(sources, reduce_to=reduce_to, decode=decode)
+        return workers.decode_many(sources, reduce_to=reduce_to, decode=decode)
 
     def forget(self, kept_s: float) -> None:
         """Lets go of what has waited for so many seconds."""
@@ -84,7 +84,7 @@ class Ahead:
 
     def _decode(self, path: str) -> Image.Image | ImageError:
         try:
-            image = pixels.decode(path, reduce_to=self.reduce_to)
+            image = workers.decode(path, reduce_to=self.reduce_to)
         except ImageError as error:
             return error
         size = len(image.getbands()) * image.width * image.height
@@ -106,4 +106,4 @@ class Ahead:
                 return decoded
             if isinstance(decoded, SlowImageError):
                 raise decoded
-        return pixels.decode(source, reduce_to=reduce_to)
+        return workers.decode(source, reduce_to=reduce_to)

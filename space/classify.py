@@ -13,9 +13,9 @@ import numpy as np
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from classifier import pixels
 from classifier.batching import Batcher
 from classifier.errors import ClassifierError, ImageError
+from classifier.images.convert import to_rgb
 from classifier.predictor import Predictor
 from space.ahead import Ahead
 from space.calls import MAX_NAME
@@ -77,7 +77,7 @@ def new_file(name: str) -> Path:
 def write_preview(image: Image.Image) -> str:
     """Writes a decoded image as a small JPEG."""
     path = new_file("preview.jpg")
-    preview = pixels.to_rgb(image, reduce_to=PREVIEW)
+    preview = to_rgb(image, reduce_to=PREVIEW)
     preview.thumbnail((2 * PREVIEW, 2 * PREVIEW))
     preview.save(path, quality=85)
     return str(path)

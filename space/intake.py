@@ -13,7 +13,7 @@ from typing import Any
 
 import gradio as gr
 
-from classifier import pixels
+from classifier.images.workers import MAX_BYTES
 from space import calls
 
 HTML = """
@@ -180,9 +180,7 @@ def ways(reduce_to: Iterable[int | None]) -> gr.HTML:
     """
     sides = list(reduce_to)
     side = max(sides) if all(sides) else 0
-    return gr.HTML(
-        HTML, js_on_load=JS % (calls.MAX_FILES, side, pixels.MAX_BYTES), elem_id="ways", apply_default_css=False
-    )
+    return gr.HTML(HTML, js_on_load=JS % (calls.MAX_FILES, side, MAX_BYTES), elem_id="ways", apply_default_css=False)
 
 
 def told(event: gr.EventData, key: str, *kinds: type) -> Any:

@@ -13,7 +13,8 @@ from pathlib import Path
 import gradio as gr
 from PIL import Image
 
-from classifier import pixels
+from classifier.images.convert import to_rgb
+from classifier.images.workers import MAX_BYTES, decode
 from classifier.predictor import Predictor
 from space import about, calls, cells, compare, intake, look, sweep
 from space.ahead import Ahead
@@ -219,7 +220,7 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
                     for name in row.tops:
                         if visit.picture is not row:  # the other is told of by an event of its own
                             break
-                        image = pixels.decode(row.path, reduce_to=predictors[name].reduce_to)
+                        image = decode(row.path, reduce_to=predictors[name].reduce_to)
                         with api.turn:
                             figures[name] = look.look(predictors[name], row, image)
                     else:
@@ -244,7 +245,7 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
         def refuse(event: gr.EventData, visit: Visit, *values) -> list:
             """Names the pictures that the browser does not send; those beside them may be on their way."""
             rows, names = visit.rows, intake.told(event, "names", list)
-            reason = f"more than {pixels.MAX_BYTES / 1e6:.0f} MB"
+            reason = f"more than {MAX_BYTES / 1e6:.0f} MB"
             rows += [Row(str(name)[: calls.MAX_NAME], "", error=reason) for name in names[: max(0, MOST - len(rows))]]
             return show(visit, *values)
 
@@ -376,7 +377,7 @@ def thumbs(paths: Sequence[Path]) -> str:
         file = io.BytesIO()
         with Image.open(path) as image:
             image.draft("RGB", (2 * THUMB, 2 * THUMB))
-            pixels.to_rgb(image, reduce_to=THUMB).save(file, "JPEG", quality=80)
+            to_rgb(image, reduce_to=THUMB).save(file, "JPEG", quality=80)
         data = base64.b64encode(file.getvalue()).decode()
         name = escape(path.stem.replace("_", " "))
         items.append(

@@ -21,8 +21,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from classifier import pixels
 from classifier.errors import ClassifierError, ModelError
+from classifier.images.workers import MAX_BYTES
 from classifier.predictor import Predictor
 from space import calls, style, sweep
 from space.ahead import Ahead
@@ -64,7 +64,7 @@ def serve(demo: gr.Blocks, predictors: dict[str, Predictor], ahead: Ahead) -> No
         server_port=int(text),
         share=False,
         ssr_mode=False,  # a Node server in front would cost start-up time and memory
-        max_file_size=pixels.MAX_BYTES,
+        max_file_size=MAX_BYTES,
         theme=style.THEME,
         css=style.CSS,
         run_history=False,

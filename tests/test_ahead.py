@@ -12,8 +12,9 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 from test_predictor import encoded, picture
 
-from classifier import pixels
 from classifier.errors import ImageError, SlowImageError
+from classifier.images import workers
+from classifier.images.workers import Decoder, decode_many
 from space import ahead as module
 from space.ahead import Ahead
 from space.guard import UPLOAD, Guard, State
@@ -44,7 +45,7 @@ def start_and_delete(ahead: Ahead, files: list[str]) -> None:
 
 
 def test_what_was_decoded_ahead_is_given_once(ahead, files):
-    expected = list(pixels.decode_many(files, reduce_to=16))
+    expected = list(decode_many(files, reduce_to=16))
     start_and_delete(ahead, files)
     found = list(ahead.decode_many(files, reduce_to=16))
     assert [type(each) for each in found[2:3]] == [ImageError] and len(found) == 4
@@ -77,8 +78,8 @@ def test_a_file_that_was_not_there_yet_is_tried_again(ahead, tmp_path):
 
 
 def test_a_gallery_of_slow_files_ends(ahead, tmp_path, monkeypatch):
-    with pixels.Decoder(workers=1, time_limit_s=0.1) as decoder:
-        monkeypatch.setattr(pixels, "decode", decoder.decode)
+    with Decoder(workers=1, time_limit_s=0.1) as decoder:
+        monkeypatch.setattr(workers, "decode", decoder.decode)
         slow, quick = tmp_path / "slow.png", tmp_path / "quick.png"
         slow.write_bytes(encoded(picture(0, (8000, 6000))))
         quick.write_bytes(encoded(picture(1)))

@@ -20,8 +20,9 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from test_predictor import LABELS, encoded, picture, save_tiny_vit
 
-from classifier import load_predictor, pixels
+from classifier import load_predictor
 from classifier.batching import Batcher
+from classifier.images.workers import MAX_BYTES, decode
 from space import cells, guard, look, page, rows, sweep
 from space.ahead import Ahead
 from space.classify import classify_files
@@ -133,7 +134,7 @@ def test_classify_has_defaults(client, models, files):
 def test_a_photo_that_lies_on_its_side_is_turned(client, models, files):
     label, _ = client.predict(handle_file(files["rotated"]), top_k=10, api_name="/classify")
     served = {entry["label"]: entry["confidence"] for entry in label["confidences"]}
-    upright = pixels.decode(files["rotated"])
+    upright = decode(files["rotated"])
     assert upright.size == (60, 90)
     predictor = load_predictor(models[0])
     expected, lying = predictor.probabilities([upright, upright.rotate(90, expand=True)])
@@ -237,7 +238,7 @@ def test_only_the_api_is_exposed(client):
 
 
 def test_a_file_over_the_limit_is_refused(url):
-    reply = httpx.post(f"{url}/gradio_api/upload", files={"files": ("large.png", bytes(pixels.MAX_BYTES + 1))})
+    reply = httpx.post(f"{url}/gradio_api/upload", files={"files": ("large.png", bytes(MAX_BYTES + 1))})
     assert reply.status_code == 413
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 from test_app import ROOT, THRESHOLD, running_app
 from test_predictor import LABELS, encoded, picture, save_tiny_vit
 
-from classifier import load_predictor, pixels
+from classifier import load_predictor
+from classifier.images.workers import MAX_BYTES
 from space import calls
 from space.cells import percent
 from space.page import EXAMPLES
@@ -395,7 +396,7 @@ def test_what_comes_meanwhile_waits(opened, files, tmp_path):
     expect, page = playwright.expect, opened()
     for i in range(60):
         (tmp_path / f"{i:03}.jpg").write_bytes(encoded(picture(i, (1200, 900)), "JPEG"))
-    (tmp_path / "clip.mov").write_bytes(bytes(pixels.MAX_BYTES + 1))
+    (tmp_path / "clip.mov").write_bytes(bytes(MAX_BYTES + 1))
     many = sorted(tmp_path.glob("*.jpg"))
     page.set_input_files(INPUT, many)
     expect(page.locator("#progress [role=progressbar]")).to_have_attribute("aria-valuemax", "60")

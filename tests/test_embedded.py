@@ -13,7 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
-from classifier import load_predictor, metrics, pixels
+from classifier import load_predictor, metrics
+from classifier.images.convert import to_rgb
+from classifier.images.workers import decode
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = sorted(config.parent for config in (ROOT / "models").glob("*/config.json"))
@@ -32,7 +34,7 @@ def test_labels_every_example_right(folder):
 def test_every_way_of_loading_agrees(folder):
     """Predictor, pipeline, and plain AutoModel with the saved processor, on what the decoder made of the files."""
     predictor = load_predictor(folder)
-    images = [pixels.decode(path, reduce_to=predictor.reduce_to) for path in EXAMPLES]
+    images = [decode(path, reduce_to=predictor.reduce_to) for path in EXAMPLES]
     ours = predictor.probabilities(images)
     np.testing.assert_allclose(predictor.probabilities(EXAMPLES), ours, atol=1e-4)
 
@@ -120,9 +122,7 @@ def test_scaled_decoding_changes_next_to_nothing(folder):
     predictor = load_predictor(folder)
     assert predictor.reduce_to
     shrunk = predictor.probabilities(photos)
-    whole = predictor.probabilities(
-        [pixels.to_rgb(pixels.decode(photo), reduce_to=predictor.reduce_to) for photo in photos]
-    )
+    whole = predictor.probabilities([to_rgb(decode(photo), reduce_to=predictor.reduce_to) for photo in photos])
     of_labels = np.array([photo.parent.name in predictor.labels for photo in photos])
     assert of_labels.sum() == 70
     assert (shrunk.argmax(axis=1) != whole.argmax(axis=1))[of_labels].sum() <= 1

@@ -11,13 +11,13 @@ from test_app import running_app
 from test_predictor import encoded, picture, save_tiny_vit
 
 from benchmarks import fuzz
-from classifier import pixels
+from classifier.images.workers import Decoder, _shared
 
 QUICK = {"deadline": None, "derandomize": True, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
 
 
 def test_samples_are_whole():
-    with pixels.Decoder() as decoder:
+    with Decoder() as decoder:
         assert {kind: fuzz.outcome(decoder, data, None) for kind, data in fuzz.SAMPLES.items()} == dict.fromkeys(
             fuzz.SAMPLES, "image"
         )
@@ -27,7 +27,7 @@ def test_samples_are_whole():
 @given(damaged=fuzz.damaged(), reduce_to=st.sampled_from([None, 16]))
 def test_damaged_files_are_images_or_are_refused(damaged, reduce_to):
     kind, data = damaged
-    found = fuzz.outcome(pixels._shared, data, reduce_to)
+    found = fuzz.outcome(_shared, data, reduce_to)
     event(f"{kind}: {found}")
     assert found in ("image", "refused")
 

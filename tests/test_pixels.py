@@ -18,8 +18,9 @@ import pillow_heif
 import pytest
 from PIL import Image, ImageCms
 
-from classifier import pixels
 from classifier.errors import ImageError
+from classifier.images.convert import to_rgb
+from classifier.images.workers import LOOK_AHEAD, MAX_BYTES, Decoder, decode
 
 ROOT = Path(__file__).parent.parent
 RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
@@ -27,7 +28,7 @@ RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
 
 @pytest.fixture
 def decoder():
-    with pixels.Decoder() as decoder:
+    with Decoder() as decoder:
         yield decoder
 
 
@@ -57,7 +58,7 @@ def worker_pids() -> list[int]:
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it may end while we look
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == os.getpid() and b"classifier.pixels" in (folder / "cmdline").read_bytes():
+            if parent == os.getpid() and b"classifier.images.workers" in (folder / "cmdline").read_bytes():
                 found.append(int(folder.name))
     return found
 
@@ -90,17 +91,17 @@ def test_exif_orientation_is_applied(orientation, format):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = saved(stored, format, exif=exif, **({"quality": 100} if format in ("JPEG", "WEBP") else {}))
-    for image in (pixels.decode(data), pixels.decode(data, reduce_to=16), pixels.to_rgb(Image.open(io.BytesIO(data)))):
+    for image in (decode(data), decode(data, reduce_to=16), to_rgb(Image.open(io.BytesIO(data)))):
         width, height = image.size
         assert width * 2 == height * 3
         corners = np.asarray(image)[[3, 3, -4, -4], [3, -4, 3, -4]].reshape(2, 2, 3)
         assert np.abs(corners - np.array(STORED[1], dtype=float)).max() < 40
-        assert pixels.to_rgb(image).tobytes() == image.tobytes()  # not turned a second time
+        assert to_rgb(image).tobytes() == image.tobytes()  # not turned a second time
 
 
 def test_damaged_exif_leaves_the_image_as_it_stands():
     data = saved(Image.new("RGB", (8, 4), RED), "PNG", exif=b"Exif\0\0MM\0*\0\0\0\xff garbage")
-    assert pixels.decode(data).getpixel((0, 0)) == RED
+    assert decode(data).getpixel((0, 0)) == RED
 
 
 def test_lossless_rgb_keeps_every_bit(tmp_path):
@@ -108,40 +109,40 @@ def test_lossless_rgb_keeps_every_bit(tmp_path):
     path = tmp_path / "cifar.png"
     image.save(path)
     for decoded in (
-        pixels.decode(path),
-        pixels.decode(str(path)),
-        pixels.decode(path.read_bytes()),
-        pixels.decode(path, reduce_to=32),
-        pixels.to_rgb(Image.open(path)),
+        decode(path),
+        decode(str(path)),
+        decode(path.read_bytes()),
+        decode(path, reduce_to=32),
+        to_rgb(Image.open(path)),
     ):
         assert decoded.mode == "RGB"
         assert decoded.tobytes() == image.tobytes()
     for format, options in [("WEBP", {"lossless": True}), ("BMP", {}), ("TIFF", {"compression": "tiff_lzw"})]:
-        assert pixels.decode(saved(image, format, **options)).tobytes() == image.tobytes()
+        assert decode(saved(image, format, **options)).tobytes() == image.tobytes()
 
 
 def test_alpha_goes_over_white():
     palette = Image.new("P", (4, 4), 0)
     palette.putpalette([*RED, *GREEN])
     palette.putpixel((1, 1), 1)
-    assert pixels.decode(saved(palette, "PNG", transparency=0)).getpixel((0, 0)) == (255, 255, 255)
-    assert pixels.decode(saved(palette, "PNG", transparency=0)).getpixel((1, 1)) == GREEN
-    assert pixels.decode(saved(palette, "PNG", transparency=bytes([255, 0]))).getpixel((1, 1)) == (255, 255, 255)
-    assert pixels.decode(saved(Image.new("RGBA", (4, 4), (0, 0, 0, 51)), "PNG")).getpixel((0, 0)) == (204, 204, 204)
-    assert pixels.decode(saved(Image.new("LA", (4, 4), (0, 51)), "PNG")).getpixel((0, 0)) == (204, 204, 204)
-    assert pixels.decode(saved(Image.new("RGB", (4, 4), RED), "PNG", transparency=RED)).getpixel((0, 0)) == (255,) * 3
+    assert decode(saved(palette, "PNG", transparency=0)).getpixel((0, 0)) == (255, 255, 255)
+    assert decode(saved(palette, "PNG", transparency=0)).getpixel((1, 1)) == GREEN
+    assert decode(saved(palette, "PNG", transparency=bytes([255, 0]))).getpixel((1, 1)) == (255, 255, 255)
+    assert decode(saved(Image.new("RGBA", (4, 4), (0, 0, 0, 51)), "PNG")).getpixel((0, 0)) == (204, 204, 204)
+    assert decode(saved(Image.new("LA", (4, 4), (0, 51)), "PNG")).getpixel((0, 0)) == (204, 204, 204)
+    assert decode(saved(Image.new("RGB", (4, 4), RED), "PNG", transparency=RED)).getpixel((0, 0)) == (255,) * 3
     # What is transparent has a colour too (black here), which must not bleed in when the picture is shrunk.
     half = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
     half.paste((255, 0, 0, 255), (0, 0, 32, 64))
-    assert pixels.decode(saved(half, "PNG"), reduce_to=8).getchannel("R").getextrema()[0] >= 250
+    assert decode(saved(half, "PNG"), reduce_to=8).getchannel("R").getextrema()[0] >= 250
 
 
 def test_grey_one_bit_sixteen_bit_and_float():
-    assert pixels.decode(saved(Image.new("L", (4, 4), 77), "PNG")).getpixel((0, 0)) == (77, 77, 77)
-    assert pixels.decode(saved(Image.new("1", (4, 4), 1), "PNG")).getpixel((0, 0)) == (255, 255, 255)
+    assert decode(saved(Image.new("L", (4, 4), 77), "PNG")).getpixel((0, 0)) == (77, 77, 77)
+    assert decode(saved(Image.new("1", (4, 4), 1), "PNG")).getpixel((0, 0)) == (255, 255, 255)
     ramp = np.array([[0, 257, 128 * 257, 65535]], dtype=np.uint16)
     for format in ("PNG", "TIFF"):
-        assert np.asarray(pixels.decode(saved(Image.fromarray(ramp), format)))[0, :, 1].tolist() == [0, 1, 128, 255]
+        assert np.asarray(decode(saved(Image.fromarray(ramp), format)))[0, :, 1].tolist() == [0, 1, 128, 255]
     for values, expected in [
         (np.array([[0, 0.5, 1, np.nan]], dtype=np.float32), [0, 128, 255, 0]),
         (np.array([[0, 100, 254.6, -3]], dtype=np.float32), [0, 100, 255, 0]),
@@ -151,13 +152,13 @@ def test_grey_one_bit_sixteen_bit_and_float():
         (np.zeros((1, 4), dtype=np.float32), [0, 0, 0, 0]),
     ]:
         image = Image.fromarray(values)
-        assert np.asarray(pixels.to_rgb(image))[0, :, 0].tolist() == expected
-        assert pixels.decode(saved(image, "TIFF")).tobytes() == pixels.to_rgb(image).tobytes()
+        assert np.asarray(to_rgb(image))[0, :, 0].tolist() == expected
+        assert decode(saved(image, "TIFF")).tobytes() == to_rgb(image).tobytes()
 
 
 def test_cmyk_jpeg():
     cmyk = Image.merge("CMYK", [Image.new("L", (16, 16), value) for value in (0, 255, 255, 0)])  # magenta + yellow: red
-    red = np.asarray(pixels.decode(saved(cmyk, "JPEG", quality=95)))[8, 8]
+    red = np.asarray(decode(saved(cmyk, "JPEG", quality=95)))[8, 8]
     assert np.abs(red - np.array(RED, dtype=float)).max() <= 3
 
 
@@ -179,23 +180,23 @@ def test_icc_profile_becomes_srgb(format):
     image = Image.new("RGB", (32, 32), (200, 10, 10))
     options = {"lossless": True} if format == "WEBP" else {}
     data = saved(image, format, icc_profile=swapped_profile(), **options)
-    for decoded in (pixels.decode(data), pixels.decode(data, reduce_to=8)):
+    for decoded in (decode(data), decode(data, reduce_to=8)):
         assert np.abs(np.asarray(decoded)[4, 4] - np.array([10.0, 200.0, 10.0])).max() <= 4
         assert "icc_profile" not in decoded.info
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    assert difference(pixels.decode(saved(image, format, icc_profile=srgb, **options)), image) <= 1
+    assert difference(decode(saved(image, format, icc_profile=srgb, **options)), image) <= 1
 
 
 def test_damaged_and_unfitting_profiles_are_ignored():
     image = Image.new("RGB", (8, 8), (200, 10, 10))
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     for profile in (b"no profile at all", swapped_profile()[:300], lab):
-        assert pixels.decode(saved(image, "PNG", icc_profile=profile)).getpixel((0, 0)) == (200, 10, 10)
+        assert decode(saved(image, "PNG", icc_profile=profile)).getpixel((0, 0)) == (200, 10, 10)
 
 
 def test_lab_tiff():
     lab = Image.merge("LAB", [Image.new("L", (8, 8), value) for value in (255, 128, 128)])  # L* 100, a* 0, b* 0: white
-    assert min(pixels.decode(saved(lab, "TIFF")).getpixel((0, 0))) >= 250
+    assert min(decode(saved(lab, "TIFF")).getpixel((0, 0))) >= 250
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG"])
@@ -203,7 +204,7 @@ def test_first_frame_of_an_animation(format):
     frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, GREEN, BLUE)]
     options = {"lossless": True} if format == "WEBP" else {}
     data = saved(frames[0], format, save_all=True, append_images=frames[1:], duration=50, **options)
-    assert pixels.decode(data).getpixel((8, 8)) == RED
+    assert decode(data).getpixel((8, 8)) == RED
 
 
 @pytest.mark.parametrize("format", ["JPEG", "WEBP", "AVIF", "HEIF", "TIFF"])
@@ -214,8 +215,8 @@ def test_round_trip(format, tmp_path):
         pillow_heif.from_pillow(image).save(path, quality=95)
     else:
         image.save(path, format, **({} if format == "TIFF" else {"quality": 95}))
-    assert difference(pixels.decode(path), image) < 4
-    assert difference(pixels.decode(path, reduce_to=64), image.resize((85, 64), Image.Resampling.LANCZOS)) < 2
+    assert difference(decode(path), image) < 4
+    assert difference(decode(path, reduce_to=64), image.resize((85, 64), Image.Resampling.LANCZOS)) < 2
 
 
 def test_heic_orientation_is_applied_once(tmp_path):
@@ -226,7 +227,7 @@ def test_heic_orientation_is_applied_once(tmp_path):
     heif = pillow_heif.from_pillow(image)
     heif[0].info["exif"] = exif.tobytes()
     heif.save(tmp_path / "a.heic", quality=95)
-    decoded = pixels.decode(tmp_path / "a.heic")
+    decoded = decode(tmp_path / "a.heic")
     assert decoded.size == (32, 64)
     assert decoded.getpixel((16, 5))[0] > 200
 
@@ -234,13 +235,13 @@ def test_heic_orientation_is_applied_once(tmp_path):
 def test_scaled_decode_is_close_to_full_decode_and_resize():
     image = scene(1500, 2001)
     data = saved(image, "JPEG", quality=92)
-    scaled = pixels.decode(data, reduce_to=64)
+    scaled = decode(data, reduce_to=64)
     assert scaled.size == (85, 64)
-    full = pixels.decode(data)
+    full = decode(data)
     assert full.size == image.size
     assert difference(scaled, full.resize((85, 64), Image.Resampling.LANCZOS)) < 1
-    assert difference(pixels.to_rgb(image, reduce_to=64), image.resize((85, 64), Image.Resampling.LANCZOS)) < 1
-    assert pixels.decode(saved(image, "PNG", compress_level=1), reduce_to=5000).tobytes() == image.tobytes()
+    assert difference(to_rgb(image, reduce_to=64), image.resize((85, 64), Image.Resampling.LANCZOS)) < 1
+    assert decode(saved(image, "PNG", compress_level=1), reduce_to=5000).tobytes() == image.tobytes()
 
 
 # Refusals
@@ -248,7 +249,7 @@ def test_scaled_decode_is_close_to_full_decode_and_resize():
 
 def refusal(source, **options) -> str:
     with pytest.raises(ImageError) as caught:
-        pixels.decode(source, **options)
+        decode(source, **options)
     return str(caught.value)
 
 
@@ -313,15 +314,15 @@ def test_files_that_are_not_there_or_no_files(tmp_path):
 def test_too_many_bytes(tmp_path):
     path = tmp_path / "big.png"
     with path.open("wb") as file:
-        file.truncate(pixels.MAX_BYTES + 1)
+        file.truncate(MAX_BYTES + 1)
     assert refusal(path) == "big.png: 30.0 MB; at most 30 MB"
-    assert refusal(bytes(pixels.MAX_BYTES + 1)).startswith("image of 30,000,001 bytes: 30.0 MB")
+    assert refusal(bytes(MAX_BYTES + 1)).startswith("image of 30,000,001 bytes: 30.0 MB")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS is kept on Linux alone")
 def test_memory_limit():
     data = saved(Image.new("L", (10_000, 9_000)), "PNG", compress_level=1)
-    with pixels.Decoder(workers=1, memory=400 << 20) as decoder:
+    with Decoder(workers=1, memory=400 << 20) as decoder:
         decoder.decode(saved(scene(), "PNG"))
         before = worker_pids()
         with pytest.raises(ImageError, match="needs more memory"):
@@ -337,7 +338,7 @@ def test_memory_limit():
 def test_a_worker_that_hangs_is_replaced(tmp_path):
     scene().save(tmp_path / "good.png")
     others = set(worker_pids())
-    with pixels.Decoder(workers=1, time_limit_s=1.0) as decoder:
+    with Decoder(workers=1, time_limit_s=1.0) as decoder:
         decoder.decode(tmp_path / "good.png")
         (pid,) = set(worker_pids()) - others
         os.kill(pid, signal.SIGSTOP)
@@ -412,7 +413,7 @@ def test_decode_many_streams(decoder):
     images = decoder.decode_many(endless())
     for count in range(1, 11):
         next(images)
-        assert len(taken) <= count + pixels.LOOK_AHEAD
+        assert len(taken) <= count + LOOK_AHEAD
     images.close()
 
 
@@ -433,7 +434,7 @@ def test_many_threads_at_once(decoder, tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_close_stops_the_workers_and_a_later_decode_starts_them():
     others = set(worker_pids())
-    decoder = pixels.Decoder()
+    decoder = Decoder()
     assert set(worker_pids()) == others  # none before the first image
     list(decoder.decode_many([saved(scene(), "PNG")] * 4))
     assert 1 <= len(set(worker_pids()) - others) <= 2
@@ -451,7 +452,7 @@ def test_the_worker_loads_pillow_and_numpy_but_no_torch(decoder):
     loaded = Path(f"/proc/{pid}/maps").read_text()
     assert "/PIL/" in loaded
     assert "torch" not in loaded
-    probe = "import classifier.pixels, pillow_heif, sys; print(*{name.split('.')[0] for name in sys.modules})"
+    probe = "import classifier.images.workers, pillow_heif, sys; print(*{name.split('.')[0] for name in sys.modules})"
     output = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert set(output.split()) - set(sys.stdlib_module_names) - {"__main__", "_distutils_hack"} <= {
         "PIL", "numpy", "pillow_heif", "_pillow_heif", "classifier", "defusedxml", "olefile", "typing_extensions",
@@ -467,8 +468,8 @@ def test_workers_end_with_their_parent(end, tmp_path):
     script.write_text(
         f"import signal, sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it otherwise
-        "from classifier import pixels\n"
-        "print(pixels.decode('a.png').size, pixels._shared._idle.queue[-1].process.pid, flush=True)\n"
+        "from classifier.images import workers\n"
+        "print(workers.decode('a.png').size, workers._shared._idle.queue[-1].process.pid, flush=True)\n"
         "time.sleep(60)\n"
     )
     with subprocess.Popen(
@@ -481,21 +482,21 @@ def test_workers_end_with_their_parent(end, tmp_path):
         caller.send_signal(end)
         assert caller.stdout.read() == ""  # once, not twice
     deadline = time.monotonic() + 10
-    while Path(f"/proc/{pid}").exists() and b"classifier.pixels" in Path(f"/proc/{pid}/cmdline").read_bytes():
+    while Path(f"/proc/{pid}").exists() and b"classifier.images.workers" in Path(f"/proc/{pid}/cmdline").read_bytes():
         assert time.monotonic() < deadline, "the worker outlives its parent"
         time.sleep(0.02)
 
 
 def test_a_forked_child_has_workers_of_its_own():
     data = saved(scene(), "PNG")
-    pixels.decode(data)
+    decode(data)
     script = (
-        "import os, sys, io; from PIL import Image; from classifier import pixels\n"
+        "import os, sys, io; from PIL import Image; from classifier.images import workers\n"
         "b = io.BytesIO(); Image.new('RGB', (9, 9), (1, 2, 3)).save(b, 'PNG'); data = b.getvalue()\n"
-        "pixels.decode(data); mine = pixels._shared._idle.queue[-1].process.pid; child = os.fork()\n"
-        "assert pixels.decode(data).getpixel((0, 0)) == (1, 2, 3)\n"
-        "same = pixels._shared._idle.queue[-1].process.pid == mine\n"
-        "pixels._shared.close()\n"
+        "workers.decode(data); mine = workers._shared._idle.queue[-1].process.pid; child = os.fork()\n"
+        "assert workers.decode(data).getpixel((0, 0)) == (1, 2, 3)\n"
+        "same = workers._shared._idle.queue[-1].process.pid == mine\n"
+        "workers._shared.close()\n"
         "if child == 0: os._exit(same)\n"
         "assert same and os.waitpid(child, 0)[1] == 0\n"
     )

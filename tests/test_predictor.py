@@ -19,8 +19,9 @@ from transformers import (
     pipeline,
 )
 
-from classifier import backbone, engine, load_predictor, pixels, predictor
+from classifier import backbone, engine, load_predictor, predictor
 from classifier.errors import HubError, ImageError, ModelError
+from classifier.images.workers import decode
 
 ROOT = Path(__file__).resolve().parent.parent
 LABELS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -175,9 +176,9 @@ def test_says_nothing_about_what_was_not_measured(tiny):
 def test_a_file_is_reduced_first_when_the_model_asks_for_it(tmp_path):
     predictor = load_predictor(save_tiny_vit(tmp_path / "tiny", reduce_to=16))
     file = encoded(picture(0, (400, 300)))
-    reduced = pixels.decode(file, reduce_to=16)
+    reduced = decode(file, reduce_to=16)
     assert predictor.probabilities([file]) == pytest.approx(predictor.probabilities([reduced]), abs=1e-6)
-    assert predictor.probabilities([file]) != pytest.approx(predictor.probabilities([pixels.decode(file)]), abs=1e-6)
+    assert predictor.probabilities([file]) != pytest.approx(predictor.probabilities([decode(file)]), abs=1e-6)
 
 
 def test_an_unreadable_file_is_named(tiny, tmp_path):

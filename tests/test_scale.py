@@ -12,7 +12,8 @@ from test_bulk import pictures
 from test_predictor import save_tiny_vit
 
 from benchmarks import results
-from classifier import bulk, pixels
+from classifier import bulk
+from classifier.images.workers import WORKERS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def test_the_page_says_what_the_code_does():
     page = (ROOT / "docs/scale.md").read_text()
     assert f"chunks of {bulk.CHUNK} images" in page
-    assert f"decodes in {pixels.WORKERS} workers" in page and f"{pixels.WORKERS / 0.05:.0f} where l is 50 ms" in page
+    assert f"decodes in {WORKERS} workers" in page and f"{WORKERS / 0.05:.0f} where l is 50 ms" in page
     assert f"p is ${results.PRICE:.2f}" in page
 
 

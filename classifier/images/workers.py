@@ -1,14 +1,15 @@
-"""Bytes that a user sends become upright 8-bit sRGB, here and nowhere else.
+"""Decodes the files that users send, in sandboxed processes, into upright 8-bit sRGB images.
 
     image = decode("photo.heic", reduce_to=64)             # PIL, mode RGB, shorter side at most 64 pixels
     for image in decode_many(paths): ...                   # in order; an ImageError in the place of a bad file
-    image = to_rgb(row["img"])                             # the same pixels, for an image that is in memory and trusted
 
-Decoders are C code fed by strangers, so they run in two worker processes with limits on time and memory. A worker
-imports only Pillow, pillow_heif and NumPy, never the caller's `__main__`. One that hangs or dies is replaced, and the
-error names the file. Parent and worker talk over the worker's stdin and stdout: a header, then so many bytes.
-A photograph of 12 megapixels, reduce_to=64, takes 26 ms of CPU as a JPEG, 0.1 s as a progressive one, 0.2 s as PNG,
-WebP or AVIF, 0.7 s as HEIC (an AMD EPYC core).
+Decoders are C code that strangers feed, so they run in two worker processes with limits on time and memory. A worker
+imports only Pillow, pillow_heif and NumPy, never the caller's `__main__`. A worker that hangs or dies is replaced, and
+the error names the file. Parent and worker talk over the worker's stdin and stdout: a fixed-size header, then the bytes
+whose number the header gives.
+
+A photograph of 12 megapixels with reduce_to=64 takes 26 ms of CPU time as a JPEG, 0.1 s as a progressive JPEG, 0.2 s as
+PNG, WebP or AVIF, and 0.7 s as HEIC (one core of an AMD EPYC).
 """
 
 import atexit
@@ -30,132 +31,27 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-from PIL import ExifTags, Image, ImageCms
+from PIL import Image
 
 from classifier.errors import ImageError, SlowImageError
+from classifier.images.convert import DECOMPRESSION_BOMB, MALFORMED, convert_to_rgb, reduced_size
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "HEIF")  # by content; MPO counts as JPEG
 MAX_BYTES = 30_000_000  # of the file
 MAX_MEGAPIXELS = 120  # width x height / 1e6, as the header has it; telephones reach 108
 MAX_SIDE = 20_000  # pixels
-MAX_ASPECT = (
-    20  # sides to one another: a processor that makes the shorter one 224 pixels makes the other so much longer
-)
+# Ratio of the sides: a processor that makes the shorter side 224 pixels makes the other one this many times longer.
+MAX_ASPECT = 20
 DRAFT = 1.5  # times the wanted size that a JPEG is decoded to at least: less is blurred, more costs time
 TIME_LIMIT_S = 10.0  # of wall time, one image
 START_LIMIT_S = 60.0  # of wall time, until a new worker is ready: 0.2 s on an idle machine
 WORKER_MEMORY = 3 << 30  # bytes of address space (Linux only); what 120 megapixels take at worst (WebP with alpha)
 WORKERS = 2
 LOOK_AHEAD = 2 * WORKERS  # images that decode_many works on beyond the one that it hands out
-
-_ROOT = Path(__file__).parent.parent
+_ROOT = Path(__file__).parents[2]
 _REQUEST = struct.Struct("!cIQ")  # b"p" path or b"b" bytes; reduce_to in pixels, 0 for none; length of what follows
-_REPLY = struct.Struct(
-    "!cIIQ"
-)  # b"i" image, b"e" error, b"r" ready; width; height; length of what follows (RGB, or UTF-8)
-_BOMB = (Image.DecompressionBombWarning, Image.DecompressionBombError)
-MALFORMED = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    RuntimeError,
-    struct.error,
-    MemoryError,
-    *_BOMB,
-)  # by decoders
-_Turn = Image.Transpose
-_UPRIGHT = {2: _Turn.FLIP_LEFT_RIGHT, 3: _Turn.ROTATE_180, 4: _Turn.FLIP_TOP_BOTTOM}  # by EXIF orientation
-_UPRIGHT |= {5: _Turn.TRANSPOSE, 6: _Turn.ROTATE_270, 7: _Turn.TRANSVERSE, 8: _Turn.ROTATE_90}
-
-
-# An image in memory -> upright 8-bit sRGB
-
-
-def to_rgb(image: Image.Image, *, reduce_to: int | None = None) -> Image.Image:
-    """Any image -> a new one of mode RGB: upright by EXIF, alpha over white, 16 bits and floats to 8, ICC to sRGB.
-
-    8-bit RGB without a profile keeps every bit. Of an animation, the frame that the image stands at: the first, after
-    opening. `reduce_to`: pixels of the shorter side, to which a larger image is shrunk, the aspect ratio kept. For
-    trusted images: it knows no bounds, and a damaged file raises whatever Pillow raises.
-    """
-    return _to_rgb(image, _reduced_size(image.size, reduce_to))
-
-
-def _reduced_size(size: tuple[int, int], reduce_to: int | None) -> tuple[int, int]:
-    scale = min(1.0, reduce_to / min(size)) if reduce_to else 1.0
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def _to_rgb(image: Image.Image, size: tuple[int, int], box: tuple[float, ...] | None = None) -> Image.Image:
-    image.load()
-    orientation, icc_profile = _orientation(image), image.info.get("icc_profile")
-    if image.mode[0] in "IF":  # I;16, I;16B, I, F
-        image = _to_8_bit(image)
-    if image.has_transparency_data:
-        rgba = _shrink(image if image.mode == "RGBA" else image.convert("RGBA"), size)
-        image = Image.new("RGB", rgba.size, "white")
-        image.paste(rgba, mask=rgba)
-    elif image.mode not in ("L", "RGB", "CMYK", "LAB"):  # 1, P, YCbCr, HSV
-        image = image.convert("RGB")
-    image = _to_srgb(_shrink(image, size, box), icc_profile)
-    if orientation in _UPRIGHT:
-        image = image.transpose(_UPRIGHT[orientation])
-    image = image.convert("RGB")  # a copy at least, never the caller's own
-    image.info = {}  # the orientation and the profile are spent
-    return image
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8; 1 where EXIF is damaged, as browsers do."""
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except MALFORMED:
-        return 1
-
-
-def _shrink(image: Image.Image, size: tuple[int, int], box: tuple[float, ...] | None = None) -> Image.Image:
-    # A reducing_gap of 3 averages whole blocks first, and still is "indistinguishable" from one step (Pillow's docs).
-    return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS, box, reducing_gap=3.0)
-
-
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits, 32 bits or float -> L.
-
-    Modes I and F don't tell what white is: the least of 1 (F only), 255 and 65,535 that holds all values, or their
-    maximum.
-    """
-    values = np.array(image, dtype=np.float32)  # (H, W)
-    np.nan_to_num(values, copy=False, posinf=0.0, neginf=0.0)
-    bounds = {"F": (1.0, 255.0, 65535.0), "I": (255.0, 65535.0)}.get(image.mode, (65535.0,))
-    white = next((bound for bound in bounds if values.max() <= bound), values.max())
-    values *= 255.0 / white
-    return Image.fromarray(np.rint(values, out=values).clip(0.0, 255.0, out=values).astype(np.uint8))
-
-
-def _to_srgb(image: Image.Image, icc_profile: bytes | None) -> Image.Image:
-    """By the embedded profile; without one, or with a damaged one, by Pillow's plain conversion, as browsers do."""
-    if image.mode == "LAB":  # has no plain conversion
-        source = ImageCms.createProfile("LAB")
-    elif not icc_profile:
-        return image
-    else:
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(icc_profile))
-        except OSError:
-            return image
-        if source.profile.xcolor_space == "GRAY":
-            image = image.convert("L")
-        elif source.profile.xcolor_space == "RGB " and image.mode != "CMYK":
-            image = image.convert("RGB")
-    try:
-        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except ImageCms.PyCMSError:  # a profile for another kind of image
-        return image
-
-
-# The worker: python -m classifier.pixels MEMORY TIME_LIMIT
+# b"i" image, b"e" error, b"r" ready; width; height; length of what follows (RGB, or UTF-8)
+_REPLY = struct.Struct("!cIIQ")
 
 
 def _decode(source: str | io.BytesIO, reduce_to: int | None) -> Image.Image:
@@ -166,19 +62,19 @@ def _decode(source: str | io.BytesIO, reduce_to: int | None) -> Image.Image:
             raise ValueError(
                 f"{image.width:,} × {image.height:,} pixels; one side at most {MAX_ASPECT} times the other"
             )
-        size, box = _reduced_size(image.size, reduce_to), None
+        size, box = reduced_size(image.size, reduce_to), None
         if size != image.size and image.format in ("JPEG", "MPO"):
             # 1/2, 1/4 or 1/8 out of the DCT, still more than the target. The scaled picture's last column and row may
             # reach beyond the picture: `box` is where that ends, in scaled pixels.
             _, box = image.draft(None, (math.ceil(DRAFT * size[0]), math.ceil(DRAFT * size[1]))) or (None, None)
-        return _to_rgb(image, size, box)
+        return convert_to_rgb(image, size, box)
 
 
 def _reason(error: BaseException) -> str:
     """Why an image can't be used, in words without a server's paths."""
     if isinstance(error, Image.UnidentifiedImageError):
         return f"not an image of a known type ({', '.join(FORMATS)}), or its header is damaged"
-    if isinstance(error, _BOMB):
+    if isinstance(error, DECOMPRESSION_BOMB):
         return f"more than {MAX_MEGAPIXELS} megapixels"
     if isinstance(error, MemoryError):
         return "needs more memory than a decoder may take"
@@ -233,16 +129,13 @@ def _serve(memory: int, time_limit_s: float) -> None:
             alarm(0)
 
 
-# The parent
-
-
 class _Worker:
     """One process. `ask` raises EOFError when it dies, TimeoutError past the limit."""
 
     def __init__(self, memory: int, time_limit_s: float):
         self.time_limit_s = time_limit_s
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "classifier.pixels", str(memory), str(time_limit_s)],
+            [sys.executable, "-m", "classifier.images.workers", str(memory), str(time_limit_s)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=_ROOT,
