@@ -22,29 +22,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from classifier import (
-    card,
-    corrupt,
-    cost,
-    data,
-    explain,
-    fit,
-    hub,
-    measure,
-    metrics,
-    outputs,
-    pages,
-    preprocess,
-    report,
-    runs,
-    strangers,
-)
+from classifier import card, corrupt, cost, data, fit, hub, measure, metrics, outputs, pages, report, runs, strangers
 from classifier.cli import add_hub_flags, positive_int
-from classifier.cnn import average_views
 from classifier.errors import DataError, ModelError, run
 from classifier.files import write_json, write_text
+from classifier.models import explain, processor
+from classifier.models.cnn import average_views
+from classifier.models.predictor import Predictor, load_predictor
 from classifier.outputs import CACHE, Outputs
-from classifier.predictor import Predictor, load_predictor
 
 ROOT = Path(__file__).resolve().parent
 EMBEDDED, MODEL_CARD = ROOT / "models", ROOT / "model_card.md"
@@ -301,7 +286,7 @@ def tell_strangers(
     """
     if not n:
         return None
-    side = preprocess.size_of(predictor.processor)
+    side = processor.size_of(predictor.processor)
     key = data.fingerprint("test", splits)
     made = strangers.sets(first_images(splits, n, side))  # {name: uint8 (N, 3, side, side)}
 

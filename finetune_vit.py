@@ -42,25 +42,14 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.utils import logging
 
-from classifier import (
-    backbone,
-    calibrate,
-    card,
-    data,
-    errors,
-    export,
-    features,
-    fit,
-    hub,
-    preprocess,
-    report,
-    runs,
-    tune,
-)
+from classifier import calibrate, card, data, errors, export, features, fit, hub, report, runs, tune
 from classifier import teacher as teaching
 from classifier.errors import ModelError, Stopped
 from classifier.files import write_json, write_text
-from classifier.predictor import HUB_ID, default_device, locate
+from classifier.hub import HUB_ID
+from classifier.models import backbone
+from classifier.models import processor as processors
+from classifier.models.loading import default_device, locate
 
 NAMES = ("train", "validation")
 FEW = 500  # training images: below, all of a backbone learns them by heart
@@ -223,7 +212,7 @@ def main() -> None:
     counts = {name: class_counts(name, splits, tensors) for name in NAMES}
     plan = make_plan(recipe, found, min(tensors["train"][0].shape[-2:]) if tensors else None)
     model = backbone.resize(found.model, plan.image_size).to(memory_format=torch.channels_last)
-    processor = preprocess.resized(found.processor, model, plan.image_size, plan.crop_pct)
+    processor = processors.resized(found.processor, model, plan.image_size, plan.crop_pct)
     settings = changed_settings(recipe, args) | {"device": args.device.type, "num_processes": args.world_size}
     run = runs.describe(settings, found.parent)
 
@@ -321,11 +310,11 @@ def make_plan(recipe: Recipe, found: backbone.Backbone, side: int | None) -> Pla
     """The flags' values, and the defaults of those left out; `side` is the images' in pixels, None if they are
     large.
     """
-    own, patch = preprocess.size_of(found.processor), getattr(found.model.config, "patch_size", 32)
+    own, patch = processors.size_of(found.processor), getattr(found.model.config, "patch_size", 32)
     patch = patch if isinstance(patch, int) and patch >= 8 else 32  # Swin's patches of 4 are merged three times
     is_small = side is not None and side < own
     size = recipe.image_size or own
-    crop_pct = recipe.crop_pct or (1.0 if is_small else preprocess.crop_pct_of(found.processor))
+    crop_pct = recipe.crop_pct or (1.0 if is_small else processors.crop_pct_of(found.processor))
     return Plan(
         image_size=size,
         crop_pct=crop_pct,
@@ -347,7 +336,7 @@ def fit_all(model, processor, splits, tensors, recipe, args, plan, weights, resu
         validation = tune.Streamed("validation", splits, processor, None, plan.image_size, args.seed)
     teacher = None
     if recipe.teacher:
-        teacher = teaching.Teacher(recipe.teacher, splits.labels, *preprocess.mean_std(processor), args.device)
+        teacher = teaching.Teacher(recipe.teacher, splits.labels, *processors.mean_std(processor), args.device)
     if args.gradient_checkpointing and not model.supports_gradient_checkpointing:
         raise ModelError(f"{type(model).__name__} has no gradient checkpointing: leave out --gradient_checkpointing")
     must_match = what_must_match(recipe, args, plan, model, splits)

@@ -30,10 +30,11 @@ from transformers import ViTImageProcessor
 
 from classifier import augment, card, data, errors, export, fit, hub, measure, report, runs, strangers
 from classifier.cli import add_hub_flags, positive_float, positive_int
-from classifier.cnn import CifarCnnConfig, CifarCnnForImageClassification, average_views
 from classifier.errors import ModelError, Stopped
 from classifier.files import write_json
-from classifier.predictor import default_device, load_predictor
+from classifier.models.cnn import CifarCnnConfig, CifarCnnForImageClassification, average_views
+from classifier.models.loading import default_device
+from classifier.models.predictor import load_predictor
 
 LARGE = 48  # pixels: the shorter side of images that have more to show than 32×32
 RECIPES = {

@@ -24,7 +24,7 @@ import numpy as np  # noqa: E402
 from classifier import data, load_predictor, measure, outputs  # noqa: E402
 from classifier.errors import DataError, run  # noqa: E402
 from classifier.files import write_json  # noqa: E402
-from classifier.predictor import Predictor  # noqa: E402
+from classifier.models.predictor import Predictor  # noqa: E402
 
 JUDGMENTS = {"1": "near", "2": "very_similar"}  # there is no 0, exact, in CIFAR-10
 

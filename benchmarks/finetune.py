@@ -26,10 +26,14 @@ import torch  # noqa: E402
 from torchvision import transforms  # noqa: E402
 from transformers import AutoModelForImageClassification, Trainer, TrainingArguments  # noqa: E402
 
-from classifier import data, preprocess  # noqa: E402
+from classifier import data  # noqa: E402
 from classifier import runs as record  # noqa: E402
 from classifier.files import write_json  # noqa: E402
-from classifier.predictor import load_processor, locate  # noqa: E402
+from classifier.models import processor as processors  # noqa: E402
+from classifier.models.loading import (
+    load_processor,  # noqa: E402
+    locate,  # noqa: E402
+)
 
 OURS = ("--image_size", "160", "--train_sizes", "1:1", "--num_train_epochs", "1")
 
@@ -38,7 +42,7 @@ def plain(model: str, splits: data.Splits, epochs: float) -> tuple[float, float]
     """The plain recipe's validation accuracy, and its seconds."""
     folder, *_ = locate(model)
     processor = load_processor(folder)
-    size, normalize = preprocess.size_of(processor), transforms.Normalize(*preprocess.mean_std(processor))
+    size, normalize = processors.size_of(processor), transforms.Normalize(*processors.mean_std(processor))
     to_tensor = [transforms.ToTensor(), normalize]
     train = transforms.Compose([transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip(), *to_tensor])
     validate = transforms.Compose([transforms.Resize(size), transforms.CenterCrop(size), *to_tensor])

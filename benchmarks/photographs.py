@@ -22,11 +22,12 @@ sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see th
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from classifier import data, load_predictor, measure, preprocess, runs, strangers
+from classifier import data, load_predictor, measure, runs, strangers
 from classifier.errors import DataError, run  # noqa: E402
 from classifier.files import write_json  # noqa: E402
 from classifier.images.workers import decode_many
-from classifier.predictor import Predictor  # noqa: E402
+from classifier.models import processor
+from classifier.models.predictor import Predictor  # noqa: E402
 
 REDUCTIONS = 32, 40, 48, 64, 96, 128, 224  # pixels of the shorter side; decoding more takes time
 KNOWN_AT = None, 32  # which means nothing to a model that sees no more
@@ -73,7 +74,7 @@ def choose(predictor: Predictor, photos: list[Path], names: np.ndarray, validati
     tried = []
     for reduce_to in REDUCTIONS:
         images = list(decode_many(photos, reduce_to=reduce_to))
-        for known_at in KNOWN_AT[: 1 + (preprocess.size_of(predictor.processor) > KNOWN_AT[1])]:
+        for known_at in KNOWN_AT[: 1 + (processor.size_of(predictor.processor) > KNOWN_AT[1])]:
             logits, energies = predictor.energies(images, known_at)
             right = np.array(predictor.labels)[logits.argmax(axis=1)] == names
             if not right.any():

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from classifier import backbone, preprocess
-from classifier.predictor import Predictor
+from classifier.models import backbone, processor
+from classifier.models.predictor import Predictor
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def trace(predictor: Predictor) -> list[Layer]:
     Raises:
         ModelError: the model ends in no linear layer.
     """
-    model, side = predictor.model, preprocess.size_of(predictor.processor)
+    model, side = predictor.model, processor.size_of(predictor.processor)
     head = backbone.head_name(model)
     blocks = {match[0] for name, _ in model.named_modules() if (match := backbone.BLOCK.match(f"{name}."))}
     inside = {name for name in (*blocks, head) if name}

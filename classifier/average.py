@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 
 from classifier import calibrate, card, data, export, measure, runs
-from classifier.cnn import CifarCnnConfig
 from classifier.errors import ModelError, run
-from classifier.files import write_json
-from classifier.predictor import Predictor, load_predictor, read_json
+from classifier.files import read_json, write_json
+from classifier.models.cnn import CifarCnnConfig
+from classifier.models.predictor import Predictor, load_predictor
 
 BESIDE = ("samples.png", "classes.png", "curves.png", "metrics.jsonl")  # of the model's own run
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from classifier.errors import ImageError
 from classifier.images import workers
-from classifier.predictor import Picture, Predictor
+from classifier.models.predictor import Picture, Predictor
 
 BATCH_SIZE = 16  # images a forward pass, at most
 

@@ -59,7 +59,8 @@ from classifier.errors import DataError, ImageError, ModelError, Stopped
 from classifier.files import replacing, write_json, write_text
 from classifier.fit import StopSignal
 from classifier.images.workers import decode_many
-from classifier.predictor import Picture, Predictor, batches, default_device, load_predictor
+from classifier.models.loading import default_device
+from classifier.models.predictor import Picture, Predictor, batched, load_predictor
 
 CHUNK = 256  # images a part
 BATCH_SIZE = 32  # images a forward pass; CHUNK is a multiple
@@ -284,7 +285,7 @@ def classify(predictor: Predictor, sources: Iterable[Picture]) -> Iterator[Answe
 
     pending: deque[Future] = deque()
     with ThreadPoolExecutor(1, "judge") as thread:
-        for decoded in batches(decode_many(sources, reduce_to=predictor.reduce_to), BATCH_SIZE):
+        for decoded in batched(decode_many(sources, reduce_to=predictor.reduce_to), BATCH_SIZE):
             pending.append(thread.submit(judge, decoded))
             if len(pending) > 1:
                 yield from pending.popleft().result()
@@ -459,7 +460,7 @@ def assemble(parts: Parts, n: int, output: Path) -> Counter:
     """
     statuses = Counter()
     with writing(output) as temporary, WRITERS[output.suffix.lower()](temporary, parts.columns) as write:
-        for tables in batches(map(parts.read, range(n)), ROW_GROUP):
+        for tables in batched(map(parts.read, range(n)), ROW_GROUP):
             table = pa.concat_tables(tables)
             statuses.update(table["status"].to_pylist())
             write(table)
@@ -554,7 +555,7 @@ def label(
 
     def to_do() -> Iterator[tuple[int, list[Item]]]:
         nonlocal n_before
-        for number, items in enumerate(batches(source, CHUNK)):
+        for number, items in enumerate(batched(source, CHUNK)):
             keys.append(parts.key(number, (f"{item.file} {source.stamp(item)}" for item in items)))
             if number in there and parts.holds(number, keys[number]):
                 n_before += len(items)

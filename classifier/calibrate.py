@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from classifier import backbone, data, measure, strangers
-from classifier.predictor import Predictor
+from classifier import data, measure, strangers
+from classifier.models import backbone
+from classifier.models.predictor import Predictor
 
 
 @dataclass

@@ -17,10 +17,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from PIL import Image
 
 from classifier import runs
-from classifier.cnn import CifarCnnConfig
 from classifier.errors import ModelError
 from classifier.files import write_text
-from classifier.predictor import HUB_ID
+from classifier.hub import HUB_ID
+from classifier.models.cnn import CifarCnnConfig
 
 TEMPLATE = Path(__file__).with_suffix(".md")
 MAX_LABELS = 20  # named in the first sentence

@@ -38,7 +38,7 @@ from tqdm import tqdm
 from classifier import card, data, outputs, report
 from classifier.errors import DataError, run
 from classifier.files import replacing, write_json
-from classifier.predictor import Predictor, load_predictor
+from classifier.models.predictor import Predictor, load_predictor
 
 SPLITS = ("train", "validation", "test")  # in the order in which one is not to know the next
 SIDE, COARSE_SIDE = 32, 8  # pixels a side at which pictures are compared, and neighbours looked for

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from classifier import backbone, preprocess
-from classifier.predictor import Predictor
+from classifier.models import backbone, processor
+from classifier.models.predictor import Predictor
 
 PEAK, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 WARM_UP, SINGLE, BATCHES, BATCH = 10, 100, 5, 64
@@ -24,7 +24,7 @@ def measure(predictor: Predictor) -> dict:
         images_per_second: {"1": one at a time, "64": in batches}.
         peak_megabytes: the most that the process held meanwhile; None where the system doesn't tell.
     """
-    side = preprocess.size_of(predictor.processor)
+    side = processor.size_of(predictor.processor)
     rng = np.random.default_rng(0)
     images = [Image.fromarray(rng.integers(256, size=(side, side, 3), dtype=np.uint8)) for _ in range(BATCH)]
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None

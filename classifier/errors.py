@@ -47,3 +47,8 @@ def run(main: Callable[[], None]) -> None:
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def first_sentence(error: Exception) -> str:
+    """The first sentence of an exception's message, or its type, without the full stop."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(" .:")

@@ -26,10 +26,10 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
-from classifier import cnn
 from classifier.errors import ModelError
 from classifier.files import replacing, write_json
-from classifier.predictor import Predictor, load_predictor
+from classifier.models import cnn
+from classifier.models.predictor import Predictor, load_predictor
 
 # `save_pretrained` copies cnn.py beside such a model and names it in config.json, for those who don't have this
 # project.

@@ -20,10 +20,12 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from classifier import backbone, data, fit, preprocess
+from classifier import data, fit
 from classifier.depthwise import channels_last
 from classifier.errors import DataError
 from classifier.files import replacing
+from classifier.models import backbone
+from classifier.models import processor as processors
 from classifier.tune import InMemory, Streamed, collate
 
 LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # Adam's, on features of standard deviation 1
@@ -93,7 +95,7 @@ def extract(
             if not len(batch["labels"]):
                 continue
             pixels = batch["pixels"].to(model.device)
-            pixels = pixels if pixels.is_floating_point() else preprocess.batch(processor, pixels)
+            pixels = pixels if pixels.is_floating_point() else processors.batch(processor, pixels)
             with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
                 backbone.forward(model, channels_last(pixels))
             rows = caught.pop()

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from classifier.errors import ModelError, first_sentence
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -32,3 +34,15 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: object) -> None:
     """Writes `value` to `path` as indented JSON, whole or not at all. NaN is refused with ValueError."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict:
+    """A JSON file of a model's folder; ModelError where there is none, or it is no JSON."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ModelError(f"no {path.name} in {path.parent}: is it a model folder? Train one, or name another") from None
+    except ValueError as error:  # not UTF-8, or not JSON
+        raise ModelError(
+            f"{path} is not valid JSON ({first_sentence(error)}): fetch or train the model again"
+        ) from error

@@ -37,6 +37,8 @@ from PIL import Image
 from classifier import errors, runs
 from classifier.errors import HubError, ModelError
 
+# user/name or user/name@revision
+HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
 # What inference needs of a repository: neither code, nor checkpoints, nor weights in other formats.
 PULLED = ["config.json", "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json"]
 PULLED += ["evaluation.json", "timing.json", "run.json"]  # small, and what the page tells of a model

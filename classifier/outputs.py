@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from classifier import backbone
 from classifier.errors import DataError
 from classifier.files import replacing
-from classifier.predictor import Predictor
+from classifier.models import backbone
+from classifier.models.predictor import Predictor
 
 JUDGING = ("known_threshold", "known_at")
 CACHE = Path(huggingface_hub.constants.HF_HOME) / "outputs"  # of the commands

@@ -19,12 +19,13 @@ import numpy as np
 import typst
 from PIL import Image, ImageOps
 
-from classifier import architecture, card, data, preprocess, report, slides
+from classifier import architecture, card, data, report, slides
 from classifier.blocks import Block, Commands, Picture, Section, Table
 from classifier.corrupt import KINDS
 from classifier.errors import ModelError
 from classifier.files import replacing, write_text
-from classifier.predictor import Predictor
+from classifier.models import processor as processors
+from classifier.models.predictor import Predictor
 
 FORMATS = ("md", "pdf", "pptx")
 DATE = datetime(2000, 1, 1, tzinfo=UTC)  # in the files: the true one would differ on every run
@@ -229,12 +230,12 @@ def about_pixels(models: list[Measured]) -> Section:
     rows = []
     for model in models:
         processor = model.predictor.processor
-        mean, std = (", ".join(f"{value:.3f}" for value in values) for values in preprocess.mean_std(processor))
-        side = preprocess.size_of(processor)
-        kernel = "bicubic" if preprocess.is_bicubic(processor) else "bilinear"
+        mean, std = (", ".join(f"{value:.3f}" for value in values) for values in processors.mean_std(processor))
+        side = processors.size_of(processor)
+        kernel = "bicubic" if processors.is_bicubic(processor) else "bilinear"
         views = model.evaluation.get("views", 1)
         rows.append(
-            (model.name, f"{side} × {side}", kernel, f"{preprocess.crop_pct_of(processor):.2f}", mean, std, f"{views}")
+            (model.name, f"{side} × {side}", kernel, f"{processors.crop_pct_of(processor):.2f}", mean, std, f"{views}")
         )
     table = Table(
         ("model", "pixels", "resized", "crop keeps", "mean (R, G, B)", "standard deviation", "views"),
@@ -262,7 +263,7 @@ def about_architecture(figures: Path, models: list[Measured]) -> Section:
     """A diagram of each model."""
     blocks = []
     for model in models:
-        layers, side = architecture.trace(model.predictor), preprocess.size_of(model.predictor.processor)
+        layers, side = architecture.trace(model.predictor), processors.size_of(model.predictor.processor)
         report.save_architecture(figures / f"architecture_{model.slug}", layers, model.name, (3, side, side))
         kind = type(model.predictor.model).__name__
         caption = f"{model.name}: {kind}. Right: shape of each output, and share of the parameters."

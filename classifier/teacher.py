@@ -8,10 +8,10 @@ labels: a teacher is for a student of other images, or of few.
 import torch
 from torch.nn import functional as F
 
-from classifier import backbone, preprocess
 from classifier.depthwise import channels_last
 from classifier.errors import ModelError
-from classifier.predictor import load_predictor
+from classifier.models import backbone, processor
+from classifier.models.predictor import load_predictor
 
 TEMPERATURE = 2.0  # of teacher and student, so that what the teacher holds for unlikely is learnt too
 
@@ -39,8 +39,8 @@ class Teacher:
             )
         self.model = predictor.model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.order = [predictor.labels.index(label) for label in labels]
-        self.size = preprocess.size_of(predictor.processor)
-        own_mean, own_std = preprocess.mean_std(predictor.processor)
+        self.size = processor.size_of(predictor.processor)
+        own_mean, own_std = processor.mean_std(predictor.processor)
         mean, std, own_mean, own_std = (
             torch.as_tensor(x).view(3, 1, 1).to(device) for x in (mean, std, own_mean, own_std)
         )

@@ -32,11 +32,13 @@ from transformers import (
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import sort_checkpoints
 
-from classifier import augment, backbone, data, depthwise, fit, preprocess
+from classifier import augment, data, depthwise, fit
 from classifier import teacher as teaching
 from classifier.depthwise import channels_last
 from classifier.errors import DataError, ModelError
 from classifier.files import write_text
+from classifier.models import backbone
+from classifier.models import processor as processors
 
 IGNORED = -100  # in the place of a label, of an image that can't be read
 
@@ -88,7 +90,7 @@ class Streamed(data.Decoded):
         top, left, height, width = (
             round(edge.item()) for edge in augment.crop_boxes(1, image.height, image.width, self.crop_scale, draw)
         )
-        mode = InterpolationMode.BICUBIC if preprocess.is_bicubic(self.processor) else InterpolationMode.BILINEAR
+        mode = InterpolationMode.BICUBIC if processors.is_bicubic(self.processor) else InterpolationMode.BILINEAR
         box = top, left, max(1, height), max(1, width)
         return resized_crop(pil_to_tensor(image), *box, [self.size, self.size], interpolation=mode, antialias=True)
 
@@ -336,12 +338,12 @@ class Tuner(Trainer):
         self.processor, self.progress, self.sizes = processor, progress, sizes
         self.crop_scale, self.mirror, self.mixup, self.cutmix = crop_scale, mirror, mixup, cutmix
         self.layer_decay, self.teacher = layer_decay, teacher
-        self.mean, self.std = preprocess.mean_std(processor)
-        self.bicubic = preprocess.is_bicubic(processor)
+        self.mean, self.std = processors.mean_std(processor)
+        self.bicubic = processors.is_bicubic(processor)
         self.flops = {size: backbone.forward_flops(model, size) for _, size in sizes}
         self.batches_drawn = 0
         if args.device.type == "cpu":
-            backbone.attend_by_products(model)
+            backbone.use_matmul_attention(model)
             depthwise.speed_up(model)
         super().__init__(
             model,
@@ -429,10 +431,10 @@ class Tuner(Trainer):
         inputs = self.readable(self._prepare_inputs(inputs))
         pixels, labels = inputs["pixels"], inputs["labels"]
         if missing := len(inputs.get("failures", ())):  # in their place nothing: processes share batches of one size
-            size = preprocess.size_of(self.processor)
+            size = processors.size_of(self.processor)
             pixels = torch.cat([pixels.view(len(labels), 3, size, size), pixels.new_zeros(missing, 3, size, size)])
             labels = F.pad(labels, (0, missing), value=IGNORED)
-        pixels = pixels if pixels.is_floating_point() else preprocess.batch(self.processor, pixels)
+        pixels = pixels if pixels.is_floating_point() else processors.batch(self.processor, pixels)
         with torch.no_grad(), self.within_memory():
             logits = backbone.forward(model, channels_last(pixels), self.model).float()
         return F.cross_entropy(logits, labels, ignore_index=IGNORED), logits, labels

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from classifier import card, preprocess, report
+from classifier import card, report
 from classifier.errors import ModelError
-from classifier.predictor import HUB_ID, Predictor
+from classifier.hub import HUB_ID
+from classifier.models import processor
+from classifier.models.predictor import Predictor
 from space.compare import measured
 
 HUB = "https://huggingface.co"
@@ -20,7 +22,7 @@ FIGURE = re.compile(r"!\[[^\]]*\]\([^)]*\)")
 
 def describe(predictor: Predictor) -> str:
     """HTML of a model: its kind, what it was made from, its revision, and what was measured."""
-    side = preprocess.size_of(predictor.processor)
+    side = processor.size_of(predictor.processor)
     facts = [
         ("Kind", escape(type(predictor.model).__name__)),
         ("Takes, gives", f"{side} × {side} pixels, {len(predictor.labels):,} labels"),

@@ -18,7 +18,7 @@ from PIL import Image
 
 from classifier.errors import ImageError, SlowImageError
 from classifier.images import workers
-from classifier.predictor import Picture
+from classifier.models.predictor import Picture
 
 MOST = 500  # pictures that wait, a gallery
 MOST_SLOW = 3  # files of a call that reach the limit of time; a gallery of such would hold its place for an hour

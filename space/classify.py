@@ -16,7 +16,7 @@ from PIL import Image
 from classifier.batching import Batcher
 from classifier.errors import ClassifierError, ImageError
 from classifier.images.convert import to_rgb
-from classifier.predictor import Predictor
+from classifier.models.predictor import Predictor
 from space.ahead import Ahead
 from space.calls import MAX_NAME
 

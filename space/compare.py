@@ -6,7 +6,7 @@ from html import escape
 import gradio as gr
 
 from classifier import card as records
-from classifier.predictor import Predictor
+from classifier.models.predictor import Predictor
 from space.cells import URL, percent
 from space.rows import Row, agree
 

@@ -4,9 +4,9 @@ from html import escape
 
 from PIL import Image
 
-from classifier import explain
 from classifier.errors import ModelError
-from classifier.predictor import Predictor
+from classifier.models import explain
+from classifier.models.predictor import Predictor
 from space.cells import URL, bar, percent
 from space.classify import new_file
 from space.rows import Row, agree

@@ -15,7 +15,7 @@ from PIL import Image
 
 from classifier.images.convert import to_rgb
 from classifier.images.workers import MAX_BYTES, decode
-from classifier.predictor import Predictor
+from classifier.models.predictor import Predictor
 from space import about, calls, cells, compare, intake, look, sweep
 from space.ahead import Ahead
 from space.classify import TOP_K, Endpoints, as_messages, uploads, write_csv

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from classifier.batching import Batcher
-from classifier.predictor import Predictor
+from classifier.models.predictor import Predictor
 from space.classify import Result, classify_files, new_file
 
 KEPT = 10  # labels of each model that are kept of a picture, best first

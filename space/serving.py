@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from classifier.errors import ClassifierError, ModelError
 from classifier.images.workers import MAX_BYTES
-from classifier.predictor import Predictor
+from classifier.models.predictor import Predictor
 from space import calls, style, sweep
 from space.ahead import Ahead
 from space.guard import Guard, State, log

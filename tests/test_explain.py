@@ -31,9 +31,10 @@ from transformers import (
 )
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
-from classifier import cnn, explain, load_predictor
+from classifier import load_predictor
 from classifier.errors import ModelError
-from classifier.predictor import Predictor
+from classifier.models import cnn, explain
+from classifier.models.predictor import Predictor
 
 ROOT = Path(__file__).resolve().parent.parent
 RED, GREEN, BLUE = np.eye(3, dtype=np.uint8) * 255

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from test_predictor import LABELS, edit_config, picture, save_tiny_vit
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor
 
-from classifier import cnn, export, load_predictor
+from classifier import export, load_predictor
 from classifier.errors import ModelError
+from classifier.models import cnn
 
 IMAGES = [picture(i, (32, 32)) for i in range(4)] + [picture(4, (90, 61))]
 

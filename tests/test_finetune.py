@@ -43,10 +43,12 @@ from transformers import (
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 import finetune_vit
-from classifier import augment, average, backbone, data, errors, features, fit, load_predictor, preprocess, runs, tune
+from classifier import augment, average, data, errors, features, fit, load_predictor, runs, tune
 from classifier import teacher as teaching
 from classifier.errors import ModelError
-from classifier.predictor import load_processor
+from classifier.models import backbone
+from classifier.models import processor as processors
+from classifier.models.loading import load_processor
 
 ROOT = Path(__file__).parent.parent
 COLOURS = {"blue": (40, 40, 200), "green": (40, 200, 40), "red": (200, 40, 40), "yellow": (200, 200, 40)}
@@ -204,14 +206,14 @@ def test_a_processor_at_another_size_does_the_same_to_a_batch_and_to_an_image(pr
         model.config.pretrained_cfg, model.config.architecture = {"interpolation": "bicubic"}, "resnet18"
     else:
         model = None
-    changed = preprocess.resized(processor, model, 48, crop_pct)
-    assert preprocess.size_of(changed) == 48 and preprocess.crop_pct_of(changed) == pytest.approx(crop_pct, abs=0.01)
+    changed = processors.resized(processor, model, 48, crop_pct)
+    assert processors.size_of(changed) == 48 and processors.crop_pct_of(changed) == pytest.approx(crop_pct, abs=0.01)
     images, _ = noise(4)
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
-    difference = preprocess.batch(changed, images) - changed(images=pictures, return_tensors="pt")["pixel_values"]
+    difference = processors.batch(changed, images) - changed(images=pictures, return_tensors="pt")["pixel_values"]
     is_timm = isinstance(processor, TimmWrapperImageProcessor)  # which resizes with Pillow
     assert difference.shape == (4, 3, 48, 48)
-    assert difference.abs().max() <= (2.1 / 255 / min(preprocess.mean_std(changed)[1]) if is_timm else 1e-6)
+    assert difference.abs().max() <= (2.1 / 255 / min(processors.mean_std(changed)[1]) if is_timm else 1e-6)
 
 
 # --- Models ----------------------------------------------------------------------------------------------------------
@@ -223,7 +225,7 @@ def test_attention_by_products_is_the_fused_one():
     fused(pixel_values=pixels).logits.square().sum().backward()
     ours = copy.deepcopy(fused)
     ours.zero_grad()
-    backbone.attend_by_products(ours)
+    backbone.use_matmul_attention(ours)
     logits = ours(pixel_values=pixels).logits
     torch.testing.assert_close(logits, fused(pixel_values=pixels).logits)
     logits.square().sum().backward()
@@ -343,7 +345,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(tuned, tmp_path):
     mean, std = [0.3, 0.4, 0.5], [0.2, 0.25, 0.3]
     teacher = teaching.Teacher(tuned, labels, mean, std, torch.device("cpu"))
     images, _ = noise(4, size=32)
-    own = augment.normalize(images.float(), *preprocess.mean_std(predictor.processor))
+    own = augment.normalize(images.float(), *processors.mean_std(predictor.processor))
     expected = predictor.model(pixel_values=own).logits[:, [predictor.labels.index(label) for label in labels]]
     targets = teacher.probabilities(augment.normalize(images.float(), mean, std))
     torch.testing.assert_close(targets, (expected / 2).softmax(dim=1), rtol=1e-4, atol=1e-5)
@@ -766,8 +768,8 @@ def test_training_sees_the_pixels_that_the_processor_makes(name, architecture):
     folder = architecture(name)
     image = torch.tensor([200, 100, 10], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 64, 64)
     found = backbone.load(str(folder), list(COLOURS))
-    processed = preprocess.batch(found.processor, image)
-    trained_on = augment.normalize(image.float(), *preprocess.mean_std(found.processor))
+    processed = processors.batch(found.processor, image)
+    trained_on = augment.normalize(image.float(), *processors.mean_std(found.processor))
     torch.testing.assert_close(trained_on, processed, atol=1e-5, rtol=1e-4)
     original = AutoModelForImageClassification.from_pretrained(folder).eval()
     with torch.no_grad():
@@ -775,7 +777,7 @@ def test_training_sees_the_pixels_that_the_processor_makes(name, architecture):
             model.eval().base_model(pixels)[0]
             for model, pixels in (
                 (found.model, processed),
-                (original, preprocess.batch(load_processor(folder), image)),
+                (original, processors.batch(load_processor(folder), image)),
             )
         ]
     torch.testing.assert_close(*features)

@@ -17,8 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from classifier import augment, fit, runs
-from classifier.cnn import CifarCnnConfig, CifarCnnForImageClassification, average_views
 from classifier.errors import ModelError, Stopped
+from classifier.models.cnn import CifarCnnConfig, CifarCnnForImageClassification, average_views
 
 ROOT = Path(__file__).parent.parent
 TINY = fit.Recipe(sizes=((2, 16), (2, 20)), widths=(8, 16), depths=(2, 3), batch_size=32, chunk_size=16, cutout=4)

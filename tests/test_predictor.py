@@ -19,9 +19,11 @@ from transformers import (
     pipeline,
 )
 
-from classifier import backbone, engine, load_predictor, predictor
+from classifier import load_predictor
 from classifier.errors import HubError, ImageError, ModelError
 from classifier.images.workers import decode
+from classifier.models import backbone, openvino
+from classifier.models.predictor import batched
 
 ROOT = Path(__file__).resolve().parent.parent
 LABELS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -251,7 +253,7 @@ def test_a_hub_model_that_does_not_come(monkeypatch):
 def test_batches_are_taken_only_as_needed():
     taken = []
     numbers = (taken.append(i) or i for i in range(5))
-    batches = predictor.batches(numbers, 2)
+    batches = batched(numbers, 2)
     assert next(batches) == [0, 1] and taken == [0, 1]
     assert list(batches) == [[2, 3], [4]]
 
@@ -308,4 +310,4 @@ def test_an_architecture_that_compiles_to_something_else_is_refused(tmp_path):
             return SimpleNamespace(logits=torch.from_numpy(pixel_values.numpy().mean(axis=(2, 3))))
 
     with pytest.raises(ModelError, match=r"Untraceable compiled by OpenVINO gives other logits: use it uncompiled"):
-        engine.compile_model(Untraceable(), 32)  # tracing takes what NumPy made for a constant
+        openvino.compile_model(Untraceable(), 32)  # tracing takes what NumPy made for a constant

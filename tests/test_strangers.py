@@ -9,9 +9,10 @@ import torch
 from sklearn.metrics import roc_curve
 from sklearn.neighbors import NearestNeighbors
 
-from classifier import backbone, data, preprocess, strangers
+from classifier import data, strangers
 from classifier.errors import DataError
-from classifier.predictor import load_predictor
+from classifier.models import backbone, processor
+from classifier.models.predictor import load_predictor
 
 ROOT = Path(__file__).resolve().parent.parent
 HUB_MIRROR = os.environ.get("HUB_MIRROR")
@@ -160,7 +161,7 @@ def test_scratch_cnn_tells_strangers():
         views = []
         hook = backbone.head(predictor.model).register_forward_pre_hook(lambda module, args: views.append(args[0]))
         with torch.inference_mode():
-            logits = predictor.model(preprocess.batch(predictor.processor, torch.tensor(images))).logits
+            logits = predictor.model(processor.batch(predictor.processor, torch.tensor(images))).logits
         hook.remove()
         return torch.stack(views).mean(dim=0).numpy(), logits.numpy()
 

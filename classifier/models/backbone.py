@@ -13,10 +13,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AttentionInterface, AutoConfig, BaseImageProcessor, PreTrainedModel
 
-from classifier import hub, preprocess, runs
-from classifier.cnn import CifarCnnConfig
-from classifier.errors import ModelError
-from classifier.predictor import first_sentence, load_processor, load_weights, locate, read_json
+from classifier import hub, runs
+from classifier.errors import ModelError, first_sentence
+from classifier.files import read_json
+from classifier.models import processor as processors
+from classifier.models.cnn import CifarCnnConfig
+from classifier.models.loading import load_processor, load_weights, locate
 
 # What transformers, and timm, call a model's blocks; a stage's blocks are numbered below the stage's number.
 BLOCK = re.compile(r".*?(?:^|\.)(?:layers?|blocks?|stages?)\.?\d+(?:\.\d+)*(?:\.(?:layers?|blocks?)\.\d+)?(?=\.)")
@@ -72,9 +74,9 @@ def load(path_or_id: str, labels: list[str], *, drop_path: float = 0.0, allow_pi
     model, absent = load_weights(folder, allow_pickle=allow_pickle, config=config)
 
     if getattr(processor, "do_flip_channel_order", False):
-        take_rgb(model, processor)
+        convert_bgr_to_rgb(model, processor)
     classifier = head(model)
-    if not gives_logits(model, classifier, preprocess.size_of(processor)):
+    if not gives_logits(model, classifier, processors.size_of(processor)):
         raise ModelError(
             f"{type(model).__name__} averages several heads: name a model that has one, such as one without teacher"
         )
@@ -91,10 +93,10 @@ def load(path_or_id: str, labels: list[str], *, drop_path: float = 0.0, allow_pi
     parent = None
     if (folder / "run.json").exists():
         parent = read_json(folder / "run.json") | {"model_sha256": runs.sha256(folder / "model.safetensors")}
-    return Backbone(with_memory(model), processor, name, revision, absent, parent)
+    return Backbone(fix_batchnorm_momentum(model), processor, name, revision, absent, parent)
 
 
-def take_rgb(model: PreTrainedModel, processor: BaseImageProcessor) -> None:
+def convert_bgr_to_rgb(model: PreTrainedModel, processor: BaseImageProcessor) -> None:
     """Turns a model that wants blue first, such as MobileViT, into one that gives the same for red first, its processor
     too.
     """
@@ -124,7 +126,7 @@ def gives_logits(model: PreTrainedModel, classifier: nn.Linear, size: int) -> bo
         hook.remove()
 
 
-def with_memory(model: PreTrainedModel) -> PreTrainedModel:
+def fix_batchnorm_momentum(model: PreTrainedModel) -> PreTrainedModel:
     """The model, whose batch norms remember more than a batch: a momentum is the new batch's share, not the old mean's.
 
     transformers' MobileNets have TensorFlow's 0.997, which is the old mean's.
@@ -189,7 +191,7 @@ def resize(model: PreTrainedModel, size: int) -> PreTrainedModel:
             raise refused(model, size, f"{name} would have another shape")
         state[name] = resample_positions(state[name], tensor.shape[1])
     other.load_state_dict(state)
-    return with_memory(other)
+    return fix_batchnorm_momentum(other)
 
 
 def resample_positions(embeddings: torch.Tensor, n: int) -> torch.Tensor:
@@ -248,7 +250,7 @@ def has_attention(model: PreTrainedModel) -> bool:
     return any("attention" in type(module).__name__.lower() for module in model.modules())
 
 
-def attend_by_products(model: PreTrainedModel) -> None:
+def use_matmul_attention(model: PreTrainedModel) -> None:
     """Computes attention as two matrix products and a softmax rather than by PyTorch's fused kernel.
 
     On a CPU the fused kernel's backward pass is slow: of DeiT-tiny at 96 pixels it was 44% of a training step.

@@ -3,34 +3,27 @@
     from classifier import load_predictor
     load_predictor("runs/cnn")(["a.jpg", image], top_k=3)
 
-An image reaches the model by `pixels` (bytes to upright RGB) and by the processor saved beside the weights, and by
-nothing else, so that app, API, evaluation and `transformers.pipeline` agree to 1e-4. Weights are read from safetensors,
-computed in fp32, and no code from a model repository is ever run.
+An image reaches the model through `classifier.images` (bytes to upright RGB) and the processor that is saved beside
+the weights, and through nothing else, so that app, API, evaluation and `transformers.pipeline` agree to 1e-4. Weights
+are read from safetensors and computed in float32. No code from a model repository is ever run.
 """
 
-import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from transformers import AutoImageProcessor, AutoModelForImageClassification, BaseImageProcessor, PreTrainedModel
-from transformers.utils import logging
+from transformers import PreTrainedModel
 
 from classifier.errors import ModelError
+from classifier.files import read_json
 from classifier.images.convert import to_rgb
 from classifier.images.workers import decode_many
+from classifier.models.loading import default_device, load_processor, load_weights, locate
 
 Picture = str | Path | bytes | Image.Image
-
-HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
 
 
 def load_predictor(
@@ -99,46 +92,6 @@ def for_inference(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-class Location(NamedTuple):
-    """Where a model's files are, and what they are.
-
-    Attributes:
-        folder: with the files.
-        name: the folder's, or the Hub id.
-        revision: the Hub's commit, or "local".
-        notice: why that is not the Hub's present one, "" when it is.
-    """
-
-    folder: Path
-    name: str
-    revision: str
-    notice: str = ""
-
-
-def locate(path_or_id: str | Path, files: Sequence[str] | None = None, *, patience: float | None = None) -> Location:
-    """A folder here, else the Hub's, of which `files` (patterns) are fetched: by default what inference needs.
-
-    Errors and `patience` as in `load_predictor`.
-    """
-    if Path(path_or_id).is_dir():
-        return Location(Path(path_or_id), Path(path_or_id).resolve().name, "local")
-    if match := HUB_ID.fullmatch(str(path_or_id)):
-        from classifier import hub  # a local folder needs no Hub client
-
-        folder, commit, notice = hub.pull(
-            match["repo"], match["revision"], files=files or hub.PULLED, patience=patience
-        )
-        return Location(folder, match["repo"], commit, notice)
-    raise ModelError(f"no model folder {path_or_id}: train one (train.py, finetune_vit.py), or name a Hub model")
-
-
-def default_device() -> torch.device:
-    """CUDA, then MPS, when present, the CPU otherwise."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
 class Predictor:
     """A model in evaluation mode with its processor. Safe to call from several threads.
 
@@ -196,9 +149,10 @@ class Predictor:
         Other threads may use the predictor meanwhile. On another device it does nothing.
         """
         if self.model.device.type == "cpu":
-            from classifier import engine, preprocess  # timm takes a second to import
+            # Only here, because timm takes a second to import.
+            from classifier.models import openvino, processor
 
-            self.forward = engine.compile_model(self.model, preprocess.size_of(self.processor))
+            self.forward = openvino.compile_model(self.model, processor.size_of(self.processor))
 
     @property
     def accuracy(self) -> float | None:
@@ -273,7 +227,7 @@ class Predictor:
             ImageError: a file can't be read. It is named.
             ModelError: the model gave NaN or infinity.
         """
-        logits = [self._forward(batch) for batch in batches(self._decoded(images), batch_size)]
+        logits = [self._forward(batch) for batch in batched(self._decoded(images), batch_size)]
         return np.concatenate(logits) if logits else np.empty((0, len(self.labels)), np.float32)
 
     def pixel_values(self, images: Sequence[Picture]) -> torch.Tensor:
@@ -316,90 +270,7 @@ def is_plain(image: Image.Image) -> bool:
     return type(image) is Image.Image and image.mode == "RGB" and not image.info
 
 
-def batches(items: Iterable, size: int) -> Iterator[list]:
+def batched(items: Iterable, size: int) -> Iterator[list]:
     """Lists of `size` consecutive items, the last one shorter; items are taken only as they are needed."""
     items = iter(items)
     return iter(lambda: list(islice(items, size)), [])
-
-
-def read_json(path: Path) -> dict:
-    """A JSON file of a model's folder; ModelError where there is none, or it is no JSON."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ModelError(f"no {path.name} in {path.parent}: is it a model folder? Train one, or name another") from None
-    except ValueError as error:  # not UTF-8, or not JSON
-        raise ModelError(
-            f"{path} is not valid JSON ({first_sentence(error)}): fetch or train the model again"
-        ) from error
-
-
-def load_weights(folder: Path, *, allow_pickle: bool = False, **options) -> tuple[PreTrainedModel, list[str]]:
-    """The image classifier in `folder`, in fp32, and the parameters that its files have not, or in another shape.
-
-    Args:
-        folder: of config.json and weights.
-        allow_pickle: whether weights may be in another format than safetensors.
-        options: for `from_pretrained`, such as a changed `config`.
-
-    Raises:
-        ModelError: no weights, damaged ones, or an architecture that `transformers` does not know.
-    """
-    if not allow_pickle and not any(
-        (folder / n).exists() for n in ("model.safetensors", "model.safetensors.index.json")
-    ):
-        raise ModelError(f"no model.safetensors in {folder}: other formats may run code, save it as safetensors")
-    try:
-        with quiet():  # what is absent is the caller's to tell, in a line
-            model, loaded = AutoModelForImageClassification.from_pretrained(
-                folder,
-                dtype=torch.float32,  # the default computes in the dtype of the file
-                use_safetensors=None if allow_pickle else True,
-                trust_remote_code=False,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-                **options,
-            )
-    except SafetensorError as error:
-        raise ModelError(f"{folder}/model.safetensors is damaged ({error}): fetch or train it again") from error
-    except UnpicklingError as error:  # torch refuses to run what it does not know
-        raise ModelError(
-            f"{folder} has weights that hold code ({first_sentence(error)}): save them as safetensors"
-        ) from error
-    except (OSError, ValueError, KeyError, ImportError) as error:  # timm's unknown architecture is an ImportError
-        raise ModelError(
-            f"can't load the model in {folder} ({first_sentence(error)}): it has to be an image classifier that "
-            "transformers knows, because code beside the weights is never run"
-        ) from error
-    return model, sorted({*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])})
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Neither bars nor warnings of transformers."""
-    bar_was_on, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar_was_on:
-            logging.enable_progress_bar()
-
-
-def load_processor(folder: Path) -> BaseImageProcessor:
-    """The processor saved in `folder`, on torchvision; timm's is in config.json."""
-    try:
-        with quiet():  # timm's has but one backend, and warns that it isn't this one
-            return AutoImageProcessor.from_pretrained(folder, backend="torchvision", trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"no usable image processor in {folder} ({first_sentence(error)}): save preprocessor_config.json beside "
-            "the weights"
-        ) from error
-
-
-def first_sentence(error: Exception) -> str:
-    """The first sentence of an exception's message, or its type, without the full stop."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(" .:")

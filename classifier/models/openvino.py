@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from classifier.errors import ModelError
-from classifier.predictor import quiet
+from classifier.models.loading import quiet
 
 MOST = 1e-3  # difference of logits, on noise
 

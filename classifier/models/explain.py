@@ -22,10 +22,10 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
-from classifier import preprocess
-from classifier.cnn import CifarCnnForImageClassification
 from classifier.errors import ModelError
-from classifier.predictor import Picture, Predictor
+from classifier.models import processor
+from classifier.models.cnn import CifarCnnForImageClassification
+from classifier.models.predictor import Picture, Predictor
 
 SOFTMAX = (F.softmax, torch.softmax, torch.Tensor.softmax)
 
@@ -82,7 +82,7 @@ def heatmap(predictor: Predictor, image: Picture, label: int | None = None) -> n
 
 def seen(predictor: Predictor, image: Picture) -> np.ndarray:
     """What the model saw of an image, its normalisation undone: uint8 (H, W, 3). Errors as `Predictor.logits`."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in preprocess.mean_std(predictor.processor))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in processor.mean_std(predictor.processor))
     picture = predictor.pixel_values([image])[0].float().cpu() * std + mean  # (3, H, W) in units of 255
     return (picture * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
 
