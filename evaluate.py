@@ -22,8 +22,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from classifier import card, corrupt, cost, data, fit, hub, measure, metrics, outputs, pages, report, runs, strangers
+from classifier import card, corrupt, cost, fit, hub, measure, metrics, outputs, pages, report, runs, strangers
 from classifier.cli import add_hub_flags, positive_int
+from classifier.data.loaders import fingerprint, image_batches
+from classifier.data.splits import Splits, load_splits, sample_by_class
 from classifier.errors import DataError, ModelError, run
 from classifier.files import write_json, write_text
 from classifier.models import explain, processor
@@ -93,7 +95,7 @@ def main() -> None:
         "label_column": args.label_column,
         "skip_unreadable": args.skip_unreadable,
     }
-    splits = data.load(
+    splits = load_splits(
         args.dataset,
         splits=("train", "test"),
         label_names=args.label_names,
@@ -102,7 +104,7 @@ def main() -> None:
         **how,
     )
     others = {
-        name: data.load(name, splits=("test",), max_eval_samples=args.ood_samples)
+        name: load_splits(name, splits=("test",), max_eval_samples=args.ood_samples)
         for name in args.ood_dataset
         if args.ood_samples
     }
@@ -164,7 +166,7 @@ def main() -> None:
             print(hub.push(Path(model), args.hub_model_id, private=args.hub_private_repo, revision=args.hub_revision))
 
 
-def check_labels(model: str, predictor: Predictor, splits: data.Splits) -> None:
+def check_labels(model: str, predictor: Predictor, splits: Splits) -> None:
     """DataError unless the model knows the dataset's labels, in whatever order."""
     if set(predictor.labels) == set(splits.labels):
         return
@@ -181,7 +183,7 @@ def check_labels(model: str, predictor: Predictor, splits: data.Splits) -> None:
     )
 
 
-def warn_of_another_cut(model: str, dataset: str, splits: data.Splits) -> None:
+def warn_of_another_cut(model: str, dataset: str, splits: Splits) -> None:
     """Says so where a model may have been trained on what it is tested on: the dataset has no test split, and has
     changed.
     """
@@ -195,12 +197,12 @@ def warn_of_another_cut(model: str, dataset: str, splits: data.Splits) -> None:
         )
 
 
-def outputs_of(predictor: Predictor, split: str, splits: data.Splits) -> Outputs:
+def outputs_of(predictor: Predictor, split: str, splits: Splits) -> Outputs:
     """A split's outputs, the logits in the order of the dataset's labels if the model knows these."""
     found = outputs.compute(
         predictor,
-        lambda: data.batches(split, splits, PICTURES),
-        images=data.fingerprint(split, splits),
+        lambda: image_batches(split, splits, PICTURES),
+        images=fingerprint(split, splits),
         folder=CACHE,
         n=len(splits[split]),
         name=f"{splits.name} {split}",
@@ -277,7 +279,7 @@ def temperature_of(model: str) -> float | None:
 
 
 def tell_strangers(
-    predictor: Predictor, test: Outputs, splits: data.Splits, n: int, others: dict[str, data.Splits]
+    predictor: Predictor, test: Outputs, splits: Splits, n: int, others: dict[str, Splits]
 ) -> dict | None:
     """How well images of none of the labels are told from those of test, by each score and for each set of `n`
     strangers.
@@ -287,7 +289,7 @@ def tell_strangers(
     if not n:
         return None
     side = processor.size_of(predictor.processor)
-    key = data.fingerprint("test", splits)
+    key = fingerprint("test", splits)
     made = strangers.sets(first_images(splits, n, side))  # {name: uint8 (N, 3, side, side)}
 
     def batches(images: np.ndarray) -> Iterator[tuple[list[Image.Image], list[int]]]:
@@ -324,10 +326,10 @@ def tell_strangers(
     return told
 
 
-def first_images(splits: data.Splits, n: int, side: int) -> np.ndarray:
+def first_images(splits: Splits, n: int, side: int) -> np.ndarray:
     """The first readable test images, squashed: uint8 (at most n, 3, side, side)."""
     found: list[np.ndarray] = []
-    for images, _ in data.batches("test", splits, PICTURES):
+    for images, _ in image_batches("test", splits, PICTURES):
         found += [
             np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)).transpose(2, 0, 1) for image in images
         ]
@@ -336,17 +338,17 @@ def first_images(splits: data.Splits, n: int, side: int) -> np.ndarray:
     return np.stack(found[:n])
 
 
-def under_corruption(predictor: Predictor, splits: data.Splits, n: int) -> dict | None:
+def under_corruption(predictor: Predictor, splits: Splits, n: int) -> dict | None:
     """Accuracy on `n` test images, clean and at each strength of each corruption; None for no images."""
     if not n:
         return None
     labels = np.array(splits.test[splits.label_column])
-    rows = data.stratified(labels, n, seed=0) if n < len(labels) else np.arange(len(labels))
+    rows = sample_by_class(labels, n, seed=0) if n < len(labels) else np.arange(len(labels))
     part = replace(splits, test=splits.test.select(rows))
-    key = data.fingerprint("test", part)
+    key = fingerprint("test", part)
 
     def batches(kind: str, strength: int) -> Iterator[tuple[list[Image.Image], list[int]]]:
-        for images, batch_labels in data.batches("test", part, PICTURES):
+        for images, batch_labels in image_batches("test", part, PICTURES):
             for i, image in enumerate(images):  # one after the other: photographs are large
                 pixels = torch.from_numpy(np.array(image).transpose(2, 0, 1)[None])
                 images[i] = Image.fromarray(corrupt.corrupt(pixels, kind, strength)[0].permute(1, 2, 0).numpy())

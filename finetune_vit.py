@@ -42,8 +42,11 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.utils import logging
 
-from classifier import calibrate, card, data, errors, export, features, fit, hub, report, runs, tune
+from classifier import calibrate, card, errors, export, features, fit, hub, report, runs, tune
 from classifier import teacher as teaching
+from classifier.data.loaders import as_tensor
+from classifier.data.splits import Splits, load_splits
+from classifier.data.survey import survey_splits
 from classifier.errors import ModelError, Stopped
 from classifier.files import write_json, write_text
 from classifier.hub import HUB_ID
@@ -190,7 +193,7 @@ def main() -> None:
     resume = checkpoint_to_resume(recipe, args)
 
     with PartialState().main_process_first():  # which leaves in the caches what it prepares and fetches
-        splits = data.load(
+        splits = load_splits(
             recipe.dataset,
             validation=recipe.validation_fraction,
             image_column=recipe.image_column,
@@ -204,11 +207,11 @@ def main() -> None:
             recipe.freeze = "backbone" if len(splits.train) < FEW else "none"
         if recipe.folds and recipe.freeze == "none":
             raise ModelError("--folds is for a frozen backbone: pass --freeze backbone, or leave it out")
-        surveyed = data.survey(splits, output_dir / "unreadable.txt")
+        surveyed = survey_splits(splits, output_dir / "unreadable.txt")
         found = backbone.load(recipe.model, splits.labels, drop_path=recipe.drop_path, allow_pickle=recipe.allow_pickle)
     if recipe.freeze == "backbone" and not args.should_save:
         return  # features are computed once, and a grid of heads takes seconds
-    tensors = {name: data.as_tensor(name, splits) for name in NAMES} if surveyed.is_small() else None
+    tensors = {name: as_tensor(name, splits) for name in NAMES} if surveyed.is_small() else None
     counts = {name: class_counts(name, splits, tensors) for name in NAMES}
     plan = make_plan(recipe, found, min(tensors["train"][0].shape[-2:]) if tensors else None)
     model = backbone.resize(found.model, plan.image_size).to(memory_format=torch.channels_last)
@@ -444,7 +447,7 @@ def train_sizes(text: str, size: int, multiple: int) -> tuple[tuple[float, int],
     return tuple((share / total, size if pixels > size else pixels) for share, pixels in sizes)
 
 
-def class_counts(name: str, splits: data.Splits, tensors: dict | None) -> torch.Tensor:
+def class_counts(name: str, splits: Splits, tensors: dict | None) -> torch.Tensor:
     """Images of each class in a split, int (C,)."""
     labels = tensors[name][1] if tensors else torch.as_tensor(splits[name][splits.label_column][:])
     return labels.bincount(minlength=len(splits.labels))
@@ -472,7 +475,7 @@ def changed_settings(recipe: Recipe, args: Training) -> dict:
     return changed | asdict(recipe)
 
 
-def what_must_match(recipe: Recipe, args: Training, plan: Plan, model, splits: data.Splits) -> dict:
+def what_must_match(recipe: Recipe, args: Training, plan: Plan, model, splits: Splits) -> dict:
     """The settings without which going on from a checkpoint would compute something else."""
     names = (
         "learning_rate",

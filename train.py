@@ -28,8 +28,11 @@ import torch
 from accelerate import PartialState
 from transformers import ViTImageProcessor
 
-from classifier import augment, card, data, errors, export, fit, hub, measure, report, runs, strangers
+from classifier import augment, card, errors, export, fit, hub, measure, report, runs, strangers
 from classifier.cli import add_hub_flags, positive_float, positive_int
+from classifier.data.loaders import as_tensor
+from classifier.data.splits import load_splits
+from classifier.data.survey import survey_splits
 from classifier.errors import ModelError, Stopped
 from classifier.files import write_json
 from classifier.models.cnn import CifarCnnConfig, CifarCnnForImageClassification, average_views
@@ -139,7 +142,7 @@ def main() -> None:
     bf16 = fit.has_bf16(device) if args.bf16 is None else args.bf16
 
     with state.main_process_first():  # which leaves in the cache what it prepares
-        splits = data.load(
+        splits = load_splits(
             args.dataset,
             validation=args.validation_fraction,
             image_column=args.image_column,
@@ -150,11 +153,11 @@ def main() -> None:
             skip_unreadable=args.skip_unreadable,
         )
         args.output_dir.mkdir(parents=True, exist_ok=True)
-        found = data.survey(splits, args.output_dir / "unreadable.txt")
+        found = survey_splits(splits, args.output_dir / "unreadable.txt")
     args.image_size = args.image_size or (64 if min(found.size) > LARGE else 32)
     state.print(f"{found}; squashed to {args.image_size}×{args.image_size}")
-    train = data.as_tensor("train", splits, size=args.image_size)
-    validation = data.as_tensor("validation", splits, size=args.image_size)
+    train = as_tensor("train", splits, size=args.image_size)
+    validation = as_tensor("validation", splits, size=args.image_size)
     counts = {
         name: y.bincount(minlength=len(splits.labels))
         for name, (_, y) in zip(("train", "validation"), (train, validation), strict=True)

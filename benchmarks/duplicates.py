@@ -21,7 +21,15 @@ sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see th
 
 import numpy as np  # noqa: E402
 
-from classifier import data, load_predictor, measure, outputs  # noqa: E402
+from classifier import load_predictor, measure, outputs  # noqa: E402
+from classifier.data.loaders import (
+    fingerprint,  # noqa: E402
+    image_batches,  # noqa: E402
+)
+from classifier.data.splits import (
+    Splits,  # noqa: E402
+    load_splits,  # noqa: E402
+)
 from classifier.errors import DataError, run  # noqa: E402
 from classifier.files import write_json  # noqa: E402
 from classifier.models.predictor import Predictor  # noqa: E402
@@ -49,7 +57,7 @@ def main() -> None:
         raise DataError(
             f"{args.found} is of {found['dataset']}, or of no test split: run classifier.clean on {args.dataset}"
         )
-    splits = data.load(args.dataset, splits=("test",))
+    splits = load_splits(args.dataset, splits=("test",))
     is_copy = np.zeros(len(splits.test), bool)
     is_copy[copies] = True
     models = [measure_model(load_predictor(folder), splits, is_copy) for folder in args.models]
@@ -59,12 +67,12 @@ def main() -> None:
     write_json(Path(__file__).parent / "duplicates.json", result)
 
 
-def measure_model(predictor: Predictor, splits: data.Splits, is_copy: np.ndarray) -> dict:
+def measure_model(predictor: Predictor, splits: Splits, is_copy: np.ndarray) -> dict:
     """Accuracy on test, without the copies, and on these alone."""
     found = outputs.compute(
         predictor,
-        partial(data.batches, "test", splits, 64),
-        images=data.fingerprint("test", splits),
+        partial(image_batches, "test", splits, 64),
+        images=fingerprint("test", splits),
         folder=outputs.CACHE,
         n=len(splits.test),
         name="test",

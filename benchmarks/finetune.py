@@ -26,8 +26,12 @@ import torch  # noqa: E402
 from torchvision import transforms  # noqa: E402
 from transformers import AutoModelForImageClassification, Trainer, TrainingArguments  # noqa: E402
 
-from classifier import data  # noqa: E402
 from classifier import runs as record  # noqa: E402
+from classifier.data.loaders import DecodedSplit  # noqa: E402
+from classifier.data.splits import (
+    Splits,  # noqa: E402
+    load_splits,  # noqa: E402
+)
 from classifier.files import write_json  # noqa: E402
 from classifier.models import processor as processors  # noqa: E402
 from classifier.models.loading import (
@@ -38,7 +42,7 @@ from classifier.models.loading import (
 OURS = ("--image_size", "160", "--train_sizes", "1:1", "--num_train_epochs", "1")
 
 
-def plain(model: str, splits: data.Splits, epochs: float) -> tuple[float, float]:
+def plain(model: str, splits: Splits, epochs: float) -> tuple[float, float]:
     """The plain recipe's validation accuracy, and its seconds."""
     folder, *_ = locate(model)
     processor = load_processor(folder)
@@ -72,7 +76,7 @@ def plain(model: str, splits: data.Splits, epochs: float) -> tuple[float, float]
         return accuracy, time.perf_counter() - began
 
 
-class Pairs(data.Decoded):
+class Pairs(DecodedSplit):
     """A split as Trainer's default collator takes it."""
 
     def __getitem__(self, index: int) -> dict:
@@ -120,7 +124,7 @@ def main() -> None:
     args = parser.parse_args()
     cut = {"max_train_samples": args.max_train_samples, "max_eval_samples": args.max_eval_samples}
 
-    accuracy, seconds = plain(args.model, data.load(args.dataset, **cut), args.epochs)
+    accuracy, seconds = plain(args.model, load_splits(args.dataset, **cut), args.epochs)
     print(f"plain: {accuracy:.2%} of validation in {seconds:.0f} s", flush=True)
     runs = []
     for seed in args.seeds:

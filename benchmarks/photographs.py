@@ -22,7 +22,9 @@ sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see th
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from classifier import data, load_predictor, measure, runs, strangers
+from classifier import load_predictor, measure, runs, strangers
+from classifier.data.loaders import image_batches
+from classifier.data.splits import load_splits
 from classifier.errors import DataError, run  # noqa: E402
 from classifier.files import write_json  # noqa: E402
 from classifier.images.workers import decode_many
@@ -44,14 +46,14 @@ def main() -> None:
     parser.add_argument("--validation_fraction", type=float, default=0.02, help="as in training (%(default)s)")
     parser.add_argument("--save", action="store_true", help="write the choices to each model's config.json")
     args = parser.parse_args()
-    splits = data.load(args.dataset, splits=("train", "validation"), validation=args.validation_fraction)
+    splits = load_splits(args.dataset, splits=("train", "validation"), validation=args.validation_fraction)
     photos = sorted(path for path in args.photos.glob("*/*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     names = np.array([path.parent.name for path in photos])
     if "none" not in names or not set(names) <= {"none", *splits.labels}:
         raise DataError(
             f"{args.photos} has to have a folder `none`, and others that are called as labels of {splits.name}"
         )
-    images, _ = zip(*data.batches("validation", splits, 64), strict=True)
+    images, _ = zip(*image_batches("validation", splits, 64), strict=True)
     validation = [image for batch in images for image in batch]
     rows = [choose(load_predictor(folder), photos, names, validation) for folder in args.models]
     if args.save:

@@ -25,8 +25,10 @@ sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see th
 
 from PIL import Image  # noqa: E402
 
-from classifier import bulk, data  # noqa: E402
+from classifier import bulk  # noqa: E402
 from classifier import runs as record  # noqa: E402
+from classifier.data.sources import IMAGE_SUFFIXES  # noqa: E402
+from classifier.data.splits import load_images  # noqa: E402
 from classifier.errors import DataError, run  # noqa: E402
 from classifier.files import write_json  # noqa: E402
 
@@ -86,7 +88,7 @@ def main() -> None:
 
 def repeat_photographs(source: Path, folder: Path, n: int) -> dict:
     """n links to the photographs in `source`, over and over; says what they are."""
-    photographs = sorted(path for path in source.rglob("*") if path.suffix.lower() in data.IMAGE_SUFFIXES)
+    photographs = sorted(path for path in source.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not photographs:
         raise DataError(f"no photographs in {source}: pass another --photos")
     folder.mkdir()
@@ -103,7 +105,7 @@ def repeat_photographs(source: Path, folder: Path, n: int) -> dict:
 
 def write_small(dataset: str, folder: Path, n: int) -> dict:
     """The first n test images as files, as the dataset holds them; says what they are."""
-    rows = data.load_images(dataset, split="test")
+    rows = load_images(dataset, split="test")
     if len(rows.rows) < n:
         raise DataError(f"{dataset} has {len(rows.rows):,} test images: pass a lower --images")
     folder.mkdir()

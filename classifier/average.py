@@ -18,7 +18,8 @@ from pathlib import Path
 
 import torch
 
-from classifier import calibrate, card, data, export, measure, runs
+from classifier import calibrate, card, export, measure, runs
+from classifier.data.splits import Splits, load_splits
 from classifier.errors import ModelError, run
 from classifier.files import read_json, write_json
 from classifier.models.cnn import CifarCnnConfig
@@ -57,7 +58,7 @@ def main() -> None:
 
     settings = own["settings"]
     columns = {name: settings.get(name) for name in ("image_column", "label_column", "label_names", "max_eval_samples")}
-    splits = data.load(
+    splits = load_splits(
         settings["dataset"],
         validation=settings["validation_fraction"],
         skip_unreadable=bool(settings.get("skip_unreadable")),
@@ -107,7 +108,7 @@ def average(states: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     }
 
 
-def reached(predictor: Predictor, splits: data.Splits) -> dict[str, float]:
+def reached(predictor: Predictor, splits: Splits) -> dict[str, float]:
     """Accuracy, and NLL (nats) at the best temperature, on validation."""
     _, logits, labels = calibrate.validate(predictor, splits)
     logits = logits / measure.fit_temperature(logits, labels)

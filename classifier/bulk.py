@@ -53,8 +53,10 @@ from PIL import Image
 from pyarrow import parquet
 from tqdm import tqdm
 
-from classifier import data, errors, outputs
+from classifier import errors, outputs
 from classifier.cli import positive_int
+from classifier.data.sources import IMAGE_SUFFIXES, TABLE_SUFFIXES, TABLES
+from classifier.data.splits import load_images
 from classifier.errors import DataError, ImageError, ModelError, Stopped
 from classifier.files import replacing, write_json, write_text
 from classifier.fit import StopSignal
@@ -135,7 +137,7 @@ class Pictures:
     def _all(self) -> Iterator[tuple[str, str, str]]:
         """What `walk` gives, as far as it fits the pattern; without one, a file of another suffix is of kind OTHER."""
         for path, kind, why in walk(self.root, self.pattern or ("**",), self.leave_out):
-            is_picture = self.pattern or why or Path(path).suffix.lower() in data.IMAGE_SUFFIXES
+            is_picture = self.pattern or why or Path(path).suffix.lower() in IMAGE_SUFFIXES
             yield path, OTHER if kind == FILE and not is_picture else kind, why
 
 
@@ -143,7 +145,7 @@ class Rows:
     """The rows of a dataset's split. Arguments and errors as `data.load_images`."""
 
     def __init__(self, source: str, split: str | None = None, image_column: str | None = None):
-        self.images = data.load_images(source, split=split, image_column=image_column)
+        self.images = load_images(source, split=split, image_column=image_column)
         self.settings = {
             "source": self.images.name,
             "split": self.images.split,
@@ -176,7 +178,7 @@ def open_source(source: str, split: str | None, image_column: str | None, output
     """A folder, a pattern, or a dataset, of which `split` and `image_column` are. DataError where it can't be used."""
     path, own = Path(source), (output, parts_of(output))
     is_tables = path.is_dir() and _holds_tables(path, own)
-    is_pictures = path.is_dir() or glob.has_magic(source) or (path.is_file() and path.suffix.lower() not in data.TABLES)
+    is_pictures = path.is_dir() or glob.has_magic(source) or (path.is_file() and path.suffix.lower() not in TABLES)
     if is_pictures and not is_tables and not split and not image_column:
         return Pictures(source, own)
     if path.is_dir() and path.resolve() in output.resolve().parents:
@@ -189,9 +191,9 @@ def _holds_tables(folder: Path, leave_out: Sequence[Path]) -> bool:
     found = False
     for path, _, _ in walk(folder, ("**",), leave_out):
         suffix = Path(path).suffix.lower()
-        if suffix in data.IMAGE_SUFFIXES:
+        if suffix in IMAGE_SUFFIXES:
             return False
-        found |= suffix in data.TABLE_SUFFIXES
+        found |= suffix in TABLE_SUFFIXES
     return found
 
 

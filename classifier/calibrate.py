@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from classifier import data, measure, strangers
+from classifier import measure, strangers
+from classifier.data.loaders import image_batches
+from classifier.data.splits import Splits
 from classifier.models import backbone
 from classifier.models.predictor import Predictor
 
@@ -20,7 +22,7 @@ class Calibrated:
     temperature: float  # that its logits were divided by
 
 
-def calibrate(model: PreTrainedModel, processor: BaseImageProcessor, splits: data.Splits, name: str) -> Calibrated:
+def calibrate(model: PreTrainedModel, processor: BaseImageProcessor, splits: Splits, name: str) -> Calibrated:
     """Rounds a model to float16, folds a temperature fitted on validation into its head, and sets `known_threshold`.
 
     In the head every way of loading has it (Guo et al., arXiv:1706.04599). The threshold is the energy that 95% of
@@ -35,7 +37,7 @@ def calibrate(model: PreTrainedModel, processor: BaseImageProcessor, splits: dat
     return Calibrated(accuracy, measure.nll(logits, labels), temperature)
 
 
-def validate(predictor: Predictor, splits: data.Splits) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+def validate(predictor: Predictor, splits: Splits) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
     """What the head gets (N, D) and gives (N, C), and labels (N,), of validation in fp32, by the predictor's pixel
     path.
     """
@@ -43,7 +45,7 @@ def validate(predictor: Predictor, splits: data.Splits) -> tuple[torch.Tensor, n
     hook = backbone.head(predictor.model).register_forward_pre_hook(
         lambda module, args: inputs.append(args[0].float().cpu())
     )
-    for images, batch_labels in data.batches("validation", splits, 64):
+    for images, batch_labels in image_batches("validation", splits, 64):
         logits.extend(predictor.logits(images))
         labels.extend(batch_labels)
     hook.remove()

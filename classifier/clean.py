@@ -35,7 +35,10 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import resize
 from tqdm import tqdm
 
-from classifier import card, data, outputs, report
+from classifier import card, outputs, report
+from classifier.data.loaders import DecodedSplit, fingerprint, image_batches
+from classifier.data.splits import Splits, load_splits
+from classifier.data.survey import scan_rows
 from classifier.errors import DataError, run
 from classifier.files import replacing, write_json
 from classifier.models.predictor import Predictor, load_predictor
@@ -116,7 +119,7 @@ def main() -> None:
 
     predictor = None if args.duplicates_only else load_predictor(args.model)
     columns = {"image_column": args.image_column, "label_column": args.label_column}
-    splits = data.load(args.dataset, splits=SPLITS, skip_unreadable=True, cut=False, **columns)
+    splits = load_splits(args.dataset, splits=SPLITS, skip_unreadable=True, cut=False, **columns)
     args.output_dir.mkdir(parents=True, exist_ok=True)  # what forbids it is told before the work
     pictures, unreadable = read(splits)
     copy_of = first_copies(pictures.digests)
@@ -142,7 +145,7 @@ def main() -> None:
 # --- Pictures -------------------------------------------------------------------------------------------------------
 
 
-def read(splits: data.Splits) -> tuple[Pictures, list[Finding]]:
+def read(splits: Splits) -> tuple[Pictures, list[Finding]]:
     """Decodes every image once; those that can't be are findings.
 
     Raises:
@@ -152,7 +155,7 @@ def read(splits: data.Splits) -> tuple[Pictures, list[Finding]]:
     present = [name for name in SPLITS if getattr(splits, name) is not None]
     with tqdm(total=sum(len(splits[name]) for name in present), unit=" images", desc="decoding") as bar:
         for name in present:
-            for rows in data.scan(name, splits, BATCH):
+            for rows in scan_rows(name, splits, BATCH):
                 for row in rows:
                     if isinstance(row.image, Exception):
                         reason = " ".join(str(row.image).split()) or type(row.image).__name__
@@ -334,7 +337,7 @@ def leaks(pictures: Pictures, copy_of: np.ndarray, pairs: Pairs) -> np.ndarray:
 # --- Labels ---------------------------------------------------------------------------------------------------------
 
 
-def features_of(predictor: Predictor, splits: data.Splits, pictures: Pictures) -> np.ndarray:
+def features_of(predictor: Predictor, splits: Splits, pictures: Pictures) -> np.ndarray:
     """What the model's last linear layer gets of each picture, float32 (N, D); from the cache, if it was there
     before.
     """
@@ -342,8 +345,8 @@ def features_of(predictor: Predictor, splits: data.Splits, pictures: Pictures) -
         [
             outputs.compute(
                 predictor,
-                partial(data.batches, SPLITS[split], splits, BATCH),
-                images=data.fingerprint(SPLITS[split], splits),
+                partial(image_batches, SPLITS[split], splits, BATCH),
+                images=fingerprint(SPLITS[split], splits),
                 folder=outputs.CACHE,
                 n=len(splits[SPLITS[split]]),
                 name=f"{splits.name} {SPLITS[split]}",
@@ -461,7 +464,7 @@ def place(pictures: Pictures, i: int) -> dict:
     return {"split": SPLITS[pictures.split[i]], "index": int(pictures.index[i]), "file": pictures.files[i]}
 
 
-def summarize(findings: list[Finding], pictures: Pictures, leaked: np.ndarray, splits: data.Splits) -> dict:
+def summarize(findings: list[Finding], pictures: Pictures, leaked: np.ndarray, splits: Splits) -> dict:
     """What clean.json says: counts by kind and splits, and the rows to leave out for a split that train does not
     know.
     """
@@ -521,7 +524,7 @@ def write_csv(path: Path, findings: list[Finding]) -> None:
         writer.writerows(asdict(finding) for finding in findings)
 
 
-def draw_sheets(folder: Path, findings: list[Finding], splits: data.Splits) -> None:
+def draw_sheets(folder: Path, findings: list[Finding], splits: Splits) -> None:
     """Writes the contact sheets; one of an earlier run for which there is nothing now is removed."""
     pairs = sorted((finding for finding in findings if finding.other_split), key=lambda finding: -finding.score)
     drawn = [pairs[i] for i in np.linspace(0, len(pairs) - 1, min(len(pairs), PAIRS_DRAWN)).round().astype(int)]
@@ -554,14 +557,14 @@ def draw_sheets(folder: Path, findings: list[Finding], splits: data.Splits) -> N
             path.unlink(missing_ok=True)
 
 
-def tile(splits: data.Splits, split: str, index: int, file: str | None, label: str) -> tuple[Image.Image, str]:
+def tile(splits: Splits, split: str, index: int, file: str | None, label: str) -> tuple[Image.Image, str]:
     """A picture as a contact sheet has it, and what is written below."""
 
     def shrink(image: Image.Image) -> Image.Image:
         image.thumbnail((TILE, TILE))
         return image
 
-    image, _ = data.Decoded(split, splits, shrink)[index]
+    image, _ = DecodedSplit(split, splits, shrink)[index]
     name = Path(file).name if file else f"row {index}"
     return image, f"{split} {name}\n{report.shorten(label)}"
 

@@ -52,3 +52,8 @@ def run(main: Callable[[], None]) -> None:
 def first_sentence(error: Exception) -> str:
     """The first sentence of an exception's message, or its type, without the full stop."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(" .:")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, or its type."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

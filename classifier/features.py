@@ -20,7 +20,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from classifier import data, fit
+from classifier import fit
+from classifier.data.loaders import fingerprint, skip_or_raise
+from classifier.data.splits import sample_by_class
 from classifier.depthwise import channels_last
 from classifier.errors import DataError
 from classifier.files import replacing
@@ -91,7 +93,7 @@ def extract(
         inputs = None
         for batch in loader:
             for where, error in batch.get("failures", ()):
-                data.unreadable(dataset.splits, where, error)
+                skip_or_raise(dataset.splits, where, error)
             if not len(batch["labels"]):
                 continue
             pixels = batch["pixels"].to(model.device)
@@ -125,9 +127,7 @@ def key(model: PreTrainedModel, processor: BaseImageProcessor, dataset: InMemory
     settings = {k: v for k, v in processor.to_dict().items() if k != "image_processor_type"}
     hashed.update(json.dumps([settings, backbone.own_size(model), bf16], sort_keys=True, default=str).encode())
     is_in_memory = isinstance(dataset, InMemory)
-    images = (
-        fit.digest(dataset.images, dataset.labels) if is_in_memory else data.fingerprint(dataset.split, dataset.splits)
-    )
+    images = fit.digest(dataset.images, dataset.labels) if is_in_memory else fingerprint(dataset.split, dataset.splits)
     hashed.update(images.encode())
     return hashed.hexdigest()[:32]
 
@@ -231,7 +231,7 @@ def cross_validate(
         )  # of classes with fewer images than parts: some parts have none of it
         cuts = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(inputs, labels))
     for others, part in cuts:
-        choosing = others[data.stratified(labels[others], max(1, len(others) // 5), seed)]
+        choosing = others[sample_by_class(labels[others], max(1, len(others) // 5), seed)]
         fitting = np.setdiff1d(others, choosing)
         heads = fit_heads(
             *(Features(inputs[rows], labels[rows], True) for rows in (fitting, choosing)),

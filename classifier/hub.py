@@ -265,12 +265,13 @@ def send(
 
 def _parity_images(folder: Path, dataset: str | None) -> list[Image.Image]:
     """Validation images of the dataset that the model was trained on, as run.json tells it."""
-    from classifier import data
+    from classifier.data.loaders import image_batches
+    from classifier.data.splits import load_splits
 
     if not (folder / "run.json").is_file():
         raise ModelError(f"no run.json in {folder}: give a folder that train.py or finetune_vit.py has finished")
     settings = json.loads((folder / "run.json").read_text())["settings"]
-    splits = data.load(
+    splits = load_splits(
         dataset or settings["dataset"],
         splits=("validation",),
         validation=settings["validation_fraction"],
@@ -279,7 +280,7 @@ def _parity_images(folder: Path, dataset: str | None) -> list[Image.Image]:
         max_eval_samples=PARITY_IMAGES,
         skip_unreadable=True,
     )
-    return [image for images, _ in data.batches("validation", splits, PARITY_IMAGES) for image in images]
+    return [image for images, _ in image_batches("validation", splits, PARITY_IMAGES) for image in images]
 
 
 def _message(folder: Path) -> str:

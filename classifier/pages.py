@@ -19,9 +19,11 @@ import numpy as np
 import typst
 from PIL import Image, ImageOps
 
-from classifier import architecture, card, data, report, slides
+from classifier import architecture, card, report, slides
 from classifier.blocks import Block, Commands, Picture, Section, Table
 from classifier.corrupt import KINDS
+from classifier.data.loaders import image_batches
+from classifier.data.splits import Splits
 from classifier.errors import ModelError
 from classifier.files import replacing, write_text
 from classifier.models import processor as processors
@@ -68,7 +70,7 @@ class Measured:
 def write(
     output_dir: Path,
     predictors: Mapping[str, Predictor],
-    splits: data.Splits | None = None,
+    splits: Splits | None = None,
     *,
     look: Look | None = None,
     command: str | None = None,
@@ -137,7 +139,7 @@ def build(
     evaluation: dict,
     timing: dict,
     models: list[Measured],
-    splits: data.Splits | None,
+    splits: Splits | None,
     look: Look | None,
     command: str | None,
 ) -> list[Section]:
@@ -186,7 +188,7 @@ def summary(best: Measured, reasons: list[str]) -> Section:
     return Section("Summary", [*reasons, *found])
 
 
-def about_data(figures: Path, evaluation: dict, models: list[Measured], splits: data.Splits | None) -> Section:
+def about_data(figures: Path, evaluation: dict, models: list[Measured], splits: Splits | None) -> Section:
     """Images and classes of each split."""
     first = models[0].evaluation["per_class"]
     names = list(first)
@@ -595,7 +597,7 @@ def two(found: dict) -> str:
 
 
 def about_mistakes(
-    figures: Path, models: list[Measured], best: Measured, splits: data.Splits | None, look: Look | None, n: int
+    figures: Path, models: list[Measured], best: Measured, splits: Splits | None, look: Look | None, n: int
 ) -> Section | None:
     """The most confident mistakes as images."""
     told = [model for model in models if model.evaluation.get("mistakes")]
@@ -862,13 +864,13 @@ def difference(a: Measured, b: Measured, comparisons: list[dict]) -> str:
 # --- Pictures of the data --------------------------------------------------------------------------------------------
 
 
-def samples(splits: data.Splits) -> tuple[np.ndarray, np.ndarray]:
+def samples(splits: Splits) -> tuple[np.ndarray, np.ndarray]:
     """The first training images of each class, uint8 (N, 3, side, side), and their labels (N,)."""
     labels = np.array(splits.train[splits.label_column])
     first = [np.flatnonzero(labels == c)[:SAMPLES] for c in range(min(len(splits.labels), report.MAX_SAMPLE_ROWS))]
     part = replace(splits, train=splits.train.select(np.sort(np.concatenate(first))))
     images, kept = [], []
-    for batch, batch_labels in data.batches("train", part, 64):
+    for batch, batch_labels in image_batches("train", part, 64):
         images += batch
         kept += batch_labels
     side = min(64, int(np.median([min(image.size) for image in images])))
@@ -876,13 +878,13 @@ def samples(splits: data.Splits) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(squares), np.array(kept)
 
 
-def images_at(splits: data.Splits, wanted: Sequence[int], n: int) -> list[Image.Image]:
+def images_at(splits: Splits, wanted: Sequence[int], n: int) -> list[Image.Image]:
     """Test images by their places among the `n` readable ones, which `wanted` has in rising order."""
     if len(splits.test) == n:
         part = replace(splits, test=splits.test.select(wanted))
-        return [image for images, _ in data.batches("test", part, 64) for image in images]
+        return [image for images, _ in image_batches("test", part, 64) for image in images]
     found, seen = [], 0  # some are unreadable: places can't be told without reading all before them
-    for images, _ in data.batches("test", splits, 64):
+    for images, _ in image_batches("test", splits, 64):
         found += [images[i - seen] for i in wanted if seen <= i < seen + len(images)]
         seen += len(images)
     return found

@@ -32,8 +32,10 @@ from transformers import (
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import sort_checkpoints
 
-from classifier import augment, data, depthwise, fit
+from classifier import augment, depthwise, fit
 from classifier import teacher as teaching
+from classifier.data import loaders
+from classifier.data.loaders import DecodedSplit, skip_or_raise
 from classifier.depthwise import channels_last
 from classifier.errors import DataError, ModelError
 from classifier.files import write_text
@@ -62,7 +64,7 @@ class InMemory(torch.utils.data.Dataset):
         return {"pixels": self.images[indices], "labels": self.labels[indices]}
 
 
-class Streamed(data.Decoded):
+class Streamed(DecodedSplit):
     """A split of large images: workers decode, and cut a random crop, or do what the processor does.
 
     Args:
@@ -103,7 +105,7 @@ def collate(items: dict | list[tuple]) -> dict:
     """What `Tuner` takes, from a batch of either data set."""
     if isinstance(items, dict):
         return items
-    pixels, labels, failures = data.collate(items)
+    pixels, labels, failures = loaders.collate(items)
     return {"pixels": pixels, "labels": labels, "failures": failures}
 
 
@@ -462,7 +464,7 @@ class Tuner(Trainer):
     def readable(self, inputs: dict) -> dict:
         """The batch, after its unreadable images were noted, or raised as a DataError."""
         for where, error in inputs.get("failures", ()):
-            data.unreadable(self.train_dataset.splits, where, error)
+            skip_or_raise(self.train_dataset.splits, where, error)
         return inputs
 
     def compute_loss(self, model, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):

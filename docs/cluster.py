@@ -20,8 +20,9 @@ sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see th
 import pyarrow as pa  # noqa: E402
 import ray  # noqa: E402
 
-from classifier import bulk, data, errors, load_predictor  # noqa: E402
+from classifier import bulk, errors, load_predictor  # noqa: E402
 from classifier.cli import positive_int  # noqa: E402
+from classifier.data.sources import IMAGE_SUFFIXES  # noqa: E402
 
 
 class Label:
@@ -62,7 +63,7 @@ def main() -> None:
     args = parser.parse_args()
     ray.init()  # the cluster that it is submitted to, or one of this machine
     cores = int(ray.cluster_resources()["CPU"])
-    suffixes = [suffix.removeprefix(".") for suffix in data.IMAGE_SUFFIXES]
+    suffixes = [suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES]
     images = ray.data.read_binary_files(args.source, include_paths=True, file_extensions=suffixes)
     labelled = images.map_batches(
         Label,

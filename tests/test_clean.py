@@ -14,7 +14,8 @@ import torch
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from test_predictor import save_tiny_vit
 
-from classifier import clean, data, outputs, report
+from classifier import clean, outputs, report
+from classifier.data.splits import load_splits
 from classifier.errors import DataError, ModelError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,7 +105,7 @@ def test_copies_are_told_and_similar_pictures_are_not(pictures, monkeypatch, cap
     assert found["readable"] == {"train": 15, "test": 8}
     assert found["found"]["exact"] == {"n": 2, "by_split": {"train": 1, "train and test": 1}}
     assert found["with_another_label"] == {"exact": 1, "near": 0, "mirrored": 0}
-    splits = data.load(str(pictures), splits=("test",), cut=False)
+    splits = load_splits(str(pictures), splits=("test",), cut=False)
     paths = splits.test.cast_column("image", datasets.Image(decode=False))["image"]
     leaked = {Path(paths[i]["path"]).stem for i in found["copies_of_earlier_splits"]["test"]}
     assert leaked == {"0_again", "3_cropped", "4_mirrored"}
@@ -263,7 +264,7 @@ def test_known_duplicates_of_cifar10(monkeypatch, tmp_path):
     else.
     """
     known = {6611: 49007, 159: 25768, 7293: 9640}
-    splits = data.load(f"{HUB_MIRROR}/datasets/uoft-cs/cifar10", splits=("train", "test"), cut=False)
+    splits = load_splits(f"{HUB_MIRROR}/datasets/uoft-cs/cifar10", splits=("train", "test"), cut=False)
     rows = {"train": [*known.values(), *range(200)], "test": [*known, *range(100)]}
     (tmp_path / "part").mkdir()
     for split, indices in rows.items():

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from classifier import data
 from classifier.corrupt import CHUNK, KINDS, corrupt
+from classifier.data.loaders import as_tensor
+from classifier.data.splits import load_splits
 from classifier.errors import DataError
 
 CASES = [(kind, strength) for kind in KINDS for strength in range(1, 6)]
@@ -179,7 +180,7 @@ def test_what_cannot_be_corrupted_is_named():
 def test_each_strength_takes_true_images_further_from_themselves():
     """At strength 1 they stay recognisable: above 20 dB of PSNR where pixels stay in their places."""
     dataset = Path(os.environ["HUB_MIRROR"]) / "datasets/uoft-cs/cifar10"
-    images, _ = data.as_tensor("train", data.load(str(dataset), splits=("train",), max_train_samples=100))
+    images, _ = as_tensor("train", load_splits(str(dataset), splits=("train",), max_train_samples=100))
     for kind in KINDS:
         changes = [corrupt(images, kind, strength).double() - images.double() for strength in range(1, 6)]
         error = [(change / 255).square().mean().item() for change in changes]

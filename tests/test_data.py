@@ -17,7 +17,11 @@ import torch
 from datasets import ClassLabel, Features, Value
 from PIL import Image
 
-from classifier import data, report
+from classifier import report
+from classifier.data.loaders import as_tensor, fingerprint, image_batches, stream, undecoded
+from classifier.data.sources import list_files
+from classifier.data.splits import Splits, load_splits, sample_by_class, sample_by_name
+from classifier.data.survey import survey_splits
 from classifier.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,7 +33,7 @@ def own_cache(monkeypatch, tmp_path_factory):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "datasets")
 
 
-def class_counts(splits: data.Splits) -> dict[str, np.ndarray]:
+def class_counts(splits: Splits) -> dict[str, np.ndarray]:
     """Images of each class by split, for the splits that were asked for."""
     rows = {name: getattr(splits, name) for name in ("train", "validation", "test")}
     return {
@@ -66,7 +70,7 @@ def parquet(root: Path, image="img", label="label", **splits) -> Path:
     return root
 
 
-def paths(splits: data.Splits, split: str) -> set[str]:
+def paths(splits: Splits, split: str) -> set[str]:
     rows = splits[split].cast_column("image", datasets.Image(decode=False))
     return {cell["path"] for cell in rows["image"]}
 
@@ -77,27 +81,27 @@ def paths(splits: data.Splits, split: str) -> set[str]:
 def test_stratified_worked_by_hand():
     # 10, 5 and 5 of 20: the shares of 6 are 3, 1.5 and 1.5. The whole parts give 5; the last goes to the lower class.
     labels = np.array([0] * 10 + [1] * 5 + [2] * 5)
-    drawn = data.stratified(labels, 6, seed=0)
+    drawn = sample_by_class(labels, 6, seed=0)
     assert np.bincount(labels[drawn]).tolist() == [3, 2, 1]
     assert drawn.tolist() == sorted(set(drawn.tolist()))
-    assert np.array_equal(drawn, data.stratified(labels, 6, seed=0))
-    assert not np.array_equal(drawn, data.stratified(labels, 6, seed=1))
+    assert np.array_equal(drawn, sample_by_class(labels, 6, seed=0))
+    assert not np.array_equal(drawn, sample_by_class(labels, 6, seed=1))
 
 
 def test_class_of_one_image_stays_in_train():
     labels = np.array([0, 1, *[2] * 8])  # 5 of 10: 0.5, 0.5 and 4
-    assert np.bincount(labels[data.stratified(labels, 5, seed=0)], minlength=3).tolist() == [0, 0, 5]
+    assert np.bincount(labels[sample_by_class(labels, 5, seed=0)], minlength=3).tolist() == [0, 0, 5]
 
 
 def test_splits_never_overlap_and_are_the_same_whatever_is_asked_for(tmp_path):
     folder = str(image_folder(tmp_path / "pets", n=20))
-    everything = data.load(folder, splits=("train", "validation", "test"), validation=0.25)
+    everything = load_splits(folder, splits=("train", "validation", "test"), validation=0.25)
     cut = {split: paths(everything, split) for split in ("train", "validation", "test")}
     # 40 images: test is about 10%, by their names, validation a quarter of the others, rounded
     assert {split: len(files) for split, files in cut.items()} == {"train": 26, "validation": 9, "test": 5}
     assert len(set.union(*cut.values())) == 40
-    assert paths(data.load(folder, splits=("train",), validation=0.25), "train") == cut["train"]
-    other = data.load(folder, splits=("validation", "test"), validation=0.25, seed=1)
+    assert paths(load_splits(folder, splits=("train",), validation=0.25), "train") == cut["train"]
+    other = load_splits(folder, splits=("validation", "test"), validation=0.25, seed=1)
     assert paths(other, "validation") != cut["validation"]
     assert paths(other, "test") == cut["test"]  # else a run of seed 1 would train on what seed 0 is tested on
 
@@ -105,20 +109,20 @@ def test_splits_never_overlap_and_are_the_same_whatever_is_asked_for(tmp_path):
 def test_a_file_stays_in_test_when_others_come_or_go(tmp_path):
     """By position, most of what a model was trained on would be in the test cut of the changed folder."""
     folder = image_folder(tmp_path / "pets", n=100)
-    test = paths(data.load(str(folder), splits=("test",)), "test")
+    test = paths(load_splits(str(folder), splits=("test",)), "test")
     assert 10 <= len(test) <= 32
     for label in ("cat", "dog"):
         gone = folder / label / "50.png"
         gone.unlink()
         test.discard(str(gone))
-    assert paths(data.load(str(folder), splits=("test",)), "test") == test
+    assert paths(load_splits(str(folder), splits=("test",)), "test") == test
     for label in ("cat", "dog"):
         for i in range(100, 140):
             picture(folder / label / f"{i}.png", shade=i)
-    grown = paths(data.load(str(folder), splits=("test",)), "test")
+    grown = paths(load_splits(str(folder), splits=("test",)), "test")
     assert test < grown and all(int(Path(path).stem) >= 100 for path in grown - test)
     folder.rename(tmp_path / "moved")
-    assert {Path(path).name for path in paths(data.load(str(tmp_path / "moved"), splits=("test",)), "test")} == {
+    assert {Path(path).name for path in paths(load_splits(str(tmp_path / "moved"), splits=("test",)), "test")} == {
         Path(path).name for path in grown
     }
 
@@ -126,13 +130,13 @@ def test_a_file_stays_in_test_when_others_come_or_go(tmp_path):
 def test_what_is_drawn_by_name_leaves_none_without():
     labels = np.repeat([0, 1, 2, 3], [10, 10, 2, 1])
     for salt in range(200):
-        drawn = data.by_name([f"{salt} {i}" for i in range(len(labels))], labels)
+        drawn = sample_by_name([f"{salt} {i}" for i in range(len(labels))], labels)
         counts = np.bincount(labels[drawn], minlength=4)
         assert counts[0] >= 1 and counts[1] >= 1 and (counts < [10, 10, 2, 1]).all()
     for salt in range(200):
-        [drawn] = data.by_name([f"{salt} {i}" for i in range(4)], np.array([0, 0, 1, 2]))
+        [drawn] = sample_by_name([f"{salt} {i}" for i in range(4)], np.array([0, 0, 1, 2]))
         assert drawn in (0, 1), "a class of one keeps it"
-    assert len(data.by_name(["a", "b"], np.array([0, 1]))) == 0
+    assert len(sample_by_name(["a", "b"], np.array([0, 1]))) == 0
 
 
 def test_a_table_has_the_same_test_images_whatever_else_it_lists(tmp_path):
@@ -141,12 +145,11 @@ def test_a_table_has_the_same_test_images_whatever_else_it_lists(tmp_path):
     picture(tmp_path / "more/0.png")
     rows = [f"images/{i}.png,{'ab'[i % 2]}\n" for i in range(40)]
     (tmp_path / "rows.csv").write_text("file,label\n" + "".join(rows))
-    first = data.load(str(tmp_path / "rows.csv"), splits=("test",))
+    first = load_splits(str(tmp_path / "rows.csv"), splits=("test",))
     (tmp_path / "rows.csv").write_text("file,label\n" + "".join([*rows, "more/0.png,a\n"]))
-    second = data.load(str(tmp_path / "rows.csv"), splits=("test",))
+    second = load_splits(str(tmp_path / "rows.csv"), splits=("test",))
     names = [
-        {Path(cell["path"]).name for cell in data._undecoded(each.test, each)[each.image_column]}
-        for each in (first, second)
+        {Path(cell["path"]).name for cell in undecoded(each.test, each)[each.image_column]} for each in (first, second)
     ]
     assert names[0] <= names[1] and len(names[1] - names[0]) <= 1 and first.test_cut
     assert (first.test_cut == second.test_cut) is (names[0] == names[1])
@@ -154,12 +157,12 @@ def test_a_table_has_the_same_test_images_whatever_else_it_lists(tmp_path):
 
 def test_a_test_split_alone_is_tested_on_and_not_trained_on(tmp_path):
     folder = str(parquet(tmp_path / "rows", test=(["a", "b"], [0, 1] * 10)))
-    found = data.load(folder, splits=("train", "test"))
+    found = load_splits(folder, splits=("train", "test"))
     assert len(found.test) == 20 and found.train is None and found.test_cut is None
     with pytest.raises(DataError, match="a test split alone, which is not to be trained on"):
-        data.load(folder)
+        load_splits(folder)
     folder = str(parquet(tmp_path / "others", validation=(["a", "b"], [0, 1] * 10)))
-    found = data.load(folder, splits=("train", "validation", "test"))
+    found = load_splits(folder, splits=("train", "validation", "test"))
     assert len(found.train) + len(found.validation) + len(found.test) == 20
 
 
@@ -167,17 +170,17 @@ def test_a_name_that_is_no_utf8_is_told(tmp_path):
     folder = image_folder(tmp_path / "pets")
     picture(Path(os.fsdecode(os.fsencode(folder) + b"/cat/caf\xe9.png")))
     with pytest.raises(DataError, match=r"udce9.png' in .* is not UTF-8, and tables can't hold it: rename it"):
-        data.load(str(folder))
+        load_splits(str(folder))
 
 
 def test_same_cut_in_another_process(tmp_path):
     folder = image_folder(tmp_path / "pets", n=20)
     code = f"""
 import json
-from classifier import data
-rows = data.load({str(folder)!r}, splits=("validation",), seed=3).validation
+from classifier.data.splits import load_splits
+rows = load_splits({str(folder)!r}, splits=("validation",), seed=3).validation
 print(json.dumps([image.filename for image in rows["image"]]))"""
-    ours = data.load(str(folder), splits=("validation",), seed=3).validation
+    ours = load_splits(str(folder), splits=("validation",), seed=3).validation
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == [image.filename for image in ours["image"]]
 
@@ -185,7 +188,7 @@ print(json.dumps([image.filename for image in rows["image"]]))"""
 def test_own_validation_split_is_used(tmp_path):
     for split in ("train", "val", "test"):
         image_folder(tmp_path / "pets" / split, n=3)
-    splits = data.load(str(tmp_path / "pets"))
+    splits = load_splits(str(tmp_path / "pets"))
     assert len(splits.train) == 6
     assert {Path(path).parts[-3] for path in paths(splits, "validation")} == {"val"}
     assert splits.test is None
@@ -196,15 +199,15 @@ def test_test_is_not_read_unless_asked_for(tmp_path):
         image_folder(tmp_path / "pets" / split)
     for path in (tmp_path / "pets" / "test").rglob("*.png"):
         path.write_bytes(b"not an image")
-    splits = data.load(str(tmp_path / "pets"))
-    data.as_tensor("train", splits)
-    data.as_tensor("validation", splits)
+    splits = load_splits(str(tmp_path / "pets"))
+    as_tensor("train", splits)
+    as_tensor("validation", splits)
     with pytest.raises(KeyError, match="not asked for 'test'"):
         splits["test"]
 
 
 def test_max_samples_are_drawn_by_class(tmp_path):
-    splits = data.load(str(image_folder(tmp_path / "pets", n=20)), max_train_samples=6, max_eval_samples=2)
+    splits = load_splits(str(image_folder(tmp_path / "pets", n=20)), max_train_samples=6, max_eval_samples=2)
     counts = class_counts(splits)
     assert {split: count.tolist() for split, count in counts.items()} == {"train": [3, 3], "validation": [1, 1]}
 
@@ -215,7 +218,7 @@ def test_max_samples_are_drawn_by_class(tmp_path):
 @pytest.mark.parametrize("image", ["img", "image", "picture"])
 def test_columns_are_found_by_type_and_labels_keep_their_order(tmp_path, image):
     names = ["zebra", "ant", "yak"]
-    splits = data.load(str(parquet(tmp_path / "zoo", image=image, label="animal", train=(names, [0, 1, 2] * 10))))
+    splits = load_splits(str(parquet(tmp_path / "zoo", image=image, label="animal", train=(names, [0, 1, 2] * 10))))
     assert (splits.image_column, splits.label_column) == (image, "animal")
     assert splits.labels == names
     assert (splits.name, splits.revision) == ("zoo", None)
@@ -223,12 +226,12 @@ def test_columns_are_found_by_type_and_labels_keep_their_order(tmp_path, image):
 
 def test_strings_and_integers_become_classes(tmp_path):
     words = parquet(tmp_path / "words", train=(None, ["dog", "cat"] * 10))
-    assert data.load(str(words), label_column="label").labels == ["cat", "dog"]
+    assert load_splits(str(words), label_column="label").labels == ["cat", "dog"]
     years = parquet(tmp_path / "years", train=(None, [10, 9] * 10))
-    splits = data.load(str(years), label_column="label")
+    splits = load_splits(str(years), label_column="label")
     assert splits.labels == ["9", "10"]  # by value, not by spelling
     assert set(splits.train["label"]) == {0, 1}
-    images, labels = data.as_tensor("train", splits)
+    images, labels = as_tensor("train", splits)
     assert torch.equal(images[:, 0, 0, 0] % 2, 1 - labels)  # row 0 is a 10, which is class 1: each image kept its label
 
 
@@ -243,8 +246,8 @@ def test_override_chooses_between_columns(tmp_path):
     with pytest.raises(
         DataError, match=r"two has 2 columns of type ClassLabel: .*coarse \(ClassLabel\).*--label_column"
     ):
-        data.load(str(folder))
-    assert data.load(str(folder), label_column="fine").labels == ["p", "q", "r"]
+        load_splits(str(folder))
+    assert load_splits(str(folder), label_column="fine").labels == ["p", "q", "r"]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
@@ -257,32 +260,32 @@ def test_a_table_of_paths_and_labels(tmp_path, suffix):
     )
     write = {"csv": rows.to_csv, "jsonl": rows.to_json, "parquet": rows.to_parquet}[suffix]
     write(str(tmp_path / f"list.{suffix}"))
-    splits = data.load(str(tmp_path / f"list.{suffix}"), splits=("train", "validation", "test"))
+    splits = load_splits(str(tmp_path / f"list.{suffix}"), splits=("train", "validation", "test"))
     counts = {split: count.tolist() for split, count in class_counts(splits).items()}
     assert counts == {"train": [7, 7], "validation": [1, 1], "test": [2, 2]}
     assert (splits.labels, splits.name) == (["cat", "dog"], f"list.{suffix}")
-    images, labels = data.as_tensor("test", splits)
+    images, labels = as_tensor("test", splits)
     assert sorted(images[:, 0, 0, 0].tolist()) == [0, 1, 10, 11]  # the shades of cats 0 and 1, dogs 0 and 1
     assert torch.equal(images[:, 0, 0, 0] >= 10, labels.bool())
     if suffix == "csv":
         text = (tmp_path / "list.csv").read_text()
         (tmp_path / "new.csv").write_text(f"{text}pets/cat/0.png,x,emu,test\n")
         with pytest.raises(DataError, match=r"differ between splits: emu in test but not in train"):
-            data.load(str(tmp_path / "new.csv"))
+            load_splits(str(tmp_path / "new.csv"))
         (tmp_path / "empty.csv").write_text(f"{text}pets/cat/0.png,x,,train\n")
         with pytest.raises(DataError, match=r"rows without a label in train"):
-            data.load(str(tmp_path / "empty.csv"))
+            load_splits(str(tmp_path / "empty.csv"))
         with pytest.raises(DataError, match=r"no single column of labels \(its columns are .*--label_column"):
-            data.load(str(tmp_path / "list.csv"), label_column="breed")
+            load_splits(str(tmp_path / "list.csv"), label_column="breed")
 
 
 def test_labels_are_renamed(tmp_path):
     folder, names = image_folder(tmp_path / "pets"), tmp_path / "names.json"
     names.write_text(json.dumps({"cat": "gatto"}))
-    splits = data.load(str(folder), label_names=names)
+    splits = load_splits(str(folder), label_names=names)
     assert splits.labels == ["gatto", "dog"]
-    _, labels = data.as_tensor("train", splits)
-    assert torch.equal(labels, data.as_tensor("train", data.load(str(folder)))[1])  # the order stays
+    _, labels = as_tensor("train", splits)
+    assert torch.equal(labels, as_tensor("train", load_splits(str(folder)))[1])  # the order stays
     for text, message in (
         ('{"cow": "mucca"}', r"names 'cow', which is no label of pets: it has cat, dog"),
         ('{"cat": "dog"}', r"gives two labels the name 'dog': give each its own"),
@@ -291,25 +294,25 @@ def test_labels_are_renamed(tmp_path):
     ):
         names.write_text(text)
         with pytest.raises(DataError, match=message):
-            data.load(str(folder), label_names=names)
+            load_splits(str(folder), label_names=names)
 
 
 def test_a_survey_of_sizes_classes_and_what_is_broken(tmp_path):
     folder, listing = image_folder(tmp_path / "pets", n=20), tmp_path / "run/unreadable.txt"
     for i in range(10):
         picture(folder / "emu" / f"{i} wide\nand new.png", size=(200, 100))
-    found = data.survey(data.load(str(folder)), listing)
+    found = survey_splits(load_splits(str(folder)), listing)
     assert str(found) == "42 images, 3 classes, smallest 6 (emu), largest 17 (dog); median 8×8" and not listing.exists()
     for i in range(10):
         (folder / "emu" / f"{i} wide\nand new.png").write_bytes(b"")
     with pytest.raises(
         DataError, match=rf"7 of 42 images of pets are not readable, listed in {listing}: repair or remove"
     ):
-        data.survey(data.load(str(folder)), listing)
+        survey_splits(load_splits(str(folder)), listing)
     assert "emu" in listing.read_text()
-    assert "; 7 unreadable" in str(data.survey(data.load(str(folder), skip_unreadable=True), listing))
+    assert "; 7 unreadable" in str(survey_splits(load_splits(str(folder), skip_unreadable=True), listing))
     shutil.rmtree(folder / "emu")
-    data.survey(data.load(str(folder)), listing)
+    survey_splits(load_splits(str(folder)), listing)
     assert not listing.exists()
 
 
@@ -320,11 +323,11 @@ def test_links_that_loop_are_followed_once(tmp_path):
     (folder / "cat").symlink_to(tmp_path / "elsewhere/cats")  # a class may be elsewhere
     (folder / "dog/again").symlink_to(folder)
     (tmp_path / "elsewhere/cats/back").symlink_to(folder / "dog")
-    found = list(data._files(folder))
+    found = list(list_files(folder))
     assert len(found) == len(set(found)) and len(found) < 100
     (folder / "dog/again").unlink()
     (tmp_path / "elsewhere/cats/back").unlink()
-    assert class_counts(data.load(str(folder)))["train"].tolist() == [7, 8]
+    assert class_counts(load_splits(str(folder)))["train"].tolist() == [7, 8]
 
 
 @pytest.mark.slow
@@ -336,7 +339,7 @@ def test_a_hundred_thousand_files(tmp_path):
             if c or i:
                 (tmp_path / f"many/{c}/{i}.png").symlink_to(first)
     began = time.monotonic()
-    splits = data.load(str(tmp_path / "many"))
+    splits = load_splits(str(tmp_path / "many"))
     assert len(splits.train) + len(splits.validation) == pytest.approx(90_000, abs=500)
     assert time.monotonic() - began < 60
 
@@ -454,7 +457,7 @@ BAD = [
 def test_bad_data_is_named(tmp_path, bad):
     dataset, message = bad(tmp_path)
     with pytest.raises(DataError, match=message) as caught:
-        data.load(str(dataset))
+        load_splits(str(dataset))
     assert "\n" not in str(caught.value)
 
 
@@ -471,11 +474,11 @@ def test_bad_data_is_named(tmp_path, bad):
 )
 def test_bad_options_are_named(tmp_path, options, message):
     with pytest.raises(DataError, match=message):
-        data.load(str(parquet(tmp_path / "pets", train=(["cat", "dog"], [0, 1] * 5))), **options)
+        load_splits(str(parquet(tmp_path / "pets", train=(["cat", "dog"], [0, 1] * 5))), **options)
 
 
 def test_a_class_may_be_called_test(tmp_path):
-    assert data.load(str(image_folder(tmp_path / "quality", ["pass", "test"]))).labels == ["pass", "test"]
+    assert load_splits(str(image_folder(tmp_path / "quality", ["pass", "test"]))).labels == ["pass", "test"]
 
 
 # --- The Hub
@@ -483,7 +486,10 @@ def test_a_class_may_be_called_test(tmp_path):
 
 def load_in_process(dataset: str, cwd: Path, **environment) -> subprocess.CompletedProcess:
     """Loads as a command would; in a process of its own, as the Hub's client reads HF_ENDPOINT when it is imported."""
-    code = f"from classifier import data, errors; errors.run(lambda: data.load({dataset!r}))"
+    code = (
+        "from classifier import errors; from classifier.data.splits import load_splits; "
+        f"errors.run(lambda: load_splits({dataset!r}))"
+    )
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -585,11 +591,11 @@ def odd_folder(tmp_path):
 
 
 def test_images_are_upright_rgb(odd_folder):
-    splits = data.load(str(odd_folder), splits=("train", "validation", "test"))
+    splits = load_splits(str(odd_folder), splits=("train", "validation", "test"))
     red_blue, black_white = [[255, 0, 0], [0, 0, 255]], [[0, 0, 0], [255, 255, 255]]
     seen = 0
     for split in ("train", "validation", "test"):
-        images, labels = data.as_tensor(split, splits)
+        images, labels = as_tensor(split, splits)
         assert images.dtype == torch.uint8
         assert labels.dtype == torch.int64
         assert images.shape[1:] == (3, 1, 2)
@@ -602,27 +608,27 @@ def test_images_are_upright_rgb(odd_folder):
 def test_heic_and_upper_case_suffixes_count(tmp_path):
     folder = image_folder(tmp_path / "pets", n=4)
     Image.new("RGB", (8, 8), (200, 0, 0)).save(folder / "cat" / "phone.HEIC", format="HEIF")
-    splits = data.load(str(folder), splits=("train", "validation", "test"))
+    splits = load_splits(str(folder), splits=("train", "validation", "test"))
     assert sum(count.sum() for count in class_counts(splits).values()) == 9
-    assert sum(len(data.as_tensor(split, splits)[0]) for split in ("train", "validation", "test")) == 9
+    assert sum(len(as_tensor(split, splits)[0]) for split in ("train", "validation", "test")) == 9
 
 
 def test_size_squashes_and_differing_sizes_ask_for_it(tmp_path):
     folder = image_folder(tmp_path / "pets")
     for path in (folder / "dog").iterdir():
         picture(path, size=(16, 12))
-    splits = data.load(str(folder))
+    splits = load_splits(str(folder))
     with pytest.raises(DataError, match=r"differ in size: .*dog.*is 16×12, the first is 8×8; pass --image_size"):
-        data.as_tensor("train", splits)
-    images, _ = data.as_tensor("train", splits, size=6)
+        as_tensor("train", splits)
+    images, _ = as_tensor("train", splits, size=6)
     assert images.shape[1:] == (3, 6, 6)
 
 
 @pytest.mark.parametrize("damage", ["text", "half", "empty", "gone"])
 def test_unreadable_file_is_named_or_skipped(tmp_path, damage):
     folder = image_folder(tmp_path / "pets")
-    strict = data.load(str(folder), seed=0)
-    lenient = data.load(str(folder), seed=0, skip_unreadable=True)
+    strict = load_splits(str(folder), seed=0)
+    lenient = load_splits(str(folder), seed=0, skip_unreadable=True)
     path = Path(sorted(paths(strict, "train"))[3])
     whole = path.read_bytes()
     path.write_bytes({"text": b"not an image", "half": whole[: len(whole) // 2], "empty": b"", "gone": b""}[damage])
@@ -630,14 +636,12 @@ def test_unreadable_file_is_named_or_skipped(tmp_path, damage):
         path.unlink()
 
     with pytest.raises(DataError, match=rf"{path} .*is not a readable image .*--skip_unreadable"):
-        data.as_tensor("train", strict)
-    images, labels = data.as_tensor("train", lenient)
+        as_tensor("train", strict)
+    images, labels = as_tensor("train", lenient)
     assert len(images) == len(labels) == len(lenient.train) - 1
     assert len(lenient.skipped) == 1
     assert str(path) in lenient.skipped[0]
-    assert data.fingerprint("train", lenient) != data.fingerprint(
-        "validation", lenient
-    )  # what is gone is no error here
+    assert fingerprint("train", lenient) != fingerprint("validation", lenient)  # what is gone is no error here
 
 
 def test_unreadable_row_of_a_parquet_is_named(tmp_path):
@@ -649,10 +653,10 @@ def test_unreadable_row_of_a_parquet_is_named(tmp_path):
         folder / "train.parquet"
     )
     with pytest.raises(DataError, match=r"row 0 of train of rows is not a readable image"):
-        data.as_tensor("train", data.load(str(folder)))
-    lenient = data.load(str(folder), skip_unreadable=True, cut=False)
-    assert list(data.batches("train", lenient, 8)) == [] and len(lenient.skipped) == 8
-    assert len(data.fingerprint("train", lenient)) == 64
+        as_tensor("train", load_splits(str(folder)))
+    lenient = load_splits(str(folder), skip_unreadable=True, cut=False)
+    assert list(image_batches("train", lenient, 8)) == [] and len(lenient.skipped) == 8
+    assert len(fingerprint("train", lenient)) == 64
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:
@@ -662,27 +666,27 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_stream_gives_what_as_tensor_gives(tmp_path, workers):
     folder = image_folder(tmp_path / "pets")
-    splits = data.load(str(folder), skip_unreadable=True)
-    images, labels = data.as_tensor("train", splits)
-    batches = list(data.stream("train", splits, to_tensor, batch_size=5, num_workers=workers))
+    splits = load_splits(str(folder), skip_unreadable=True)
+    images, labels = as_tensor("train", splits)
+    batches = list(stream("train", splits, to_tensor, batch_size=5, num_workers=workers))
     assert torch.equal(torch.cat([batch for batch, _ in batches]), images)
     assert torch.equal(torch.cat([batch for _, batch in batches]), labels)
-    pairs = [pair for batch in data.batches("train", splits, 5) for pair in zip(*batch, strict=True)]
+    pairs = [pair for batch in image_batches("train", splits, 5) for pair in zip(*batch, strict=True)]
     assert torch.equal(torch.stack([to_tensor(image) for image, _ in pairs]), images)
     assert [label for _, label in pairs] == labels.tolist()
 
-    first, second = (data.stream("train", splits, to_tensor, 5, workers, shuffle=True, seed=1) for _ in range(2))
+    first, second = (stream("train", splits, to_tensor, 5, workers, shuffle=True, seed=1) for _ in range(2))
     one, two = torch.cat([x for x, _ in first]), torch.cat([x for x, _ in first])
     assert not torch.equal(one, two)  # every pass has an order of its own
     assert torch.equal(one, torch.cat([x for x, _ in second]))
 
     broken = Path(sorted(paths(splits, "train"))[-2])
     broken.write_bytes(b"not an image")
-    assert sum(len(batch) for batch, _ in data.stream("train", splits, to_tensor, 5, workers)) == len(images) - 1
+    assert sum(len(batch) for batch, _ in stream("train", splits, to_tensor, 5, workers)) == len(images) - 1
     assert len(splits.skipped) == 1
-    strict = data.load(str(folder))
+    strict = load_splits(str(folder))
     with pytest.raises(DataError, match=rf"{broken} .*--skip_unreadable") as caught:
-        list(data.stream("train", strict, to_tensor, 5, workers))
+        list(stream("train", strict, to_tensor, 5, workers))
     assert "Traceback" not in str(caught.value)
 
 
@@ -715,7 +719,7 @@ def cifar10(tmp_path_factory):
         pytest.skip("HUB_MIRROR is not set: no true CIFAR-10 here")
     cache = datasets.config.HF_DATASETS_CACHE
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("cifar10")
-    splits = data.load(f"{mirror}/datasets/uoft-cs/cifar10")
+    splits = load_splits(f"{mirror}/datasets/uoft-cs/cifar10")
     datasets.config.HF_DATASETS_CACHE = cache
     return splits
 
@@ -730,8 +734,8 @@ def test_cifar10_is_cut_by_class(cifar10):
 
 
 def test_cifar10_pixels(cifar10):
-    train, _ = data.as_tensor("train", cifar10)
-    validation, _ = data.as_tensor("validation", cifar10)
+    train, _ = as_tensor("train", cifar10)
+    validation, _ = as_tensor("validation", cifar10)
     assert (train.shape, validation.shape) == ((45000, 3, 32, 32), (5000, 3, 32, 32))
     n = 50000 * 32 * 32  # pixels of the whole train split, whose mean and deviation are known
     halves = [images.permute(1, 0, 2, 3).reshape(3, -1) for images in (train, validation)]

@@ -89,10 +89,11 @@ def test_evaluation_agrees_with_the_pipeline_and_the_library(folder, tmp_path):
     subprocess.run(command, check=True, capture_output=True)
     measured = json.loads((tmp_path / "evaluation.json").read_text())
 
-    from classifier import data
+    from classifier.data.loaders import image_batches
+    from classifier.data.splits import load_splits
 
-    splits = data.load(str(dataset), splits=("test",), max_eval_samples=200)
-    images, labels = next(data.batches("test", splits, 200))
+    splits = load_splits(str(dataset), splits=("test",), max_eval_samples=200)
+    images, labels = next(image_batches("test", splits, 200))
     answers = pipeline("image-classification", model=str(folder))(images, top_k=1)
     right = np.mean([answer[0]["label"] == splits.labels[label] for answer, label in zip(answers, labels, strict=True)])
     assert measured["n"] == 200 and measured["models"][0]["accuracy"] == pytest.approx(right)

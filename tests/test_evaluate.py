@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from test_export import save_tiny_cnn
 from test_predictor import LABELS, save_tiny_vit
 
-from classifier import data, load_predictor
+from classifier import load_predictor
+from classifier.data.splits import load_splits
 from classifier.errors import DataError, ModelError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,7 +106,7 @@ def test_labels_in_another_order_are_mapped_by_name_and_a_second_run_finds_all(p
 
 
 def test_the_order_of_images_changes_nothing(pictures, tmp_path):
-    splits = data.load(str(pictures), splits=("test",))
+    splits = load_splits(str(pictures), splits=("test",))
     found = script.outputs_of(load_predictor(save_tiny_vit(tmp_path / "tiny")), "test", splits)
     order = np.random.default_rng(0).permutation(len(found.labels))
     shuffled = replace(found, **{name: values[order] for name, values in vars(found).items()})
@@ -131,7 +132,7 @@ def test_the_order_of_images_changes_nothing(pictures, tmp_path):
 def test_what_a_temperature_did_is_told_also_of_averaged_views(pictures, tmp_path):
     """With the temperature taken out of the head, the model gives the logits that are said to be those before."""
     folder = save_tiny_cnn(tmp_path / "cnn")
-    predictor, splits = load_predictor(folder), data.load(str(pictures), splits=("train", "test"))
+    predictor, splits = load_predictor(folder), load_splits(str(pictures), splits=("train", "test"))
     with torch.no_grad():
         predictor.model.head.weight *= 200  # sure, so that views disagree
     found = script.outputs_of(predictor, "test", splits)
@@ -163,7 +164,7 @@ def test_a_quick_look_is_close_and_is_not_the_models_result(pictures, tmp_path, 
 
 def test_outputs_are_found_again_whatever_the_threshold(pictures, tmp_path, cache):
     predictor = load_predictor(save_tiny_vit(tmp_path / "tiny"))
-    splits = data.load(str(pictures), splits=("train", "test"))
+    splits = load_splits(str(pictures), splits=("train", "test"))
     script.outputs_of(predictor, "test", splits)
     predictor.model.config.known_threshold = 3.0
     script.outputs_of(predictor, "test", splits)
@@ -179,12 +180,12 @@ def test_a_cut_that_has_changed_since_is_told(pictures, tmp_path, monkeypatch, c
     shutil.copytree(pictures / "train", dataset)
     folder = save_tiny_vit(tmp_path / "tiny")
     words = ["--model", folder, "--dataset", dataset, "--corrupted_samples", 0, "--ood_samples", 0, "--format"]
-    cut = data.load(str(dataset), splits=("test",)).test_cut
+    cut = load_splits(str(dataset), splits=("test",)).test_cut
     for known, is_told in ((cut, False), ("another", True)):
         (folder / "run.json").write_text(
             json.dumps({"settings": {"dataset": str(dataset)}, "data": {"test_cut": known}})
         )
-        script.warn_of_another_cut(str(folder), str(dataset), data.load(str(dataset), splits=("test",)))
+        script.warn_of_another_cut(str(folder), str(dataset), load_splits(str(dataset), splits=("test",)))
         assert ("was trained when other images were cut for test" in capsys.readouterr().out) is is_told
     (folder / "run.json").unlink()
     run(monkeypatch, *words, "--output_dir", tmp_path / "report")

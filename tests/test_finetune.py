@@ -43,8 +43,10 @@ from transformers import (
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 import finetune_vit
-from classifier import augment, average, data, errors, features, fit, load_predictor, runs, tune
+from classifier import augment, average, errors, features, fit, load_predictor, runs, tune
 from classifier import teacher as teaching
+from classifier.data.loaders import image_batches
+from classifier.data.splits import load_splits
 from classifier.errors import ModelError
 from classifier.models import backbone
 from classifier.models import processor as processors
@@ -135,8 +137,8 @@ def tuned(pictures, vit, tmp_path_factory) -> Path:
 def assert_all_agree(folder: Path, dataset: Path) -> None:
     """What validation computed, the predictor and the pipeline say the same."""
     predictor = load_predictor(folder)
-    splits = data.load(str(dataset))
-    images, labels = next(data.batches("validation", splits, 100))
+    splits = load_splits(str(dataset))
+    images, labels = next(image_batches("validation", splits, 100))
     probabilities = predictor.probabilities(images)
     told = read(folder)["validation"]
     assert told["accuracy"] == (probabilities.argmax(axis=1) == np.array(labels)).mean()

@@ -18,7 +18,7 @@ from test_predictor import LABELS
 
 from classifier import architecture, load_predictor, pages, slides
 from classifier.blocks import Commands, Section
-from classifier.data import Splits
+from classifier.data.splits import Splits
 from classifier.errors import ModelError
 
 MANY = [f"class {i}, with a name of some length" for i in range(100)]

@@ -9,7 +9,8 @@ import torch
 from sklearn.metrics import roc_curve
 from sklearn.neighbors import NearestNeighbors
 
-from classifier import data, strangers
+from classifier import strangers
+from classifier.data.splits import load_splits
 from classifier.errors import DataError
 from classifier.models import backbone, processor
 from classifier.models.predictor import load_predictor
@@ -155,7 +156,7 @@ def test_blended_are_means_of_two(images, made):
 def test_scratch_cnn_tells_strangers():
     """Held-out images of CIFAR-10 against the sets; 50 each, so bounds are far below what 500 gave."""
     predictor = load_predictor(ROOT / "models/cnn")
-    splits = data.load(f"{HUB_MIRROR}/datasets/uoft-cs/cifar10", validation=0.02)  # as models/cnn was trained
+    splits = load_splits(f"{HUB_MIRROR}/datasets/uoft-cs/cifar10", validation=0.02)  # as models/cnn was trained
 
     def seen(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         views = []

@@ -1,0 +1,1 @@
+"""Datasets: where they come from, their columns, their splits, and how their images are read."""

@@ -1,0 +1,314 @@
+"""Loads a dataset from where it is: the Hub, an image folder, or a table of paths and labels."""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import datasets
+import httpx2  # what huggingface_hub talks through: its errors are what an unreachable Hub raises
+import huggingface_hub
+import numpy as np
+import pyarrow.parquet
+from datasets.utils.file_utils import cached_path
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from classifier.data.columns import check_same_classes, feature_name
+from classifier.errors import DataError, first_line
+
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+IMAGE_SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"),
+    *(".heic", ".heif", ".avif"),
+}
+HUB_ID = r"[\w.-]+/[\w.-]+"
+TABLE_SUFFIXES = {".parquet", ".arrow"}
+TABLES = {
+    ".csv": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".parquet": "parquet",
+}  # single files, and what `datasets` calls them
+LABEL_COLUMNS = ("label", "labels", "class", "category", "target")  # of tables, which don't say what a column holds
+OTHER_SUFFIXES = {".csv", ".json", ".jsonl", ".zip", ".tar"}  # `datasets` may find images in these
+# What `datasets` and the Hub's client raise for a dataset that can't be had. Most are OSError or ValueError.
+UNLOADABLE = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError, httpx2.HTTPError)
+
+
+def digest_of_files(folder: Path) -> str:
+    """What tells a folder's content from an earlier one's, unread: 32 hex digits over names, sizes and dates."""
+    hashed = hashlib.sha256()
+    for path in sorted(list_files(folder)):
+        status = (folder / path).stat()
+        hashed.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return hashed.hexdigest()[:32]
+
+
+def load_source(dataset: str) -> tuple[dict[str, datasets.Dataset], str, str | None]:
+    """Loads a folder or a Hub dataset: ({the dataset's own name of a split: its rows}, name, revision)."""
+    return _load_folder(Path(dataset)) if Path(dataset).exists() else _load_hub(dataset)
+
+
+def splits_by_name(name: str, loaded: dict[str, datasets.Dataset], is_trained_on: bool) -> dict[str, datasets.Dataset]:
+    """The splits that we know, by our names, train among them: the only one there is, whatever it is called.
+
+    A single one that is called test is test too, for those who do not train on it.
+    """
+    own = {SPLIT_NAMES[split.lower()]: rows for split, rows in loaded.items() if split.lower() in SPLIT_NAMES}
+    if "train" not in own and len(loaded) == 1:
+        if "test" in own and is_trained_on:
+            raise DataError(
+                f"{name} has a test split alone, which is not to be trained on: rename it to train if it is"
+            )
+        own = {split: rows for split, rows in own.items() if split == "test"} | {"train": next(iter(loaded.values()))}
+    if "train" not in own:
+        raise DataError(f"{name} has no train split, only {', '.join(loaded)}: rename the one to train on to train")
+    return own
+
+
+def _load_hub(dataset: str) -> tuple[dict[str, datasets.Dataset], str, str | None]:
+    name, _, revision = dataset.partition("@")
+    if not re.fullmatch(HUB_ID, name):
+        raise DataError(f"no folder {dataset!r}, nor is that a Hub id: pass a folder, user/name or user/name@revision")
+    gated = DataError(
+        f"{name} is gated: accept its terms at {huggingface_hub.constants.ENDPOINT}/datasets/{name}, then log in with "
+        "`hf auth login`"
+    )
+    try:
+        # One request before all others: it tells what is wrong, and at once, where load_dataset would retry for 23 s.
+        info = huggingface_hub.HfApi().dataset_info(name, revision=revision or None, timeout=30)
+        commit, is_gated = info.sha, bool(info.gated)
+    except OfflineModeIsEnabled:
+        commit, is_gated = revision or None, False  # `datasets` then takes what an earlier run left in its cache
+    except GatedRepoError:
+        raise gated from None
+    except RevisionNotFoundError:
+        raise DataError(f"{name} has no revision {revision!r}: pass a branch, tag or commit that it has") from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise DataError(
+            f"no folder {name!r} here and no such dataset on the Hub: check the spelling, or, if it is private, log in "
+            "with `hf auth login`"
+        ) from None
+    except (httpx2.HTTPError, OSError) as error:
+        raise DataError(
+            f"the Hub can't be reached for {name} ({huggingface_hub.constants.ENDPOINT}: {first_line(error)}): check "
+            "the network, set HF_HUB_OFFLINE=1 if it was downloaded before, or pass a local folder"
+        ) from None
+    try:
+        loaded, found = _load_datasets(name, name, commit)
+    except DataError:
+        if is_gated:  # the Hub describes a gated dataset to all, and then keeps the files
+            raise gated from None
+        raise
+    if revision and commit == revision and found != commit:
+        raise DataError(
+            f"offline, the cache holds {name} at commit {found}, not {revision}: pass {name}@{found}, or go online"
+        )
+    return loaded, name, found
+
+
+def _load_datasets(path: str, name: str, revision: str | None) -> tuple[dict[str, datasets.Dataset], str]:
+    """What `datasets.load_dataset` loads, and the builder's hash (the Hub's commit)."""
+    try:
+        builder = datasets.load_dataset_builder(path, revision=revision)
+        builder.download_and_prepare()
+        if builder.name == "parquet":
+            _check_class_names(name, builder.config.data_files)
+        loaded = builder.as_dataset()
+    except UNLOADABLE as error:
+        reason = first_line(error.__cause__ or error)
+        raise DataError(
+            f"{name} can't be loaded: {reason}. Pass an image folder (train/<label>/…) or what `load_dataset` loads"
+        ) from error
+    return loaded, builder.hash
+
+
+def _check_class_names(name: str, files: dict[str, Sequence[str]]) -> None:
+    """Holds each split's class names against train's: `datasets` applies the first file's to all, whatever they say."""
+    features = {
+        split: datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(cached_path(paths[0])))
+        for split, paths in files.items()
+    }
+    for column, feature in features.get("train", {}).items():
+        for split in features:
+            other = features[split].get(column)
+            if isinstance(feature, datasets.ClassLabel) and isinstance(other, datasets.ClassLabel):
+                check_same_classes(name, split, feature.names, other.names)
+                if feature.names != other.names:
+                    raise DataError(
+                        f"the classes of {name} are in another order in {split} than in train (column {column!r}): "
+                        "give all splits the same ClassLabel names"
+                    )
+
+
+def _load_folder(folder: Path) -> tuple[dict[str, datasets.Dataset], str, None]:
+    files = list(list_files(folder))
+    pictures = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    tables = [
+        path
+        for path in files
+        if path.suffix.lower() in TABLE_SUFFIXES or path.name in ("metadata.csv", "metadata.jsonl")
+    ]
+    # A relative user/name says more than name alone: it may be a copy of the Hub's repository of that name.
+    name = str(folder) if re.fullmatch(HUB_ID, str(folder)) and ".." not in folder.parts else folder.resolve().name
+    if tables or (not pictures and any(path.suffix.lower() in OTHER_SUFFIXES for path in files)):
+        return _load_datasets(str(folder), name, None)[0], name, None
+    if not pictures:
+        raise DataError(f"no images in {folder}: put them into {folder}/train/<label>/ or {folder}/<label>/")
+    return _load_image_folder(folder, pictures), name, None
+
+
+def list_files(folder: Path) -> Iterator[Path]:
+    """The files under a folder, as paths relative to it, without hidden ones and what operating systems leave about."""
+    above = {str(folder): {folder.resolve()}}  # a link may lead back to a folder that it is in
+    for parent, names, files in os.walk(folder, followlinks=True):
+        passed, names[:] = above.pop(parent), sorted(name for name in names if not _is_litter(name))
+        for name in list(names):
+            path = Path(parent, name)
+            if (place := path.resolve()) in passed:
+                names.remove(name)
+            else:
+                above[str(path)] = {*passed, place}
+        yield from (Path(parent, name).relative_to(folder) for name in files if not _is_litter(name))
+
+
+def _is_litter(name: str) -> bool:
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+def load_table(
+    file: Path, image_column: str | None, label_column: str | None
+) -> tuple[dict[str, datasets.Dataset], str, str, str]:
+    """A file with a row an image: its splits, its name, and which columns hold images and labels."""
+    if file.suffix.lower() not in TABLES:
+        raise DataError(f"{file} is no table ({', '.join(TABLES)}): pass one, or the folder that holds the images")
+    try:
+        rows = datasets.load_dataset(TABLES[file.suffix.lower()], data_files=str(file), split="train")
+    except UNLOADABLE as error:
+        raise DataError(
+            f"{file} can't be read as a table: {first_line(error.__cause__ or error)}. Repair it"
+        ) from error
+    listed = f"its columns are {', '.join(rows.column_names)}"
+
+    def is_path(column: str) -> bool:
+        first = next((value for value in rows[column][:100] if value), None)
+        return isinstance(first, str) and Path(first).suffix.lower() in IMAGE_SUFFIXES
+
+    held = [column for column, feature in rows.features.items() if isinstance(feature, datasets.Image)]
+    found = [image_column] if image_column else held or [column for column in rows.column_names if is_path(column)]
+    if len(found) != 1 or found[0] not in rows.column_names:
+        raise DataError(f"{file} has no single column of image files ({listed}): pass --image_column")
+    [image_column] = found
+    others = [column for column in rows.column_names if column not in (image_column, "split")]
+    found = [label_column] if label_column else [column for column in LABEL_COLUMNS if column in others][:1] or others
+    if len(found) != 1 or found[0] not in others:
+        raise DataError(f"{file} has no single column of labels ({listed}): pass --label_column")
+    if feature_name(rows.features[image_column]) in ("string", "large_string"):
+        paths = [value and str(file.parent / value) for value in rows[image_column]]
+        rows = (
+            rows.remove_columns(image_column)
+            .add_column(image_column, paths)
+            .cast_column(image_column, datasets.Image())
+        )
+    if "split" not in rows.column_names:
+        return {"train": rows}, file.name, image_column, found[0]
+    values = [str(value).lower() for value in rows["split"]]
+    if unknown := sorted(set(values) - set(SPLIT_NAMES)):
+        raise DataError(f"{file} has rows whose split is {unknown[0]!r}: name it train, validation or test")
+    of = np.array([SPLIT_NAMES[value] for value in values])
+    if "train" not in of:
+        raise DataError(f"{file} has no rows whose split is train: add some, or remove the column")
+    return (
+        {split: rows.select(np.flatnonzero(of == split)) for split in np.unique(of)},
+        file.name,
+        image_column,
+        found[0],
+    )
+
+
+def _load_image_folder(folder: Path, pictures: list[Path]) -> dict[str, datasets.Dataset]:
+    """`imagefolder`'s layouts, listed by ourselves: it skips HEIC, and guesses where a folder isn't as it should be."""
+    tops = {path.parts[0] for path in pictures if len(path.parts) > 1}
+    split_folders = {top for top in tops if top.lower() in SPLIT_NAMES}
+    has_train = any(SPLIT_NAMES[top.lower()] == "train" for top in split_folders)
+    if not has_train and (not split_folders or split_folders != tops):  # a class may be called test, or dev
+        by_class = {"train": _by_class(folder, pictures)}
+    else:
+        if not has_train:
+            raise DataError(
+                f"{folder} has {', '.join(sorted(split_folders))} but no images in {folder}/train: add some"
+            )
+        stray = sorted(path for path in pictures if path.parts[0] not in split_folders)
+        if stray:
+            raise DataError(
+                f"{folder} has a train folder, but {len(stray)} images outside of its split folders, such as "
+                f"{stray[0]}: move them into train/<label>/, or remove them"
+            )
+        by_class = {}
+        for top in sorted(split_folders):
+            split = SPLIT_NAMES[top.lower()]
+            if split in by_class:
+                raise DataError(f"{folder} has two folders for the {split} split, {top} being one: merge or remove one")
+            inside = [path.relative_to(top) for path in pictures if path.parts[0] == top]
+            by_class[split] = _by_class(folder / top, inside)
+
+    for path in pictures:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:  # as old archives leave them
+            raise DataError(
+                f"the name of {str(path)!a} in {folder} is not UTF-8, and tables can't hold it: rename it"
+            ) from None
+    labels = sorted(by_class["train"])
+    for split, classes in by_class.items():
+        check_same_classes(str(folder), split, labels, list(classes))
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=labels)})
+    return {
+        split: datasets.Dataset.from_dict(
+            {
+                "image": [str(path) for label in labels for path in classes[label]],
+                "label": [index for index, label in enumerate(labels) for _ in classes[label]],
+            },
+            features=features,
+        )
+        for split, classes in by_class.items()
+    }
+
+
+def _by_class(folder: Path, pictures: list[Path]) -> dict[str, list[Path]]:
+    """{class folder: its images, sorted}, of images that must all lie in `<label>/`."""
+    loose = sorted(path for path in pictures if len(path.parts) == 1)
+    deep = sorted(path for path in pictures if len(path.parts) > 2)
+    placed = len(pictures) - len(loose) - len(deep)
+    if loose and not placed and not deep:
+        raise DataError(
+            f"{folder} holds {len(loose)} images but no class folders: move each into {folder}/<label>/, such as "
+            f"{folder / 'cat' / loose[0]}"
+        )
+    if deep and not placed and not loose:
+        raise DataError(
+            f"the images in {folder} lie too deep, such as {deep[0]}: pass the folder whose subfolders are the classes"
+        )
+    if loose or deep:
+        raise DataError(
+            f"{folder} mixes depths: {placed} images lie in <label>/, but {len(loose)} lie loose and {len(deep)} "
+            f"deeper, such as {(loose + deep)[0]}: move every image into {folder}/<label>/"
+        )
+    classes: dict[str, list[Path]] = {}
+    for path in sorted(pictures):
+        classes.setdefault(path.parts[0], []).append(folder / path)
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not _is_litter(path.name) and path.name not in classes:
+            raise DataError(f"no images in the class folder {path}: add some, or remove the folder")
+    return classes

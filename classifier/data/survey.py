@@ -1,0 +1,114 @@
+"""Surveys what is in a dataset before anything is trained on it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from classifier.data.columns import class_indices
+from classifier.data.loaders import cell_source, decode_batches, describe_cell, undecoded
+from classifier.data.splits import Splits
+from classifier.errors import DataError, first_line
+from classifier.files import write_text
+from classifier.images.convert import MALFORMED
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a dataset holds, by its labels and its files' headers.
+
+    Attributes:
+        counts: images of each class, in train.
+        n: images in train and validation.
+        size: median width and height, pixels, as stored.
+        has_one_size: whether all have that size.
+        unreadable: how many can't be opened.
+    """
+
+    counts: dict[str, int]
+    n: int
+    size: tuple[int, int]
+    has_one_size: bool
+    unreadable: int
+
+    def __str__(self) -> str:
+        """In a line, of which the classes are of train."""
+        smallest, largest = (pick(self.counts, key=self.counts.get) for pick in (min, max))
+        told = f"{self.n:,} images, {len(self.counts)} classes, smallest {self.counts[smallest]:,} ({smallest})"
+        told += (
+            f", largest {self.counts[largest]:,} ({largest})" if self.counts[largest] > self.counts[smallest] else ""
+        )
+        told += f"; median {self.size[0]}×{self.size[1]}"
+        return told + (f"; {self.unreadable} unreadable" if self.unreadable else "")
+
+    def is_small(self, most: int = 128) -> bool:
+        """Whether the images are for `as_tensor` as they are: all of one size, of at most `most` pixels a side."""
+        return self.has_one_size and max(self.size) <= most
+
+
+def survey_splits(splits: Splits, listing: Path) -> Survey:
+    """Opens every image of train and validation, without decoding it; what is broken further in shows when it is
+    decoded.
+
+    Unreadable ones are listed in the file `listing`, a line each.
+
+    Raises:
+        DataError: an image is unreadable and may not be skipped, or all are.
+    """
+    sizes, unreadable = [], {}
+    total = sum(len(splits[split]) for split in ("train", "validation"))
+    with tqdm(total=total, desc="looking at images", unit=" images", disable=None, leave=False) as bar:
+        for split in ("train", "validation"):
+            index = 0
+            for rows in undecoded(splits[split], splits).iter(1000):
+                for cell in rows[splits.image_column]:
+                    try:
+                        with Image.open(cell_source(cell)) as image:
+                            sizes.append(image.size)
+                    except MALFORMED as error:
+                        unreadable[describe_cell(cell, index, split)] = first_line(error)
+                    index += 1
+                    bar.update()
+    listing.unlink(missing_ok=True)  # an earlier run's
+    if unreadable:
+        write_text(listing, "".join(f"{where}: {reason}\n" for where, reason in unreadable.items()))
+        if not sizes:
+            raise DataError(f"none of the {total} images of {splits.name} is readable, see {listing}: check the files")
+        if not splits.skip_unreadable:
+            raise DataError(
+                f"{len(unreadable)} of {total:,} images of {splits.name} are not readable, listed in {listing}: "
+                "repair or "
+                "remove them, or pass --skip_unreadable to go on without"
+            )
+    counts = np.bincount(
+        class_indices(splits.name, "train", splits.train, splits.label_column), minlength=len(splits.labels)
+    )
+    width, height = np.median(np.array(sizes), axis=0).astype(int).tolist()
+    by_label = dict(zip(splits.labels, counts.tolist(), strict=True))
+    return Survey(by_label, total, (width, height), len(set(sizes)) == 1, len(unreadable))
+
+
+class Row(NamedTuple):
+    """A row of a split, decoded.
+
+    Attributes:
+        index: of the row.
+        file: the image's path, or the name that the table has for it; None where it has none.
+        image: upright RGB, or the exception that says why it can't be decoded.
+        label: class index.
+    """
+
+    index: int
+    file: str | None
+    image: Image.Image | Exception
+    label: int
+
+
+def scan_rows(split: str, splits: Splits, batch_size: int) -> Iterator[list[Row]]:
+    """Every row of a split, `batch_size` at a time; an unreadable image is neither skipped nor raises."""
+    for attempts in decode_batches(split, splits, batch_size):
+        yield [Row(index, cell and cell["path"], image, label) for index, cell, image, label in attempts]
