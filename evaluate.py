@@ -22,16 +22,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from classifier import card, corrupt, cost, fit, hub, measure, metrics, outputs, pages, report, runs, strangers
+from classifier import card, fit, hub, pages, report, runs
 from classifier.cli import add_hub_flags, positive_int
 from classifier.data.loaders import fingerprint, image_batches
 from classifier.data.splits import Splits, load_splits, sample_by_class
 from classifier.errors import DataError, ModelError, run
+from classifier.evaluation import corruptions, evaluate_metrics, metrics, ood, predictions, profiling
+from classifier.evaluation.predictions import CACHE, Predictions
 from classifier.files import write_json, write_text
 from classifier.models import explain, processor
 from classifier.models.cnn import average_views
 from classifier.models.predictor import Predictor, load_predictor
-from classifier.outputs import CACHE, Outputs
 
 ROOT = Path(__file__).resolve().parent
 EMBEDDED, MODEL_CARD = ROOT / "models", ROOT / "model_card.md"
@@ -113,7 +114,7 @@ def main() -> None:
         warn_of_another_cut(model, args.dataset, splits)
 
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    tests: dict[str, Outputs] = {}
+    tests: dict[str, Predictions] = {}
     evaluations, timings = [], []
     for model, predictor in predictors.items():
         test = tests[predictor.name] = outputs_of(predictor, "test", splits)
@@ -127,7 +128,7 @@ def main() -> None:
         evaluation["strangers"] = tell_strangers(predictor, test, splits, args.ood_samples, others)
         evaluation["corrupted"] = under_corruption(predictor, splits, args.corrupted_samples)
         evaluations.append(evaluation)
-        timings.append({"model": predictor.name, **cost.measure(predictor)})
+        timings.append({"model": predictor.name, **profiling.measure(predictor)})
         low, high = evaluation["accuracy_ci95"]
         print(
             f"{model}: accuracy {evaluation['accuracy']:.4f} ({low:.4f} to {high:.4f}), macro F1 {evaluation['f1']:.4f}"
@@ -197,9 +198,9 @@ def warn_of_another_cut(model: str, dataset: str, splits: Splits) -> None:
         )
 
 
-def outputs_of(predictor: Predictor, split: str, splits: Splits) -> Outputs:
+def outputs_of(predictor: Predictor, split: str, splits: Splits) -> Predictions:
     """A split's outputs, the logits in the order of the dataset's labels if the model knows these."""
-    found = outputs.compute(
+    found = predictions.compute(
         predictor,
         lambda: image_batches(split, splits, PICTURES),
         images=fingerprint(split, splits),
@@ -210,7 +211,7 @@ def outputs_of(predictor: Predictor, split: str, splits: Splits) -> Outputs:
     return in_order(found, predictor.labels, splits.labels)
 
 
-def in_order(found: Outputs, own: list[str], wanted: list[str]) -> Outputs:
+def in_order(found: Predictions, own: list[str], wanted: list[str]) -> Predictions:
     """Outputs whose logits are in another order of the same labels; unchanged if the labels are others."""
     if own == wanted or set(own) != set(wanted):
         return found
@@ -218,11 +219,11 @@ def in_order(found: Outputs, own: list[str], wanted: list[str]) -> Outputs:
     return replace(found, logits=found.logits[:, order], views=found.views[..., order])
 
 
-def summarize(test: Outputs, names: list[str], temperature: float | None) -> dict:
+def summarize(test: Predictions, names: list[str], temperature: float | None) -> dict:
     """What evaluation.json says of one model on test: fractions, and means over classes."""
     logits, labels = test.logits, test.labels
     predicted = logits.argmax(axis=1)
-    found = metrics.load("classification").compute(
+    found = evaluate_metrics.load("classification").compute(
         predictions=predicted, references=labels, labels=list(range(len(names)))
     )
     counts = np.bincount(labels, minlength=len(names))
@@ -231,7 +232,7 @@ def summarize(test: Outputs, names: list[str], temperature: float | None) -> dic
         name: {metric: values[i] for metric, values in columns.items()} | {"n": int(counts[i])}
         for i, name in enumerate(names)
     }
-    intervals = measure.bootstrap(labels, predicted, num_labels=len(names))
+    intervals = metrics.bootstrap(labels, predicted, num_labels=len(names))
     weighted = {
         metric: float(np.average([per_class[name][metric] for name in names], weights=counts))
         for metric in ("precision", "recall", "f1")
@@ -240,22 +241,22 @@ def summarize(test: Outputs, names: list[str], temperature: float | None) -> dic
     for metric in ("accuracy", "precision", "recall", "f1"):
         summary |= {metric: found.pop(metric), f"{metric}_ci95": list(intervals[metric])}
     summary |= {"weighted": weighted, "per_class": per_class} | found
-    summary["top_k_accuracy"] = {str(k): measure.top_k_accuracy(logits, labels, k) for k in (2, 3, 5) if k < len(names)}
+    summary["top_k_accuracy"] = {str(k): metrics.top_k_accuracy(logits, labels, k) for k in (2, 3, 5) if k < len(names)}
     summary |= calibration(logits, labels)
     summary["temperature"] = temperature
     summary["before_temperature"] = calibration(untempered(test, temperature), labels) if temperature else None
-    wrong = measure.most_confident_mistakes(logits, labels, MISTAKES)
-    top = np.exp(-measure.nll_each(logits[wrong], predicted[wrong]))
+    wrong = metrics.most_confident_mistakes(logits, labels, MISTAKES)
+    top = np.exp(-metrics.nll_each(logits[wrong], predicted[wrong]))
     summary["mistakes"] = [
         {"image": int(i), "label": names[labels[i]], "predicted": names[predicted[i]], "probability": float(p)}
         for i, p in zip(wrong, top, strict=True)
     ]
-    confused = measure.most_confused(np.array(summary["confusion_matrix"]), 5)
+    confused = metrics.most_confused(np.array(summary["confusion_matrix"]), 5)
     summary["confused"] = [{"label": names[a], "predicted": names[b], "n": n} for a, b, n in confused]
     return summary
 
 
-def untempered(test: Outputs, temperature: float) -> np.ndarray:
+def untempered(test: Predictions, temperature: float) -> np.ndarray:
     """The logits (N, C) before each view's were divided by the temperature."""
     views = torch.from_numpy(test.views * np.float32(temperature))
     return (views[:, 0] if views.shape[1] == 1 else average_views(views.transpose(0, 1))).numpy()
@@ -263,11 +264,11 @@ def untempered(test: Outputs, temperature: float) -> np.ndarray:
 
 def calibration(logits: np.ndarray, labels: np.ndarray) -> dict:
     """How far probabilities can be believed."""
-    bins = measure.reliability(logits, labels)
+    bins = metrics.reliability(logits, labels)
     return {
-        "nll": measure.nll(logits, labels),
-        "brier": measure.brier(logits, labels),
-        "ece": measure.ece(logits, labels),
+        "nll": metrics.nll(logits, labels),
+        "brier": metrics.brier(logits, labels),
+        "ece": metrics.ece(logits, labels),
         "reliability": {name: values.tolist() for name, values in bins._asdict().items()},
     }
 
@@ -279,7 +280,7 @@ def temperature_of(model: str) -> float | None:
 
 
 def tell_strangers(
-    predictor: Predictor, test: Outputs, splits: Splits, n: int, others: dict[str, Splits]
+    predictor: Predictor, test: Predictions, splits: Splits, n: int, others: dict[str, Splits]
 ) -> dict | None:
     """How well images of none of the labels are told from those of test, by each score and for each set of `n`
     strangers.
@@ -290,7 +291,7 @@ def tell_strangers(
         return None
     side = processor.size_of(predictor.processor)
     key = fingerprint("test", splits)
-    made = strangers.sets(first_images(splits, n, side))  # {name: uint8 (N, 3, side, side)}
+    made = ood.sets(first_images(splits, n, side))  # {name: uint8 (N, 3, side, side)}
 
     def batches(images: np.ndarray) -> Iterator[tuple[list[Image.Image], list[int]]]:
         for i in range(0, len(images), PICTURES):
@@ -298,7 +299,7 @@ def tell_strangers(
             yield pictures, [0] * len(pictures)
 
     found = {
-        name: outputs.compute(
+        name: predictions.compute(
             predictor,
             partial(batches, images),
             images=f"{key} {name} {len(images)} of {side}",
@@ -310,17 +311,17 @@ def tell_strangers(
     }
     found |= {name: outputs_of(predictor, "test", other) for name, other in others.items()}
     scores = {
-        "max_probability": lambda each: strangers.max_probability(each.logits),
-        "energy": lambda each: strangers.energy(each.logits),
+        "max_probability": lambda each: ood.max_probability(each.logits),
+        "energy": lambda each: ood.energy(each.logits),
     }
     if splits.train is not None:  # which a test split alone has not
-        neighbours = strangers.fit_neighbours(outputs_of(predictor, "train", splits).features)
+        neighbours = ood.fit_neighbours(outputs_of(predictor, "train", splits).features)
         scores["neighbours"] = lambda each: neighbours.scores(each.features)
     told: dict[str, dict] = {}
     for score, of in scores.items():
         own = of(test)
         told[score] = {
-            name: {"auroc": strangers.auroc(own, of(each)), "fpr95": strangers.fpr_at(own, of(each))}
+            name: {"auroc": ood.auroc(own, of(each)), "fpr95": ood.fpr_at(own, of(each))}
             for name, each in found.items()
         }
     return told
@@ -351,42 +352,42 @@ def under_corruption(predictor: Predictor, splits: Splits, n: int) -> dict | Non
         for images, batch_labels in image_batches("test", part, PICTURES):
             for i, image in enumerate(images):  # one after the other: photographs are large
                 pixels = torch.from_numpy(np.array(image).transpose(2, 0, 1)[None])
-                images[i] = Image.fromarray(corrupt.corrupt(pixels, kind, strength)[0].permute(1, 2, 0).numpy())
+                images[i] = Image.fromarray(corruptions.corrupt(pixels, kind, strength)[0].permute(1, 2, 0).numpy())
             yield images, batch_labels
 
-    def accuracy(found: Outputs) -> float:
+    def accuracy(found: Predictions) -> float:
         return float((found.logits.argmax(axis=1) == found.labels).mean())
 
     def corrupted(kind: str, strength: int) -> float:
         images, name = f"{key} {kind} {strength}", f"{kind} {strength}"
         make = partial(batches, kind, strength)
-        found = outputs.compute(predictor, make, images=images, folder=CACHE, n=len(rows), name=name)
+        found = predictions.compute(predictor, make, images=images, folder=CACHE, n=len(rows), name=name)
         return accuracy(in_order(found, predictor.labels, splits.labels))
 
     clean = outputs_of(predictor, "test", part)
     told = {"n": len(clean.labels), "clean": accuracy(clean)}
-    told["accuracy"] = {kind: [corrupted(kind, strength) for strength in range(1, 6)] for kind in corrupt.KINDS}
+    told["accuracy"] = {kind: [corrupted(kind, strength) for strength in range(1, 6)] for kind in corruptions.KINDS}
     return told
 
 
-def compared(tests: dict[str, Outputs]) -> list[dict]:
+def compared(tests: dict[str, Predictions]) -> list[dict]:
     """Each two models on the same images."""
     return [
-        {"models": [a, b], **measure.compare(tests[a].logits, tests[b].logits, tests[a].labels)}
+        {"models": [a, b], **metrics.compare(tests[a].logits, tests[b].logits, tests[a].labels)}
         for a, b in combinations(tests, 2)
     ]
 
 
-def averaged(tests: dict[str, Outputs]) -> dict | None:
+def averaged(tests: dict[str, Predictions]) -> dict | None:
     """What the mean of all models' probabilities reaches; None for a single model."""
     if len(tests) < 2:
         return None
     labels = next(iter(tests.values())).labels
-    right = measure.average([found.logits for found in tests.values()]).argmax(axis=1) == labels
+    right = metrics.average([found.logits for found in tests.values()]).argmax(axis=1) == labels
     return {
         "models": list(tests),
         "accuracy": float(right.mean()),
-        "accuracy_ci95": list(measure.bootstrap_interval(right.astype(float))),
+        "accuracy_ci95": list(metrics.bootstrap_interval(right.astype(float))),
     }
 
 

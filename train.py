@@ -28,12 +28,13 @@ import torch
 from accelerate import PartialState
 from transformers import ViTImageProcessor
 
-from classifier import augment, card, errors, export, fit, hub, measure, report, runs, strangers
+from classifier import augment, card, errors, export, fit, hub, report, runs
 from classifier.cli import add_hub_flags, positive_float, positive_int
 from classifier.data.loaders import as_tensor
 from classifier.data.splits import load_splits
 from classifier.data.survey import survey_splits
 from classifier.errors import ModelError, Stopped
+from classifier.evaluation import metrics, ood
 from classifier.files import write_json
 from classifier.models.cnn import CifarCnnConfig, CifarCnnForImageClassification, average_views
 from classifier.models.loading import default_device
@@ -222,11 +223,11 @@ def main() -> None:
     model.half().float().eval()
     views = fit.predict(model.forward_views, validation[0], mean, std).cpu().numpy()
     labels = validation[1].cpu().numpy()
-    temperature = measure.fit_temperature(views, labels, merge)
+    temperature = metrics.fit_temperature(views, labels, merge)
     with torch.no_grad():
         model.head.weight /= temperature
     logits = merge(views / temperature)
-    model.config.known_threshold = strangers.threshold(strangers.energy(logits))
+    model.config.known_threshold = ood.threshold(ood.energy(logits))
     model.config.reduce_to = (
         4 * args.image_size
     )  # pixels: a photograph's shorter side, before the processor squashes it
@@ -251,7 +252,7 @@ def main() -> None:
         "validation": {
             "accuracy": float((logits.argmax(axis=1) == labels).mean()),
             "accuracy_one_view": progress.best_accuracy,
-            "nll": measure.nll(logits, labels),
+            "nll": metrics.nll(logits, labels),
             "temperature": temperature,
         },
     }

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see th
 
 import numpy as np  # noqa: E402
 
-from classifier import load_predictor, measure, outputs  # noqa: E402
+from classifier import load_predictor  # noqa: E402
 from classifier.data.loaders import (
     fingerprint,  # noqa: E402
     image_batches,  # noqa: E402
@@ -31,6 +31,10 @@ from classifier.data.splits import (
     load_splits,  # noqa: E402
 )
 from classifier.errors import DataError, run  # noqa: E402
+from classifier.evaluation import (
+    metrics,  # noqa: E402
+    predictions,  # noqa: E402
+)
 from classifier.files import write_json  # noqa: E402
 from classifier.models.predictor import Predictor  # noqa: E402
 
@@ -69,11 +73,11 @@ def main() -> None:
 
 def measure_model(predictor: Predictor, splits: Splits, is_copy: np.ndarray) -> dict:
     """Accuracy on test, without the copies, and on these alone."""
-    found = outputs.compute(
+    found = predictions.compute(
         predictor,
         partial(image_batches, "test", splits, 64),
         images=fingerprint("test", splits),
-        folder=outputs.CACHE,
+        folder=predictions.CACHE,
         n=len(splits.test),
         name="test",
     )
@@ -81,7 +85,7 @@ def measure_model(predictor: Predictor, splits: Splits, is_copy: np.ndarray) -> 
     row: dict = {"model": predictor.name}
     for name, part in (("all", right), ("without_copies", right[~is_copy]), ("copies", right[is_copy])):
         if len(part):
-            interval = list(measure.bootstrap_interval(part.astype(float)))
+            interval = list(metrics.bootstrap_interval(part.astype(float)))
             row[name] = {"n": len(part), "accuracy": float(part.mean()), "accuracy_ci95": interval}
     print(
         ", ".join(

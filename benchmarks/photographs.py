@@ -22,10 +22,11 @@ sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see th
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from classifier import load_predictor, measure, runs, strangers
+from classifier import load_predictor, runs
 from classifier.data.loaders import image_batches
 from classifier.data.splits import load_splits
 from classifier.errors import DataError, run  # noqa: E402
+from classifier.evaluation import metrics, ood
 from classifier.files import write_json  # noqa: E402
 from classifier.images.workers import decode_many
 from classifier.models import processor
@@ -83,17 +84,17 @@ def choose(predictor: Predictor, photos: list[Path], names: np.ndarray, validati
                 continue
             scores = {"energy": energies}
             if not known_at:
-                scores["max_probability"] = strangers.max_probability(logits)
+                scores["max_probability"] = ood.max_probability(logits)
             for score, found in scores.items():
-                least = strangers.threshold(found[known & right])
+                least = ood.threshold(found[known & right])
                 tried.append(
                     {
                         "reduce_to": reduce_to,
                         "known_at": known_at,
                         "score": score,
                         "accuracy": float(right[known].mean()),
-                        "accuracy_ci95": list(measure.bootstrap_interval(right[known].astype(float))),
-                        "auroc": strangers.auroc(found[known], found[~known]),
+                        "accuracy_ci95": list(metrics.bootstrap_interval(right[known].astype(float))),
+                        "auroc": ood.auroc(found[known], found[~known]),
                         "none_flagged_where_95_of_right_ones_pass": float((found[~known] < least).mean()),
                         "wrong_flagged": int((found[known & ~right] < least).sum()),
                         "threshold_of_photographs": least,
@@ -102,7 +103,7 @@ def choose(predictor: Predictor, photos: list[Path], names: np.ndarray, validati
     if not tried:
         raise DataError(f"{predictor.name} labels none of the photographs right: its threshold can't be chosen by them")
     best = best_of(tried)
-    of_validation = strangers.threshold(predictor.energies(validation, best["known_at"])[1])
+    of_validation = ood.threshold(predictor.energies(validation, best["known_at"])[1])
     chosen = {
         "model": predictor.name,
         **best,

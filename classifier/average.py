@@ -18,9 +18,10 @@ from pathlib import Path
 
 import torch
 
-from classifier import calibrate, card, export, measure, runs
+from classifier import calibrate, card, export, runs
 from classifier.data.splits import Splits, load_splits
 from classifier.errors import ModelError, run
+from classifier.evaluation import metrics
 from classifier.files import read_json, write_json
 from classifier.models.cnn import CifarCnnConfig
 from classifier.models.predictor import Predictor, load_predictor
@@ -111,8 +112,8 @@ def average(states: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 def reached(predictor: Predictor, splits: Splits) -> dict[str, float]:
     """Accuracy, and NLL (nats) at the best temperature, on validation."""
     _, logits, labels = calibrate.validate(predictor, splits)
-    logits = logits / measure.fit_temperature(logits, labels)
-    return {"accuracy": float((logits.argmax(axis=1) == labels).mean()), "nll": measure.nll(logits, labels)}
+    logits = logits / metrics.fit_temperature(logits, labels)
+    return {"accuracy": float((logits.argmax(axis=1) == labels).mean()), "nll": metrics.nll(logits, labels)}
 
 
 def tell(found: dict) -> str:

@@ -53,11 +53,12 @@ from PIL import Image
 from pyarrow import parquet
 from tqdm import tqdm
 
-from classifier import errors, outputs
+from classifier import errors
 from classifier.cli import positive_int
 from classifier.data.sources import IMAGE_SUFFIXES, TABLE_SUFFIXES, TABLES
 from classifier.data.splits import load_images
 from classifier.errors import DataError, ImageError, ModelError, Stopped
+from classifier.evaluation import predictions
 from classifier.files import replacing, write_json, write_text
 from classifier.fit import StopSignal
 from classifier.images.workers import decode_many
@@ -653,7 +654,11 @@ def summary(output: Path, statuses: Counter, n_before: int, seconds: float, n_pr
 def model_settings(predictor: Predictor) -> dict:
     """What has to be the same to go on with a model's parts."""
     known = {"known_threshold": predictor.known_threshold, "known_at": predictor.known_at}
-    return {"model": predictor.name, "revision": predictor.revision, "weights": outputs.digest(predictor, "")} | known
+    return {
+        "model": predictor.name,
+        "revision": predictor.revision,
+        "weights": predictions.digest(predictor, ""),
+    } | known
 
 
 def main() -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from classifier import measure, strangers
 from classifier.data.loaders import image_batches
 from classifier.data.splits import Splits
+from classifier.evaluation import metrics, ood
 from classifier.models import backbone
 from classifier.models.predictor import Predictor
 
@@ -30,11 +30,11 @@ def calibrate(model: PreTrainedModel, processor: BaseImageProcessor, splits: Spl
     """
     model.half().float().eval()
     inputs, logits, labels = validate(Predictor(model, processor, name=name), splits)
-    temperature = measure.fit_temperature(logits, labels)
+    temperature = metrics.fit_temperature(logits, labels)
     logits = fold(backbone.head(model), temperature, inputs)
-    model.config.known_threshold = strangers.threshold(strangers.energy(logits))
+    model.config.known_threshold = ood.threshold(ood.energy(logits))
     accuracy = float((logits.argmax(axis=1) == labels).mean())
-    return Calibrated(accuracy, measure.nll(logits, labels), temperature)
+    return Calibrated(accuracy, metrics.nll(logits, labels), temperature)
 
 
 def validate(predictor: Predictor, splits: Splits) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:

@@ -35,11 +35,12 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import resize
 from tqdm import tqdm
 
-from classifier import card, outputs, report
+from classifier import card, report
 from classifier.data.loaders import DecodedSplit, fingerprint, image_batches
 from classifier.data.splits import Splits, load_splits
 from classifier.data.survey import scan_rows
 from classifier.errors import DataError, run
+from classifier.evaluation import predictions
 from classifier.files import replacing, write_json
 from classifier.models.predictor import Predictor, load_predictor
 
@@ -343,11 +344,11 @@ def features_of(predictor: Predictor, splits: Splits, pictures: Pictures) -> np.
     """
     return np.concatenate(
         [
-            outputs.compute(
+            predictions.compute(
                 predictor,
                 partial(image_batches, SPLITS[split], splits, BATCH),
                 images=fingerprint(SPLITS[split], splits),
-                folder=outputs.CACHE,
+                folder=predictions.CACHE,
                 n=len(splits[SPLITS[split]]),
                 name=f"{splits.name} {SPLITS[split]}",
             ).features

@@ -21,10 +21,10 @@ from PIL import Image, ImageOps
 
 from classifier import architecture, card, report, slides
 from classifier.blocks import Block, Commands, Picture, Section, Table
-from classifier.corrupt import KINDS
 from classifier.data.loaders import image_batches
 from classifier.data.splits import Splits
 from classifier.errors import ModelError
+from classifier.evaluation.corruptions import KINDS
 from classifier.files import replacing, write_text
 from classifier.models import processor as processors
 from classifier.models.predictor import Predictor

@@ -189,7 +189,7 @@ def save_reliability(path: Path, models: Mapping[str, tuple[dict, dict | None]])
 
     Args:
         path: to write.
-        models: {name: (bins as calibrated, bins before, or None)}; bins are `measure.Reliability`'s as lists.
+        models: {name: (bins as calibrated, bins before, or None)}; bins are `metrics.Reliability`'s as lists.
     """
     columns = min(len(models), 3)
     rows = -(-len(models) // columns)

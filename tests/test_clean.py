@@ -14,9 +14,10 @@ import torch
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from test_predictor import save_tiny_vit
 
-from classifier import clean, outputs, report
+from classifier import clean, report
 from classifier.data.splits import load_splits
 from classifier.errors import DataError, ModelError
+from classifier.evaluation import predictions
 
 ROOT = Path(__file__).resolve().parent.parent
 HUB_MIRROR = os.environ.get("HUB_MIRROR")
@@ -24,7 +25,7 @@ HUB_MIRROR = os.environ.get("HUB_MIRROR")
 
 @pytest.fixture(autouse=True)
 def own_caches(monkeypatch, tmp_path_factory):
-    monkeypatch.setattr(outputs, "CACHE", tmp_path_factory.mktemp("outputs"))
+    monkeypatch.setattr(predictions, "CACHE", tmp_path_factory.mktemp("outputs"))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "datasets")
 
 

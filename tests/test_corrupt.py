@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from classifier.corrupt import CHUNK, KINDS, corrupt
 from classifier.data.loaders import as_tensor
 from classifier.data.splits import load_splits
 from classifier.errors import DataError
+from classifier.evaluation.corruptions import CHUNK, KINDS, corrupt
 
 CASES = [(kind, strength) for kind in KINDS for strength in range(1, 6)]
 

@@ -13,7 +13,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
-from classifier import load_predictor, metrics
+from classifier import load_predictor
+from classifier.evaluation import evaluate_metrics
 from classifier.images.convert import to_rgb
 from classifier.images.workers import decode
 
@@ -99,13 +100,13 @@ def test_evaluation_agrees_with_the_pipeline_and_the_library(folder, tmp_path):
     assert measured["n"] == 200 and measured["models"][0]["accuracy"] == pytest.approx(right)
     assert isinstance(images[0], Image.Image)
 
-    answers = metrics.library().evaluator("image-classification")
+    answers = evaluate_metrics.library().evaluator("image-classification")
     model = AutoModelForImageClassification.from_pretrained(folder)
     found = answers.compute(
         model_or_pipeline=model,
         feature_extractor=AutoImageProcessor.from_pretrained(folder),
         data=splits.test.rename_column(splits.image_column, "image"),
-        metric=metrics.load("classification"),
+        metric=evaluate_metrics.load("classification"),
         label_mapping=model.config.label2id,
     )
     assert found["accuracy"] == pytest.approx(right)

@@ -10,7 +10,7 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import binomtest
 from sklearn.metrics import brier_score_loss, precision_recall_fscore_support, top_k_accuracy_score
 
-from classifier import measure, metrics
+from classifier.evaluation import evaluate_metrics, metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 # Three classes: 2 of 3, 3 of 4 and 1 of 3 images right.
@@ -27,7 +27,7 @@ def guesses():
 
 
 def test_metrics_by_hand():
-    found = metrics.load("classification").compute(references=REFERENCES, predictions=PREDICTIONS)
+    found = evaluate_metrics.load("classification").compute(references=REFERENCES, predictions=PREDICTIONS)
     assert found["accuracy"] == 0.6
     assert found["confusion_matrix"] == [[2, 1, 0], [0, 3, 1], [1, 1, 1]]
     precision, recall = [2 / 3, 3 / 5, 1 / 2], [2 / 3, 3 / 4, 1 / 3]
@@ -38,14 +38,17 @@ def test_metrics_by_hand():
 
 
 def test_a_class_without_images_counts_as_zero():
-    found = metrics.load("classification").compute(references=[0, 0, 1], predictions=[0, 0, 1], labels=[0, 1, 2])
+    found = evaluate_metrics.load("classification").compute(
+        references=[0, 0, 1], predictions=[0, 0, 1], labels=[0, 1, 2]
+    )
     assert found["per_class"]["recall"] == [1, 1, 0] and found["recall"] == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("start", ["root", "elsewhere"])
 def test_our_script_does_not_shadow_the_library(start, tmp_path):
     """Started at the root, `import evaluate` finds evaluate.py first; metrics still get the library."""
-    code = "from classifier import metrics; print(metrics.library().__version__, metrics.load('classification').name)"
+    code = "from classifier.evaluation.evaluate_metrics import library, load; "
+    code += "print(library().__version__, load('classification').name)"
     result = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}"],
         cwd=ROOT if start == "root" else tmp_path,
@@ -57,15 +60,15 @@ def test_our_script_does_not_shadow_the_library(start, tmp_path):
 
 def test_nll_by_hand():
     logits = np.log([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]])
-    assert measure.nll(logits, np.array([0, 1])) == pytest.approx(-(np.log(0.5) + np.log(0.8)) / 2)
+    assert metrics.nll(logits, np.array([0, 1])) == pytest.approx(-(np.log(0.5) + np.log(0.8)) / 2)
 
 
 def test_temperature_undoes_overconfidence():
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 2, (20_000, 5))
     labels = np.array([rng.choice(5, p=np.exp(row)) for row in log_softmax(logits, axis=1)])
-    assert measure.fit_temperature(logits, labels) == pytest.approx(1, abs=0.03)  # labels were drawn from these
-    assert measure.fit_temperature(3 * logits, labels) == pytest.approx(3, abs=0.1)
+    assert metrics.fit_temperature(logits, labels) == pytest.approx(1, abs=0.03)  # labels were drawn from these
+    assert metrics.fit_temperature(3 * logits, labels) == pytest.approx(3, abs=0.1)
 
 
 def test_a_few_images_that_are_all_right_are_not_all_there_is():
@@ -74,7 +77,7 @@ def test_a_few_images_that_are_all_right_are_not_all_there_is():
     """
     labels = np.arange(20) % 2
     logits = np.where(np.eye(2)[labels] > 0, 2.0, 0.0)
-    assert measure.fit_temperature(logits, labels) == pytest.approx(2 / np.log(43), rel=1e-3)
+    assert metrics.fit_temperature(logits, labels) == pytest.approx(2 / np.log(43), rel=1e-3)
 
 
 def test_temperature_is_of_what_is_merged():
@@ -82,7 +85,7 @@ def test_temperature_is_of_what_is_merged():
     rng = np.random.default_rng(0)
     views = rng.normal(0, 2, (2, 20_000, 5))
     labels = np.array([rng.choice(5, p=row) for row in softmax(views, axis=2).mean(axis=0)])
-    assert measure.fit_temperature(
+    assert metrics.fit_temperature(
         3 * views, labels, lambda each: np.log(softmax(each, axis=2).mean(axis=0))
     ) == pytest.approx(3, abs=0.1)
 
@@ -90,19 +93,19 @@ def test_temperature_is_of_what_is_merged():
 def test_bootstrap_interval_is_the_binomial_one():
     """For 10,000 images at 90% the standard error is 0.3 points; the interval is 1.96 of these to each side."""
     right = (np.arange(10_000) % 10 != 0).astype(float)
-    low, high = measure.bootstrap_interval(right)
+    low, high = metrics.bootstrap_interval(right)
     assert (low, high) == pytest.approx((0.9 - 1.96 * 0.003, 0.9 + 1.96 * 0.003), abs=6e-4)
-    assert measure.bootstrap_interval(right) == (low, high)  # the same on every run
+    assert metrics.bootstrap_interval(right) == (low, high)  # the same on every run
 
 
 def test_brier_by_hand_and_as_scikit_learn(guesses):
     logits = np.log([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]])
-    assert measure.brier(logits, np.array([0, 2])) == pytest.approx((0.25 + 2 * 0.0625 + 0.01 + 0.64 + 0.81) / 2)
+    assert metrics.brier(logits, np.array([0, 2])) == pytest.approx((0.25 + 2 * 0.0625 + 0.01 + 0.64 + 0.81) / 2)
     logits, labels = guesses
     theirs = brier_score_loss(labels, softmax(logits.astype(np.float64), axis=1), scale_by_half=False)
-    assert measure.brier(logits, labels) == pytest.approx(theirs, rel=1e-9)
+    assert metrics.brier(logits, labels) == pytest.approx(theirs, rel=1e-9)
     sure = np.array([[0.0, 1000.0]])
-    assert measure.brier(sure, np.array([1])) == 0 and measure.brier(sure, np.array([0])) == 2  # the bounds
+    assert metrics.brier(sure, np.array([1])) == 0 and metrics.brier(sure, np.array([0])) == 2  # the bounds
 
 
 def test_reliability_and_ece_by_hand():
@@ -110,11 +113,11 @@ def test_reliability_and_ece_by_hand():
     top = np.array([0.6, 0.6, 0.9, 0.9, 0.7])
     logits = np.log(np.stack([top, 1 - top], axis=1))
     labels = np.array([0, 1, 0, 0, 1])
-    count, confidence, accuracy = measure.reliability(logits, labels, bins=4)
+    count, confidence, accuracy = metrics.reliability(logits, labels, bins=4)
     assert count.tolist() == [0, 0, 3, 2]
     assert confidence == pytest.approx([0, 0, 1.9 / 3, 0.9]) and accuracy == pytest.approx([0, 0, 1 / 3, 1])
-    assert measure.ece(logits, labels, bins=4) == pytest.approx((1.9 - 1 + 2 * 0.1) / 5)
-    assert measure.reliability(np.zeros((1, 2)), labels[:1], bins=2).count.tolist() == [
+    assert metrics.ece(logits, labels, bins=4) == pytest.approx((1.9 - 1 + 2 * 0.1) / 5)
+    assert metrics.reliability(np.zeros((1, 2)), labels[:1], bins=2).count.tolist() == [
         1,
         0,
     ]  # 0.5: a bin has its upper edge
@@ -123,7 +126,7 @@ def test_reliability_and_ece_by_hand():
 def test_reliability_loses_no_image(guesses):
     logits, labels = guesses
     for scale in (0, 1, 1000):  # all at 1 / C, as they are, all at 1
-        count, confidence, accuracy = measure.reliability(scale * logits, labels, bins=10)
+        count, confidence, accuracy = metrics.reliability(scale * logits, labels, bins=10)
         assert count.sum() == len(labels)
         assert count @ accuracy == pytest.approx(((scale * logits).argmax(axis=1) == labels).sum())
         edges = np.arange(11) / 10
@@ -134,22 +137,22 @@ def test_reliability_loses_no_image(guesses):
 def test_calibration_is_what_temperature_improves(guesses):
     logits, labels = guesses
     logits = 4 * logits
-    calibrated = logits / measure.fit_temperature(logits, labels)
-    assert measure.ece(logits, labels) > 2 * measure.ece(calibrated, labels)
-    assert measure.brier(calibrated, labels) < measure.brier(logits, labels)
+    calibrated = logits / metrics.fit_temperature(logits, labels)
+    assert metrics.ece(logits, labels) > 2 * metrics.ece(calibrated, labels)
+    assert metrics.brier(calibrated, labels) < metrics.brier(logits, labels)
 
 
 def test_top_k_is_scikit_learns(guesses):
     logits, labels = guesses
     for k in (1, 2, 5, 9):
-        assert measure.top_k_accuracy(logits, labels, k) == top_k_accuracy_score(labels, logits, k=k)
-    assert measure.top_k_accuracy(logits, labels, 1) == (logits.argmax(axis=1) == labels).mean()
-    assert measure.top_k_accuracy(logits, labels, 10) == 1
+        assert metrics.top_k_accuracy(logits, labels, k) == top_k_accuracy_score(labels, logits, k=k)
+    assert metrics.top_k_accuracy(logits, labels, 1) == (logits.argmax(axis=1) == labels).mean()
+    assert metrics.top_k_accuracy(logits, labels, 10) == 1
 
 
 def test_top_k_breaks_ties_by_lowest_index():
     logits = np.array([[1, 2, 2, 2]] * 4)  # in order: 1, 2, 3, 0
-    found = [[measure.top_k_accuracy(logits[:1], np.array([label]), k) for k in (1, 2, 3, 4)] for label in range(4)]
+    found = [[metrics.top_k_accuracy(logits[:1], np.array([label]), k) for k in (1, 2, 3, 4)] for label in range(4)]
     assert found == [[0, 0, 0, 1], [1, 1, 1, 1], [0, 1, 1, 1], [0, 0, 1, 1]]
 
 
@@ -158,18 +161,18 @@ def test_measures_ignore_the_order_of_images(guesses):
     order = np.random.default_rng(2).permutation(len(labels))
     other = logits[:, ::-1].copy()
     for name in ("nll", "brier", "ece"):
-        found = getattr(measure, name)
+        found = getattr(metrics, name)
         assert found(logits[order], labels[order]) == pytest.approx(found(logits, labels), rel=1e-12)
     predicted = logits.argmax(axis=1)
-    assert measure.bootstrap(labels[order], predicted[order]) == measure.bootstrap(labels, predicted)
-    assert measure.compare(logits[order], other[order], labels[order]) == measure.compare(logits, other, labels)
+    assert metrics.bootstrap(labels[order], predicted[order]) == metrics.bootstrap(labels, predicted)
+    assert metrics.compare(logits[order], other[order], labels[order]) == metrics.compare(logits, other, labels)
 
 
 def test_interval_of_the_mean_of_a_measure(guesses):
     logits, labels = guesses
-    for mean, each in ((measure.nll, measure.nll_each), (measure.brier, measure.brier_each)):
+    for mean, each in ((metrics.nll, metrics.nll_each), (metrics.brier, metrics.brier_each)):
         values = each(logits, labels)
-        low, high = measure.bootstrap_interval(values)
+        low, high = metrics.bootstrap_interval(values)
         error = values.std() / len(values) ** 0.5
         assert (low, high) == pytest.approx(
             (mean(logits, labels) - 1.96 * error, mean(logits, labels) + 1.96 * error), rel=0.02
@@ -187,31 +190,31 @@ def test_bootstrap_by_cells_is_that_by_images(guesses):
     for _ in range(200):
         index = rng.integers(len(labels), size=len(labels))
         drawn.append(precision_recall_fscore_support(labels[index], predicted[index], average="macro")[:3])
-    found = measure.bootstrap(labels, predicted, draws=20_000)
-    assert found["accuracy"] == pytest.approx(measure.bootstrap_interval((predicted == labels).astype(float)), abs=2e-3)
+    found = metrics.bootstrap(labels, predicted, draws=20_000)
+    assert found["accuracy"] == pytest.approx(metrics.bootstrap_interval((predicted == labels).astype(float)), abs=2e-3)
     for name, samples in zip(("precision", "recall", "f1"), zip(*drawn, strict=True), strict=True):
-        assert found[name] == pytest.approx(measure.percentiles(samples), abs=5e-3)
+        assert found[name] == pytest.approx(metrics.percentiles(samples), abs=5e-3)
         assert np.diff(found[name])[0] == pytest.approx(3.92 * np.std(samples), rel=0.15)
 
 
 def test_bootstrap_by_hand():
     """Of the resamples of two images 1 in 4 has both right, 1 in 2 one, 1 in 4 none."""
-    found = measure.bootstrap(np.array([4, 4]), np.array([4, 2]), draws=500)
+    found = metrics.bootstrap(np.array([4, 4]), np.array([4, 2]), draws=500)
     assert found == {
         name: (0.0, 1.0 if name == "accuracy" else 0.5) for name in ("accuracy", "precision", "recall", "f1")
     }
-    found = measure.bootstrap(np.array([4, 4]), np.array([4, 2]), draws=500, num_labels=5)
+    found = metrics.bootstrap(np.array([4, 4]), np.array([4, 2]), draws=500, num_labels=5)
     assert found["recall"] == (0.0, 0.2) and found["accuracy"] == (0.0, 1.0)
-    found = measure.bootstrap(np.tile([0, 0, 0, 1], 1000), np.zeros(4000, int))  # always the same class
+    found = metrics.bootstrap(np.tile([0, 0, 0, 1], 1000), np.zeros(4000, int))  # always the same class
     assert found["recall"] == (0.5, 0.5) and found["precision"] == pytest.approx((0.375, 0.375), abs=0.01)
     assert found["f1"] == pytest.approx((3 / 7, 3 / 7), abs=0.01)
-    assert set(measure.bootstrap(np.array([1, 0]), np.array([1, 0]), num_labels=2)["accuracy"]) == {1.0}
+    assert set(metrics.bootstrap(np.array([1, 0]), np.array([1, 0]), num_labels=2)["accuracy"]) == {1.0}
 
 
 def test_bootstrap_is_around_the_metrics():
     references, predictions = np.tile(REFERENCES, 1000), np.tile(PREDICTIONS, 1000)
-    found = metrics.load("classification").compute(references=references, predictions=predictions)
-    for name, (low, high) in measure.bootstrap(references, predictions).items():
+    found = evaluate_metrics.load("classification").compute(references=references, predictions=predictions)
+    for name, (low, high) in metrics.bootstrap(references, predictions).items():
         assert low < found[name] < high and high - low < 0.025
 
 
@@ -220,17 +223,17 @@ def test_compare_by_hand():
     labels = np.zeros(8, int)
     a = np.eye(3)[[0, 0, 0, 0, 0, 0, 1, 1]]
     b = np.eye(3)[[0, 0, 0, 1, 1, 1, 0, 2]]
-    found = measure.compare(a, b, labels)
+    found = metrics.compare(a, b, labels)
     assert found["difference"] == 2 / 8 and (found["only_a_right"], found["only_b_right"]) == (3, 1)
     assert found["p_value"] == pytest.approx(2 * (1 + 4) / 16)  # 3 or 4 heads of 4, or 3 or 4 tails
     assert found["agreement"] == 3 / 8
-    swapped = measure.compare(b, a, labels)
+    swapped = metrics.compare(b, a, labels)
     assert swapped["difference"] == -2 / 8 and swapped["p_value"] == found["p_value"]
 
 
 def test_compare_of_a_model_with_itself(guesses):
     logits, labels = guesses
-    assert measure.compare(logits, logits, labels) == {
+    assert metrics.compare(logits, logits, labels) == {
         "difference": 0.0,
         "difference_ci95": (0.0, 0.0),
         "only_a_right": 0,
@@ -245,7 +248,7 @@ def test_interval_of_a_difference_is_the_paired_one():
     labels = np.zeros(10_000, int)
     a = np.eye(2)[[0] * 600 + [1] * 400 + [0] * 9000]
     b = np.eye(2)[[1] * 600 + [0] * 400 + [0] * 9000]
-    found = measure.compare(a, b, labels)
+    found = metrics.compare(a, b, labels)
     error = (0.1 - 0.02**2) ** 0.5 / 100
     assert found["difference_ci95"] == pytest.approx((0.02 - 1.96 * error, 0.02 + 1.96 * error), abs=6e-4)
     assert found["p_value"] == binomtest(600, 1000).pvalue < 1e-9
@@ -253,26 +256,26 @@ def test_interval_of_a_difference_is_the_paired_one():
 
 def test_average_is_of_probabilities(guesses):
     logits, labels = guesses
-    both = measure.average([np.log([[0.5, 0.5]]), np.log([[0.9, 0.1]]) + 7])
+    both = metrics.average([np.log([[0.5, 0.5]]), np.log([[0.9, 0.1]]) + 7])
     assert np.exp(both) == pytest.approx(np.array([[0.7, 0.3]]))
-    assert measure.average([logits]) == pytest.approx(log_softmax(logits.astype(np.float64), axis=1))
+    assert metrics.average([logits]) == pytest.approx(log_softmax(logits.astype(np.float64), axis=1))
     noisy = [logits + np.random.default_rng(i).normal(0, 2, logits.shape) for i in range(5)]
-    ensemble = measure.average(noisy)
+    ensemble = metrics.average(noisy)
     assert np.exp(ensemble).sum(axis=1) == pytest.approx(1)
-    assert measure.nll(ensemble, labels) < np.mean([measure.nll(each, labels) for each in noisy])  # Jensen
-    assert np.isfinite(measure.average([np.array([[0.0, 2000.0]]), np.array([[2000.0, 0.0]])])).all()
+    assert metrics.nll(ensemble, labels) < np.mean([metrics.nll(each, labels) for each in noisy])  # Jensen
+    assert np.isfinite(metrics.average([np.array([[0.0, 2000.0]]), np.array([[2000.0, 0.0]])])).all()
 
 
 def test_most_confused():
     matrix = [[9, 2, 0], [5, 7, 2], [0, 1, 9]]
-    assert measure.most_confused(matrix, 3) == [(1, 0, 5), (0, 1, 2), (1, 2, 2)]  # of equal ones the lower class
-    assert measure.most_confused(matrix, 99) == [(1, 0, 5), (0, 1, 2), (1, 2, 2), (2, 1, 1)]
-    assert matrix[0][0] == 9 and measure.most_confused(np.eye(3, dtype=int), 5) == []
+    assert metrics.most_confused(matrix, 3) == [(1, 0, 5), (0, 1, 2), (1, 2, 2)]  # of equal ones the lower class
+    assert metrics.most_confused(matrix, 99) == [(1, 0, 5), (0, 1, 2), (1, 2, 2), (2, 1, 1)]
+    assert matrix[0][0] == 9 and metrics.most_confused(np.eye(3, dtype=int), 5) == []
 
 
 def test_most_confident_mistakes():
     logits = np.log([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.3, 0.7], [0.2, 0.8]])
     labels = np.array([0, 0, 1, 1, 0])
-    assert measure.most_confident_mistakes(logits, labels, 2).tolist() == [1, 4]
-    assert measure.most_confident_mistakes(logits, labels, 9).tolist() == [1, 4, 2]
-    assert measure.most_confident_mistakes(logits, logits.argmax(axis=1), 3).size == 0
+    assert metrics.most_confident_mistakes(logits, labels, 2).tolist() == [1, 4]
+    assert metrics.most_confident_mistakes(logits, labels, 9).tolist() == [1, 4, 2]
+    assert metrics.most_confident_mistakes(logits, logits.argmax(axis=1), 3).size == 0

@@ -9,9 +9,9 @@ import torch
 from sklearn.metrics import roc_curve
 from sklearn.neighbors import NearestNeighbors
 
-from classifier import strangers
 from classifier.data.splits import load_splits
 from classifier.errors import DataError
+from classifier.evaluation import ood
 from classifier.models import backbone, processor
 from classifier.models.predictor import load_predictor
 
@@ -26,30 +26,30 @@ def images():
     """Smooth colourful images, uint8 (40, 3, 24, 32)."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(256, size=(40, 6, 8, 3), dtype=np.uint8)
-    return strangers.enlarge(coarse, (24, 32))
+    return ood.enlarge(coarse, (24, 32))
 
 
 @pytest.fixture(scope="module")
 def made(images):
-    return strangers.sets(images)
+    return ood.sets(images)
 
 
 def test_logit_scores_by_hand():
     logits = np.log([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]) + np.array([[0], [3]])
-    assert strangers.max_probability(logits) == pytest.approx([0.5, 0.8])
-    assert strangers.energy(logits) == pytest.approx([0, 3])  # log Σ exp, where the probability forgets the 3
-    assert np.isfinite(strangers.energy(np.float32([[1e4, -1e4]]))).all()
+    assert ood.max_probability(logits) == pytest.approx([0.5, 0.8])
+    assert ood.energy(logits) == pytest.approx([0, 3])  # log Σ exp, where the probability forgets the 3
+    assert np.isfinite(ood.energy(np.float32([[1e4, -1e4]]))).all()
 
 
 def test_a_threshold_keeps_what_it_should():
-    scores = strangers.max_probability(np.random.default_rng(0).normal(0, 2, (1000, 10)))
-    assert (scores >= strangers.threshold(scores, keep=0.9)).mean() == 0.9
+    scores = ood.max_probability(np.random.default_rng(0).normal(0, 2, (1000, 10)))
+    assert (scores >= ood.threshold(scores, keep=0.9)).mean() == 0.9
 
 
 def test_neighbours_rank_as_scikit_learn_does():
     rng = np.random.default_rng(0)
     train, other = rng.normal(1, 1, (300, 16)), rng.normal(0, 1, (50, 16))
-    scores = strangers.fit_neighbours(train, most=300, k=7).scores(other)
+    scores = ood.fit_neighbours(train, most=300, k=7).scores(other)
     unit, other_unit = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, other))
     distances = NearestNeighbors(n_neighbors=7).fit(unit).kneighbors(other_unit)[0][:, -1]
     assert scores == pytest.approx(1 - distances**2 / 2, abs=1e-3)  # float16 is kept
@@ -58,7 +58,7 @@ def test_neighbours_rank_as_scikit_learn_does():
 
 def test_neighbours_see_angles_only():
     features = np.random.default_rng(0).normal(size=(100, 8)).astype(np.float32)
-    fitted = strangers.fit_neighbours(features, k=1)
+    fitted = ood.fit_neighbours(features, k=1)
     assert fitted.scores(5 * features) == pytest.approx(fitted.scores(features), abs=1e-6)
     assert fitted.scores(features) == pytest.approx(1, abs=1e-3)  # each is its own neighbour
     assert fitted.scores(np.zeros((1, 8), np.float32)) == 0
@@ -66,21 +66,21 @@ def test_neighbours_see_angles_only():
 
 def test_neighbours_are_few_and_the_same_on_every_run():
     features = np.random.default_rng(0).normal(size=(5000, 32)).astype(np.float32)
-    fitted, again = strangers.fit_neighbours(features), strangers.fit_neighbours(features)
+    fitted, again = ood.fit_neighbours(features), ood.fit_neighbours(features)
     assert fitted.features.tobytes() == again.features.tobytes()
     assert fitted.features.shape == (1000, 32) and fitted.features.nbytes == 64_000
     with pytest.raises(DataError, match="4 training images have no 5 nearest neighbours"):
-        strangers.fit_neighbours(features[:4])
+        ood.fit_neighbours(features[:4])
 
 
 def test_auroc_and_fpr_by_hand():
     known, strange = np.array([1.0, 2, 3, 4]), np.array([0.0, 2, 2.5])
     # of the 12 pairs the known one is above in 4, 3, 2 - and once they tie
-    assert strangers.auroc(known, strange) == pytest.approx((4 + 2 + 0.5 + 2) / 12)
-    assert strangers.threshold(known, keep=0.75) == 2 and strangers.fpr_at(known, strange, keep=0.75) == 2 / 3
-    assert strangers.threshold(known, keep=0.95) == 1  # the least that keeps so many
-    assert strangers.auroc(known, known - 9) == 1 and strangers.fpr_at(known, known - 9) == 0
-    assert strangers.auroc(known, known) == 0.5 and strangers.auroc(known - 9, known) == 0
+    assert ood.auroc(known, strange) == pytest.approx((4 + 2 + 0.5 + 2) / 12)
+    assert ood.threshold(known, keep=0.75) == 2 and ood.fpr_at(known, strange, keep=0.75) == 2 / 3
+    assert ood.threshold(known, keep=0.95) == 1  # the least that keeps so many
+    assert ood.auroc(known, known - 9) == 1 and ood.fpr_at(known, known - 9) == 0
+    assert ood.auroc(known, known) == 0.5 and ood.auroc(known - 9, known) == 0
 
 
 def test_fpr_is_on_scikit_learns_curve():
@@ -89,15 +89,15 @@ def test_fpr_is_on_scikit_learns_curve():
     is_known = np.arange(1297) < 997
     false, true, _ = roc_curve(is_known, np.concatenate([known, strange]), drop_intermediate=False)
     for keep in (0.5, 0.9, 0.95, 1.0):
-        assert strangers.fpr_at(known, strange, keep) == false[np.argmax(true >= keep)]
-        assert (known >= strangers.threshold(known, keep)).mean() >= keep
+        assert ood.fpr_at(known, strange, keep) == false[np.argmax(true >= keep)]
+        assert (known >= ood.threshold(known, keep)).mean() >= keep
 
 
 def test_scores_may_be_stretched():
     """Both measures depend on the order of the scores alone, and not on that of the images."""
     rng = np.random.default_rng(0)
     known, strange = rng.normal(1, 1, 200), rng.normal(0, 1, 300)
-    for measured in (strangers.auroc, strangers.fpr_at):
+    for measured in (ood.auroc, ood.fpr_at):
         assert measured(np.exp(known), np.exp(strange)) == measured(known, strange)
         assert measured(rng.permutation(known), rng.permutation(strange)) == measured(known, strange)
 
@@ -111,7 +111,7 @@ def test_sets_are_images(images, made):
 
 
 def test_sets_are_the_same_on_every_run(images, made):
-    again, other = strangers.sets(images), strangers.sets(images, seed=1)
+    again, other = ood.sets(images), ood.sets(images, seed=1)
     for name, strange in made.items():
         assert strange.tobytes() == again[name].tobytes(), name
         assert strange.tobytes() != other[name].tobytes(), name
@@ -130,7 +130,7 @@ def test_shuffled_patches_keep_every_pixel(images, made):
     )
     for mine, other in zip(ours, theirs, strict=True):
         assert sorted(map(bytes, mine)) == sorted(map(bytes, other))
-    odd = strangers.patches_shuffled(images[:, :, :23, :31], np.random.default_rng(0))
+    odd = ood.patches_shuffled(images[:, :, :23, :31], np.random.default_rng(0))
     assert (odd[:, :, 20:] == images[:, :, 20:23, :31]).all() and (odd[:, :, :, 28:] == images[:, :, :23, 28:31]).all()
 
 
@@ -138,7 +138,7 @@ def test_shuffled_patches_keep_every_pixel(images, made):
 def test_scrambled_phases_keep_the_spectrum(size):
     """Grey enough that nothing is clipped: amplitudes stay, to rounding, and so does the mean."""
     smooth = np.random.default_rng(0).integers(118, 138, size=(5, 3, *size), dtype=np.uint8)
-    scrambled = strangers.phase_scrambled(smooth, np.random.default_rng(0))
+    scrambled = ood.phase_scrambled(smooth, np.random.default_rng(0))
     before, after = (np.abs(np.fft.fft2(x.astype(float))) for x in (smooth, scrambled))
     assert np.abs(before - after).max() < 5 * 0.3 * (size[0] * size[1]) ** 0.5  # 0.3: the deviation of rounding
     assert scrambled.mean(axis=(2, 3)) == pytest.approx(smooth.mean(axis=(2, 3)), abs=0.1)
@@ -172,12 +172,10 @@ def test_scratch_cnn_tells_strangers():
 
     known = pixels("validation")
     features, logits = seen(known)
-    neighbours = strangers.fit_neighbours(seen(pixels("train"))[0], k=1)
-    for name, images in strangers.sets(known).items():
+    neighbours = ood.fit_neighbours(seen(pixels("train"))[0], k=1)
+    for name, images in ood.sets(known).items():
         strange_features, strange_logits = seen(images)
         least = 0.9 if name in ("gaussian_noise", "uniform_noise", "blobs") else 0.6
-        assert strangers.auroc(strangers.energy(logits), strangers.energy(strange_logits)) > least, name
-        assert strangers.auroc(strangers.max_probability(logits), strangers.max_probability(strange_logits)) > least, (
-            name
-        )
-        assert strangers.auroc(neighbours.scores(features), neighbours.scores(strange_features)) > least, name
+        assert ood.auroc(ood.energy(logits), ood.energy(strange_logits)) > least, name
+        assert ood.auroc(ood.max_probability(logits), ood.max_probability(strange_logits)) > least, name
+        assert ood.auroc(neighbours.scores(features), neighbours.scores(strange_features)) > least, name

@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parent
 
 def library() -> ModuleType:
     """The installed library `evaluate`, which the script evaluate.py at the root shadows for whoever starts there."""
-    root = FOLDER.parent.parent
+    root = FOLDER.parents[2]
     shadowed = [entry for entry in sys.path if Path(entry).resolve() == root]
     script = sys.modules.get("evaluate")
     if script is not None and Path(script.__file__).resolve() == root / "evaluate.py":

@@ -1,8 +1,8 @@
 """What a model gives for many images, its logits and the features that its head gets: computed once, then read from a
 cache.
 
-found = outputs.compute(predictor, lambda: data.batches("test", splits, 64), images=digest, folder=cache)
-measure.nll(found.logits, found.labels)
+found = compute(predictor, lambda: image_batches("test", splits, 64), images=digest, folder=cache)
+metrics.nll(found.logits, found.labels)
 """
 
 import hashlib
@@ -29,7 +29,7 @@ Batches = Iterable[tuple[list[Image.Image], list[int]]]
 
 
 @dataclass
-class Outputs:
+class Predictions:
     """Of N images."""
 
     logits: np.ndarray  # float32 (N, C), as `Predictor.logits` gives them
@@ -48,7 +48,7 @@ def compute(
     folder: Path,
     n: int | None = None,
     name: str = "",
-) -> Outputs:
+) -> Predictions:
     """The outputs for some images, from `folder` if this very model saw them before.
 
     Args:
@@ -66,7 +66,7 @@ def compute(
     path = folder / f"{digest(predictor, images)}.npz"
     if path.exists():
         with np.load(path) as found:
-            return Outputs(**found)
+            return Predictions(**found)
     seen: list[tuple[np.ndarray, np.ndarray]] = []  # (features, logits) a view of the batch at hand
     head = backbone.head(predictor.model)
     hook = head.register_forward_hook(lambda _, args, output: seen.append((to_numpy(args[0]), to_numpy(output))))
@@ -85,7 +85,7 @@ def compute(
     if not labels:
         raise DataError(f"none of the images{f' of {name}' if name else ''} is readable: check the files")
     parts = (np.concatenate(each) for each in (logits, features, views))
-    found = Outputs(*parts, np.array(labels))
+    found = Predictions(*parts, np.array(labels))
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **vars(found))
     return found
@@ -102,7 +102,7 @@ def digest(predictor: Predictor, images: str) -> str:
 
     Settings that only judge what the model gave are left out.
     """
-    hashed = hashlib.sha256(" ".join([images, *(field.name for field in fields(Outputs))]).encode())
+    hashed = hashlib.sha256(" ".join([images, *(field.name for field in fields(Predictions))]).encode())
     for name, tensor in predictor.model.state_dict().items():
         hashed.update(name.encode())
         hashed.update(tensor.contiguous().cpu().numpy().tobytes())

@@ -1,10 +1,10 @@
 """How well a model tells images of none of its classes: scores of its outputs, what these reach, and images to try them
 on.
 
-    neighbours = strangers.fit_neighbours(train_features)
-    for name, images in strangers.sets(validation_images).items():
+    neighbours = ood.fit_neighbours(train_features)
+    for name, images in ood.sets(validation_images).items():
         features = ...  # of images
-        strangers.auroc(neighbours.scores(validation_features), neighbours.scores(features))
+        ood.auroc(neighbours.scores(validation_features), neighbours.scores(features))
 
 A score is higher the more an image is like the known classes. Features are what the model's last linear layer gets, the
 mean where it sees several views of an image. Nothing here runs a model.
