@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from classifier import card, fit, hub, pages, report, runs
+from classifier import card, hub, pages, report, runs
 from classifier.cli import add_hub_flags, positive_int
 from classifier.data.loaders import fingerprint, image_batches
 from classifier.data.splits import Splits, load_splits, sample_by_class
@@ -33,6 +33,7 @@ from classifier.files import write_json, write_text
 from classifier.models import explain, processor
 from classifier.models.cnn import average_views
 from classifier.models.predictor import Predictor, load_predictor
+from classifier.training.runtime import keep_freed_memory
 
 ROOT = Path(__file__).resolve().parent
 EMBEDDED, MODEL_CARD = ROOT / "models", ROOT / "model_card.md"
@@ -85,7 +86,7 @@ def main() -> None:
     """Each model's outputs for test, strange and corrupted images; the measures of these; figures and cards."""
     args = parse_args()
     check_push(args)
-    fit.keep_freed_memory()
+    keep_freed_memory()
     predictors = {model: load_predictor(model) for model in args.model}
     for predictor in predictors.values():
         predictor.bf16 = args.bf16

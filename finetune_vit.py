@@ -42,8 +42,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.utils import logging
 
-from classifier import calibrate, card, errors, export, features, fit, hub, report, runs, tune
-from classifier import teacher as teaching
+from classifier import card, errors, export, hub, report, runs
 from classifier.data.loaders import as_tensor
 from classifier.data.splits import Splits, load_splits
 from classifier.data.survey import survey_splits
@@ -53,6 +52,8 @@ from classifier.hub import HUB_ID
 from classifier.models import backbone
 from classifier.models import processor as processors
 from classifier.models.loading import default_device, locate
+from classifier.training import calibrate, distill, finetune_trainer, probe
+from classifier.training.runtime import StopSignal, has_bf16, keep_freed_memory
 
 NAMES = ("train", "validation")
 FEW = 500  # training images: below, all of a backbone learns them by heart
@@ -127,7 +128,7 @@ class Training(TrainingArguments):
     lr_scheduler_type: str = flag("cosine", "how the learning rate falls")
     warmup_steps: float = flag(0.1, "steps in which the learning rate rises, or their share of the run if below 1")
     label_smoothing_factor: float = flag(0.1, "share of a target that is spread over all classes")
-    bf16: bool = flag(fit.has_bf16(default_device()), "bfloat16 autocast, by default where the processor has it")
+    bf16: bool = flag(has_bf16(default_device()), "bfloat16 autocast, by default where the processor has it")
     use_cpu: bool = flag(default_device().type == "cpu", "don't use an accelerator")
     auto_find_batch_size: bool = flag(True, "a batch that does not fit memory is made smaller")
     eval_strategy: str = flag("epoch", "when to validate")
@@ -187,7 +188,7 @@ def main() -> None:
     """Data, model, fit, calibrate, save."""
     recipe, args = parse_args()
     logging.disable_progress_bar()  # of files that take milliseconds; training has its own
-    fit.keep_freed_memory()
+    keep_freed_memory()
     output_dir = Path(args.output_dir)
     to_push, args.push_to_hub = args.push_to_hub, False  # the finished folder goes up, not what Trainer has meanwhile
     resume = checkpoint_to_resume(recipe, args)
@@ -238,7 +239,7 @@ def main() -> None:
     try:
         outcome = fit_model(model, processor, splits, tensors, recipe, args, plan, weights, resume)
     except RuntimeError as error:
-        if not tune.is_out_of_memory(error):
+        if not finetune_trainer.is_out_of_memory(error):
             raise
         raise ModelError(
             f"a batch does not fit into memory ({str(error).splitlines()[0]}): pass a lower --image_size, "
@@ -331,24 +332,24 @@ def make_plan(recipe: Recipe, found: backbone.Backbone, side: int | None) -> Pla
 def fit_all(model, processor, splits, tensors, recipe, args, plan, weights, resume) -> Outcome:
     """Trains all of the model, and leaves it with the weights of its best epoch on validation."""
     if tensors:
-        train, validation = (tune.InMemory(*tensors[name]) for name in NAMES)
+        train, validation = (finetune_trainer.InMemory(*tensors[name]) for name in NAMES)
     else:
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # on this machine, whose cores they share
         args.dataloader_num_workers = args.dataloader_num_workers or max(1, os.cpu_count() // processes)
-        train = tune.Streamed("train", splits, processor, recipe.crop_scale, plan.image_size, args.seed)
-        validation = tune.Streamed("validation", splits, processor, None, plan.image_size, args.seed)
+        train = finetune_trainer.Streamed("train", splits, processor, recipe.crop_scale, plan.image_size, args.seed)
+        validation = finetune_trainer.Streamed("validation", splits, processor, None, plan.image_size, args.seed)
     teacher = None
     if recipe.teacher:
-        teacher = teaching.Teacher(recipe.teacher, splits.labels, *processors.mean_std(processor), args.device)
+        teacher = distill.Teacher(recipe.teacher, splits.labels, *processors.mean_std(processor), args.device)
     if args.gradient_checkpointing and not model.supports_gradient_checkpointing:
         raise ModelError(f"{type(model).__name__} has no gradient checkpointing: leave out --gradient_checkpointing")
     must_match = what_must_match(recipe, args, plan, model, splits)
     if resume:
-        tune.check_resumable(resume, must_match)
+        finetune_trainer.check_resumable(resume, must_match)
     keep_step(args, resume)
-    with fit.StopSignal() as stop:
-        progress = tune.Progress(Path(args.output_dir), must_match, stop, recipe.patience)
-        trainer = tune.Tuner(
+    with StopSignal() as stop:
+        progress = finetune_trainer.ProgressTracker(Path(args.output_dir), must_match, stop, recipe.patience)
+        trainer = finetune_trainer.FinetuneTrainer(
             model,
             args,
             processor,
@@ -403,9 +404,9 @@ def fit_head(model, processor, splits, tensors, recipe, args, plan, weights, res
     model.to(args.device)
     found = {}
     for name in NAMES:
-        dataset = tune.InMemory(*tensors[name]) if tensors else None
-        dataset = dataset or tune.Streamed(name, splits, processor, None, plan.image_size, args.seed)
-        found[name] = features.extract(
+        dataset = finetune_trainer.InMemory(*tensors[name]) if tensors else None
+        dataset = dataset or finetune_trainer.Streamed(name, splits, processor, None, plan.image_size, args.seed)
+        found[name] = probe.extract(
             model,
             processor,
             dataset,
@@ -418,7 +419,7 @@ def fit_head(model, processor, splits, tensors, recipe, args, plan, weights, res
     epochs = max(1, round(10 * args.num_train_epochs))
     smoothing = args.label_smoothing_factor
     settings = {"epochs": epochs, "label_smoothing": smoothing, "class_weights": weights, "seed": args.seed}
-    heads = features.fit_heads(train, validation, len(splits.labels), **settings)
+    heads = probe.fit_heads(train, validation, len(splits.labels), **settings)
     backbone.head(model).load_state_dict({"weight": heads.weight, "bias": heads.bias})
     write_text(Path(args.output_dir) / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in heads.history))
     n = len(train.labels)
@@ -426,7 +427,7 @@ def fit_head(model, processor, splits, tensors, recipe, args, plan, weights, res
     chosen |= {"label_smoothing": smoothing, "cached_features": train.was_cached}
     seconds = time.perf_counter() - began  # without what only measures
     if recipe.folds:
-        parts = features.cross_validate(train, validation, len(splits.labels), folds=recipe.folds, **settings)
+        parts = probe.cross_validate(train, validation, len(splits.labels), folds=recipe.folds, **settings)
         mean, std = statistics.mean(parts), statistics.stdev(parts)
         chosen["cross_validation"] = {"accuracies": parts, "mean": mean, "std": std}
         print(f"{recipe.folds} parts, each by a head of the others: {mean:.1%} ± {std:.1%} right")
@@ -498,7 +499,7 @@ def what_must_match(recipe: Recipe, args: Training, plan: Plan, model, splits: S
 def checkpoint_to_resume(recipe: Recipe, args: Training) -> Path | None:
     """The checkpoint that the flags ask for; ModelError rather than write over a run, or go on from nothing."""
     output_dir, wanted = Path(args.output_dir), args.resume_from_checkpoint
-    last = tune.last_checkpoint(output_dir)
+    last = finetune_trainer.last_checkpoint(output_dir)
     finished = (output_dir / "run.json").exists()
     if Path(recipe.model).resolve() == output_dir.resolve():
         raise ModelError(f"--model and --output_dir are both {output_dir}: give another --output_dir")
@@ -514,7 +515,7 @@ def checkpoint_to_resume(recipe: Recipe, args: Training) -> Path | None:
             locate(wanted, ["last-checkpoint/*"])[0] / "last-checkpoint"
         )  # as Trainer's hub_strategy leaves it there
     if folder and not (folder / "trainer_state.json").exists():
-        folder = tune.last_checkpoint(folder)
+        folder = finetune_trainer.last_checkpoint(folder)
     if folder is None:
         raise ModelError(
             f"no checkpoint in {output_dir if wanted == 'last' else wanted}: leave out --resume_from_checkpoint"
@@ -533,7 +534,7 @@ def keep_step(args: Training, resume: Path | None) -> None:
     args.auto_find_batch_size &= args.world_size == 1 and resume is None
     if resume is None:
         return
-    images = tune.progress_of(resume)["step_images"]
+    images = finetune_trainer.progress_of(resume)["step_images"]
     parts = args.world_size * args.gradient_accumulation_steps * max(1, args.n_gpu)
     if images % parts:
         raise ModelError(

@@ -28,21 +28,31 @@ import torch
 from accelerate import PartialState
 from transformers import ViTImageProcessor
 
-from classifier import augment, card, errors, export, fit, hub, report, runs
+from classifier import card, errors, export, hub, report, runs
 from classifier.cli import add_hub_flags, positive_float, positive_int
 from classifier.data.loaders import as_tensor
 from classifier.data.splits import load_splits
-from classifier.data.survey import survey_splits
+from classifier.data.survey import channel_mean_std, survey_splits
 from classifier.errors import ModelError, Stopped
 from classifier.evaluation import metrics, ood
 from classifier.files import write_json
 from classifier.models.cnn import CifarCnnConfig, CifarCnnForImageClassification, average_views
 from classifier.models.loading import default_device
 from classifier.models.predictor import load_predictor
+from classifier.training.checkpoint import CHECKPOINT
+from classifier.training.cnn_trainer import (
+    CnnRecipe,
+    estimate_seconds,
+    predict_logits,
+    train_cnn,
+    training_flops,
+    view_flops,
+)
+from classifier.training.runtime import has_bf16
 
 LARGE = 48  # pixels: the shorter side of images that have more to show than 32×32
 RECIPES = {
-    "fast": fit.Recipe(
+    "fast": CnnRecipe(
         sizes=((3, 20), (3, 28), (4, 32)),
         hidden_act="hardswish",
         views=6,
@@ -53,7 +63,7 @@ RECIPES = {
         whiten_bias_epochs=0.2,
         freeze_from=0.8,
     ),
-    "accurate": fit.Recipe(
+    "accurate": CnnRecipe(
         sizes=((10, 24), (7, 28), (7, 32)), widths=(128, 384, 512), depths=(2, 3, 3), shift=4, cutout=8, views=2
     ),
 }
@@ -140,7 +150,7 @@ def main() -> None:
         hub.check_login()
     state = PartialState(cpu=default_device().type == "cpu")
     device = state.device if state.num_processes > 1 else default_device()
-    bf16 = fit.has_bf16(device) if args.bf16 is None else args.bf16
+    bf16 = has_bf16(device) if args.bf16 is None else args.bf16
 
     with state.main_process_first():  # which leaves in the cache what it prepares
         splits = load_splits(
@@ -168,7 +178,7 @@ def main() -> None:
             remove_stale(args.output_dir, keep=resume)
         report.save_samples(args.output_dir / "samples.png", *train, splits.labels)
         report.save_classes(args.output_dir / "classes.png", counts, splits.labels)
-    mean, std = augment.mean_std(train[0])
+    mean, std = channel_mean_std(train[0])
 
     recipe = recipe_for(args, len(train[0]), state.num_processes)
     torch.manual_seed(args.seed)
@@ -190,7 +200,7 @@ def main() -> None:
     model.to(device)
     train, validation = [tuple(tensor.to(device) for tensor in split) for split in (train, validation)]
 
-    seconds = fit.estimate_seconds(model, train[0], recipe, bf16) / state.num_processes
+    seconds = estimate_seconds(model, train[0], recipe, bf16) / state.num_processes
     each = f"{state.num_processes} × " if state.num_processes > 1 else ""
     state.print(
         f"{len(train[0]):,} images, {recipe.epochs:g} epochs in batches of {recipe.batch_size}, about "
@@ -199,7 +209,7 @@ def main() -> None:
     )
     with start_log() if state.is_main_process else nullcontext() as log:
         try:
-            progress = fit.fit(
+            progress = train_cnn(
                 model,
                 train,
                 validation,
@@ -221,7 +231,7 @@ def main() -> None:
 
     # Calibrate on validation what will be stored: a temperature goes into the head, so every way of loading has it.
     model.half().float().eval()
-    views = fit.predict(model.forward_views, validation[0], mean, std).cpu().numpy()
+    views = predict_logits(model.forward_views, validation[0], mean, std).cpu().numpy()
     labels = validation[1].cpu().numpy()
     temperature = metrics.fit_temperature(views, labels, merge)
     with torch.no_grad():
@@ -246,8 +256,8 @@ def main() -> None:
         "recipe": asdict(recipe),
         "train_seconds": round(progress.train_seconds, 1),
         "images_seen": progress.step * recipe.batch_size,
-        "train_flops": fit.training_flops(model, recipe, len(train[0]), progress.step),
-        "inference_flops": recipe.views * fit.forward_flops(model, args.image_size),  # an image
+        "train_flops": training_flops(model, recipe, len(train[0]), progress.step),
+        "inference_flops": recipe.views * view_flops(model, args.image_size),  # an image
         "best_epoch": progress.best_epoch,
         "validation": {
             "accuracy": float((logits.argmax(axis=1) == labels).mean()),
@@ -258,9 +268,7 @@ def main() -> None:
     }
     write_json(args.output_dir / "run.json", run | results)
     card.write(args.output_dir)
-    (args.output_dir / fit.CHECKPOINT).unlink(
-        missing_ok=True
-    )  # what it was for is done, and it is not part of the model
+    (args.output_dir / CHECKPOINT).unlink(missing_ok=True)  # what it was for is done, and it is not part of the model
     print(
         f"{results['validation']['accuracy']:.2%} of {len(labels):,} validation images right after "
         f"{progress.train_seconds:,.0f} s of training; saved in {args.output_dir}. "
@@ -277,9 +285,9 @@ def merge(views: np.ndarray) -> np.ndarray:
 
 def checkpoint_to_resume(args: argparse.Namespace) -> Path | None:
     """The checkpoint that the flags ask for; ModelError rather than write over a run, or go on from nothing."""
-    last = args.output_dir / fit.CHECKPOINT
+    last = args.output_dir / CHECKPOINT
     wanted = last if args.resume_from_checkpoint == "last" else Path(args.resume_from_checkpoint or "")
-    wanted = wanted / fit.CHECKPOINT if args.resume_from_checkpoint and wanted.is_dir() else wanted
+    wanted = wanted / CHECKPOINT if args.resume_from_checkpoint and wanted.is_dir() else wanted
     finished = (args.output_dir / "run.json").exists()
     if args.init_from and args.init_from.resolve() == args.output_dir.resolve():
         raise ModelError(f"--init_from and --output_dir are both {args.output_dir}: give another --output_dir")
@@ -298,12 +306,12 @@ def remove_stale(output_dir: Path, keep: Path | None) -> None:
     """Removes what an earlier run left in `output_dir` and would speak of other weights, but for the checkpoint
     `keep`.
     """
-    for name in (*runs.STALE, fit.CHECKPOINT):
+    for name in (*runs.STALE, CHECKPOINT):
         if keep is None or (output_dir / name).resolve() != keep.resolve():
             (output_dir / name).unlink(missing_ok=True)
 
 
-def recipe_for(args: argparse.Namespace, n: int, processes: int = 1) -> fit.Recipe:
+def recipe_for(args: argparse.Namespace, n: int, processes: int = 1) -> CnnRecipe:
     """The recipe with the flags' changes, for n training images of --image_size, a batch shared by so many
     processes.
     """

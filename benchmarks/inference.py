@@ -22,12 +22,9 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 from transformers import AutoImageProcessor, AutoModelForImageClassification  # noqa: E402
 
-from classifier import (  # noqa: E402
-    fit,
-    load_predictor,
-    runs,  # noqa: E402
-)
+from classifier import load_predictor, runs
 from classifier.files import write_json  # noqa: E402
+from classifier.training.runtime import keep_freed_memory
 
 BATCHES = {1: 40, 64: 5}  # images at a time: turns
 
@@ -37,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, help="of models")
     args = parser.parse_args()
-    fit.keep_freed_memory()
+    keep_freed_memory()
     rows = [row(folder) for folder in args.folders]
     write_json(Path(__file__).parent / "inference.json", {"rows": rows, "machine": runs.machine()})
 

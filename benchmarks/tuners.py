@@ -18,10 +18,12 @@ from torchvision.transforms import v2  # noqa: E402
 from transformers import TrainerCallback  # noqa: E402
 
 import finetune_vit  # noqa: E402
-from classifier import errors, fit, tune  # noqa: E402
+from classifier import errors  # noqa: E402
+from classifier.training import finetune_trainer  # noqa: E402
+from classifier.training.runtime import seeded_generator  # noqa: E402
 
 
-class RandAugment(tune.Tuner):
+class RandAugment(finetune_trainer.FinetuneTrainer):
     """Two random operations at magnitude 9 of 31 an image, before its crop (arXiv:1909.13719)."""
 
     randaugment = v2.RandAugment(num_ops=2, magnitude=9)
@@ -29,12 +31,12 @@ class RandAugment(tune.Tuner):
     def augmented(self, pixels: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As `Tuner`'s, of pixels that were changed first."""
         with torch.random.fork_rng():
-            torch.manual_seed(fit.generator(self.args.seed, "randaugment", self.state.global_step).initial_seed())
+            torch.manual_seed(seeded_generator(self.args.seed, "randaugment", self.state.global_step).initial_seed())
             pixels = torch.stack([self.randaugment(image) for image in pixels])
         return super().augmented(pixels, labels)
 
 
-class Averaged(tune.Tuner):
+class Averaged(finetune_trainer.FinetuneTrainer):
     """Keeps an exponential moving average of the weights, over about a hundred steps, instead of the last ones."""
 
     def train(self, *args, **kwargs):
@@ -60,5 +62,5 @@ class Average(TrainerCallback):
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in ("RandAugment", "Averaged"):
         sys.exit(__doc__)
-    tune.Tuner = globals()[sys.argv.pop(1)]
+    finetune_trainer.FinetuneTrainer = globals()[sys.argv.pop(1)]
     errors.run(finetune_vit.main)

@@ -60,10 +60,10 @@ from classifier.data.splits import load_images
 from classifier.errors import DataError, ImageError, ModelError, Stopped
 from classifier.evaluation import predictions
 from classifier.files import replacing, write_json, write_text
-from classifier.fit import StopSignal
 from classifier.images.workers import decode_many
 from classifier.models.loading import default_device
 from classifier.models.predictor import Picture, Predictor, batched, load_predictor
+from classifier.training.runtime import StopSignal
 
 CHUNK = 256  # images a part
 BATCH_SIZE = 32  # images a forward pass; CHUNK is a multiple

@@ -7,7 +7,7 @@ import torch
 from timm.layers import Conv2dSame
 from torch import nn
 
-from classifier import depthwise
+from classifier.training import depthwise
 
 
 @pytest.mark.parametrize("kind", [nn.Conv2d, Conv2dSame])

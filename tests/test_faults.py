@@ -14,8 +14,9 @@ from test_bulk import pictures, run, tiny  # noqa: F401  (run and tiny are fixtu
 from test_fit import folder, train, wait_for_epochs, weights  # noqa: F401  (folder is a fixture)
 from test_predictor import encoded, picture, save_tiny_vit
 
-from classifier import bulk, fit
+from classifier import bulk
 from classifier.errors import DataError
+from classifier.training.checkpoint import CHECKPOINT
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -68,7 +69,7 @@ def test_a_disk_that_fills_up_in_training_costs_no_epoch_that_was_saved(folder, 
     assert process.returncode == 2 and "Traceback" not in errors
     line = errors.strip().splitlines()[-1]
     assert "No space left" in line and ("--resume_from_checkpoint last" in line or "free space" in line)
-    assert (output_dir / fit.CHECKPOINT).exists()
+    assert (output_dir / CHECKPOINT).exists()
     ballast.unlink()
     subprocess.run(
         train(folder, output_dir, *epochs, "--resume_from_checkpoint", "last"), check=True, capture_output=True

@@ -43,19 +43,21 @@ from transformers import (
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 import finetune_vit
-from classifier import augment, average, errors, features, fit, load_predictor, runs, tune
-from classifier import teacher as teaching
+from classifier import average, errors, load_predictor, runs
 from classifier.data.loaders import image_batches
 from classifier.data.splits import load_splits
 from classifier.errors import ModelError
 from classifier.models import backbone
 from classifier.models import processor as processors
 from classifier.models.loading import load_processor
+from classifier.training import distill, finetune_trainer, probe
+from classifier.training.augment import crop_boxes, crop_resize, mix, normalize
+from classifier.training.runtime import StopSignal
 
 ROOT = Path(__file__).parent.parent
 COLOURS = {"blue": (40, 40, 200), "green": (40, 200, 40), "red": (200, 40, 40), "yellow": (200, 200, 40)}
 BACKBONES = ("facebook/deit-tiny-patch16-224", "google/mobilenet_v2_1.0_224", "timm/tf_efficientnet_lite0.in1k")
-SHORT = ("--num_train_epochs", "2", "--per_device_train_batch_size", "8", "--learning_rate", "0.003", "--no_bf16")
+SHORT = ("--num_train_epochs", "2", "--per_device_train_batch_size", "8", "--learning_rate", "0.003", "--bf16", "false")
 
 
 def noise(n: int, size: int = 20, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -162,25 +164,25 @@ def test_a_box_that_is_the_whole_image_is_resized_as_by_torchvision(bicubic, siz
     mirrored = torch.tensor([True, False, True, False, False])
     expected = torch.where(mirrored[:, None, None, None], expected.flip(-1), expected)
     edges = torch.zeros(5), torch.zeros(5), torch.full((5,), 20.0), torch.full((5,), 20.0)
-    difference = (augment.crop_resize(images, edges, mirrored, size, bicubic) - expected).abs()
+    difference = (crop_resize(images, edges, mirrored, size, bicubic) - expected).abs()
     assert difference.max() <= 2 and difference.mean() < 0.05  # levels of 255: its weights have few bits
 
 
 def test_a_box_is_cut_out_by_hand():
     images = torch.arange(16, dtype=torch.uint8).view(1, 1, 4, 4) * 10
     boxes = tuple(torch.tensor([float(edge)]) for edge in (1, 2, 2, 2))  # rows 1 and 2, columns 2 and 3
-    cut = augment.crop_resize(images, boxes, torch.tensor([True]), 2, bicubic=False)
+    cut = crop_resize(images, boxes, torch.tensor([True]), 2, bicubic=False)
     assert cut.flatten().tolist() == [70, 60, 110, 100]
 
 
 def test_boxes_lie_in_the_image_and_cover_the_share_that_was_asked_for():
-    top, left, height, width = augment.crop_boxes(2000, 30, 40, 0.5, torch.Generator().manual_seed(0))
+    top, left, height, width = crop_boxes(2000, 30, 40, 0.5, torch.Generator().manual_seed(0))
     assert min(top.min(), left.min()) >= 0 and (top + height).max() <= 30.001 and (left + width).max() <= 40.001
     area = height * width / 1200
     assert 0.499 < area.min() < 0.51 and 0.99 < area.max() <= 1.001
     ratio = width / height
     assert ratio[area < 0.6].min() > 0.749 and ratio.max() < 4 / 3 + 0.001 and ratio[area > 0.99].min() > 1.3
-    whole = augment.crop_boxes(3, 30, 40, 1.0, torch.Generator().manual_seed(0))
+    whole = crop_boxes(3, 30, 40, 1.0, torch.Generator().manual_seed(0))
     assert [edge.tolist() for edge in whole] == [pytest.approx([value] * 3, abs=1e-3) for value in (0, 0, 30, 40)]
 
 
@@ -188,7 +190,7 @@ def test_boxes_lie_in_the_image_and_cover_the_share_that_was_asked_for():
 def test_mixing_weighs_targets_as_pixels(alphas):
     images = torch.stack([torch.zeros(3, 10, 10), torch.ones(3, 10, 10)])
     for seed in range(20):
-        mixed, targets = augment.mix(images, torch.eye(2), *alphas, torch.Generator().manual_seed(seed))
+        mixed, targets = mix(images, torch.eye(2), *alphas, torch.Generator().manual_seed(seed))
         assert mixed.mean(dim=(1, 2, 3)).numpy() == pytest.approx(targets[:, 1].numpy(), abs=1e-5)
 
 
@@ -303,7 +305,9 @@ def test_drop_path_is_set_where_the_architecture_has_it(convnext, vit):
 # --- Training --------------------------------------------------------------------------------------------------------
 
 
-def tuner(output_dir: Path, model, dataset: tune.InMemory, layer_decay: float = 0.5, **changes) -> tune.Tuner:
+def tuner(
+    output_dir: Path, model, dataset: finetune_trainer.InMemory, layer_decay: float = 0.5, **changes
+) -> finetune_trainer.FinetuneTrainer:
     args = finetune_vit.Training(
         output_dir=str(output_dir),
         bf16=False,
@@ -314,13 +318,13 @@ def tuner(output_dir: Path, model, dataset: tune.InMemory, layer_decay: float = 
         label_smoothing_factor=0.0,
         **changes,
     )
-    return tune.Tuner(
+    return finetune_trainer.FinetuneTrainer(
         model,
         args,
         ViTImageProcessor(size={"height": 32, "width": 32}),
         dataset,
         dataset,
-        tune.Progress(output_dir, {}, fit.StopSignal()),
+        finetune_trainer.ProgressTracker(output_dir, {}, StopSignal()),
         sizes=((1.0, 32),),
         crop_scale=1.0,
         mirror=False,
@@ -333,7 +337,9 @@ def tuner(output_dir: Path, model, dataset: tune.InMemory, layer_decay: float = 
 
 def test_overfits_one_batch(tmp_path):
     images, _ = noise(16, size=32)
-    dataset = tune.InMemory(images, torch.arange(16) // 4)  # labels that the colours do not tell: only memory can
+    dataset = finetune_trainer.InMemory(
+        images, torch.arange(16) // 4
+    )  # labels that the colours do not tell: only memory can
     never = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
     trainer = tuner(tmp_path, tiny_vit(num_labels=4), dataset, 1.0, num_train_epochs=100, logging_steps=1, **never)
     trainer.train()
@@ -345,19 +351,19 @@ def test_overfits_one_batch(tmp_path):
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(tuned, tmp_path):
     predictor, labels = load_predictor(tuned), sorted(COLOURS, reverse=True)  # in another order than the teacher's
     mean, std = [0.3, 0.4, 0.5], [0.2, 0.25, 0.3]
-    teacher = teaching.Teacher(tuned, labels, mean, std, torch.device("cpu"))
+    teacher = distill.Teacher(tuned, labels, mean, std, torch.device("cpu"))
     images, _ = noise(4, size=32)
-    own = augment.normalize(images.float(), *processors.mean_std(predictor.processor))
+    own = normalize(images.float(), *processors.mean_std(predictor.processor))
     expected = predictor.model(pixel_values=own).logits[:, [predictor.labels.index(label) for label in labels]]
-    targets = teacher.probabilities(augment.normalize(images.float(), mean, std))
+    targets = teacher.probabilities(normalize(images.float(), mean, std))
     torch.testing.assert_close(targets, (expected / 2).softmax(dim=1), rtol=1e-4, atol=1e-5)
     logits = expected.detach().clone().requires_grad_()
-    teaching.loss(logits, targets, None).backward()
+    distill.loss(logits, targets, None).backward()
     assert logits.grad.abs().max() < 1e-4
     halves = torch.tensor(
         [[2.0, 0.0]]
     ).requires_grad_()  # by hand: 4 × (log(1 + e) - 1 + 0.5), its gradient 2 × (σ(1) - 0.5)
-    loss = teaching.loss(halves, torch.tensor([[0.5, 0.5]]), None)
+    loss = distill.loss(halves, torch.tensor([[0.5, 0.5]]), None)
     loss.backward()
     assert loss.item() == pytest.approx(3.2530, abs=1e-3) and halves.grad[0, 0].item() == pytest.approx(
         0.4621, abs=1e-3
@@ -380,7 +386,7 @@ def test_a_teacher_is_copied_and_one_of_other_labels_refused(pictures, vit, conv
 
 
 def test_a_block_learns_slower_than_the_next(tmp_path):
-    trainer = tuner(tmp_path, tiny_vit(num_labels=4), tune.InMemory(*noise(4, size=32)))
+    trainer = tuner(tmp_path, tiny_vit(num_labels=4), finetune_trainer.InMemory(*noise(4, size=32)))
     groups = trainer.create_optimizer().param_groups
     rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
     decays = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
@@ -413,20 +419,20 @@ def test_a_run_leaves_a_folder_that_everyone_loads_alike(tuned, pictures):
 def test_a_resumed_run_equals_one_that_was_not_stopped(tuned, vit, pictures, tmp_path, monkeypatch, capsys):
     """Stopped in the middle of an epoch, by a signal; the model has dropout."""
     words = ["--model", vit, "--dataset", pictures, "--output_dir", tmp_path / "run", *SHORT]
-    on_step_end = tune.Progress.on_step_end
+    on_step_end = finetune_trainer.ProgressTracker.on_step_end
 
     def send_signal(self, args, state, control, **kwargs):
         if state.global_step == 8:  # of 6 an epoch
             os.kill(os.getpid(), signal.SIGTERM)
         on_step_end(self, args, state, control, **kwargs)
 
-    monkeypatch.setattr(tune.Progress, "on_step_end", send_signal)
+    monkeypatch.setattr(finetune_trainer.ProgressTracker, "on_step_end", send_signal)
     with pytest.raises(SystemExit) as stopped:
         command(*words)
     monkeypatch.undo()
     assert stopped.value.code == 130
     assert "after step 8 of 12" in (said := capsys.readouterr().err) and "--resume_from_checkpoint last" in said
-    assert tune.last_checkpoint(tmp_path / "run").name == "checkpoint-8"
+    assert finetune_trainer.last_checkpoint(tmp_path / "run").name == "checkpoint-8"
     assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 1  # a broken epoch has no line
 
     with pytest.raises(SystemExit):  # nor is a run overwritten
@@ -473,29 +479,29 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(vit, pictures, tmp_path, mo
 
 
 def test_a_batch_that_does_not_fit_is_made_smaller(tmp_path, monkeypatch):
-    compute_loss = tune.Tuner.compute_loss
+    compute_loss = finetune_trainer.FinetuneTrainer.compute_loss
 
     def limited(self, model, inputs, **kwargs):
         if len(inputs["labels"]) > 6:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
         return compute_loss(self, model, inputs, **kwargs)
 
-    monkeypatch.setattr(tune.Tuner, "compute_loss", limited)
-    trainer = tuner(tmp_path, tiny_vit(num_labels=4), tune.InMemory(*noise(8, size=32)), num_train_epochs=1)
+    monkeypatch.setattr(finetune_trainer.FinetuneTrainer, "compute_loss", limited)
+    trainer = tuner(tmp_path, tiny_vit(num_labels=4), finetune_trainer.InMemory(*noise(8, size=32)), num_train_epochs=1)
     trainer.train()
     assert trainer.state.train_batch_size == 6 and trainer.progress.images_seen == 8
 
 
 def test_memory_that_ends_later_does_not_start_the_run_anew(tmp_path, monkeypatch):
-    compute_loss = tune.Tuner.compute_loss
+    compute_loss = finetune_trainer.FinetuneTrainer.compute_loss
 
     def limited(self, model, inputs, **kwargs):
         if self.state.global_step == 2:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
         return compute_loss(self, model, inputs, **kwargs)
 
-    monkeypatch.setattr(tune.Tuner, "compute_loss", limited)
-    trainer = tuner(tmp_path, tiny_vit(num_labels=4), tune.InMemory(*noise(8, size=32)), num_train_epochs=4)
+    monkeypatch.setattr(finetune_trainer.FinetuneTrainer, "compute_loss", limited)
+    trainer = tuner(tmp_path, tiny_vit(num_labels=4), finetune_trainer.InMemory(*noise(8, size=32)), num_train_epochs=4)
     with pytest.raises(ModelError, match=r"after step 2 .* --gradient_accumulation_steps 2"):
         trainer.train()
     assert trainer.progress.images_seen == 16
@@ -505,13 +511,24 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     model = tiny_vit(num_labels=4)
     with torch.no_grad():
         model.classifier.bias[0] = float("nan")
-    trainer = tuner(tmp_path, model, tune.InMemory(*noise(8, size=32)), num_train_epochs=2, logging_steps=1)
+    trainer = tuner(tmp_path, model, finetune_trainer.InMemory(*noise(8, size=32)), num_train_epochs=2, logging_steps=1)
     with pytest.raises(ModelError, match=r"the loss is nan .* step 1"):
         trainer.train()
 
 
 def test_a_stage_goes_on_from_the_last_ones_head_at_another_resolution(tuned, pictures, tmp_path, capsys):
-    words = ["--model", tuned, "--dataset", pictures, "--image_size", "48", "--num_train_epochs", "1", "--no_bf16"]
+    words = [
+        "--model",
+        tuned,
+        "--dataset",
+        pictures,
+        "--image_size",
+        "48",
+        "--num_train_epochs",
+        "1",
+        "--bf16",
+        "false",
+    ]
     command(
         *words, "--output_dir", tmp_path, "--gradient_accumulation_steps", "2", "--per_device_train_batch_size", "8"
     )
@@ -600,7 +617,18 @@ def test_large_photographs_are_streamed(vit, tmp_path, capsys):
         path.write_bytes(path.read_bytes()[:700])
     for extra in range(8):
         shutil.copy(folder / "red/2.jpg", folder / f"red/copy{extra}.jpg")
-    words = ["--model", vit, "--dataset", folder, "--output_dir", tmp_path / "run", "--max_steps", "2", "--no_bf16"]
+    words = [
+        "--model",
+        vit,
+        "--dataset",
+        folder,
+        "--output_dir",
+        tmp_path / "run",
+        "--max_steps",
+        "2",
+        "--bf16",
+        "false",
+    ]
     words += ["--validation_fraction", "0.2", "--class_weights", "balanced", "--dataloader_num_workers", "1"]
     words += ["--per_device_eval_batch_size", "1"]
     command(*words, "--skip_unreadable")
@@ -620,8 +648,8 @@ def test_cached_features_equal_uncached_ones(tuned, tmp_path):
     predictor.logits([Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images])
 
     def extract(images=images, model=predictor.model):
-        return features.extract(
-            model, predictor.processor, tune.InMemory(images, labels), folder=tmp_path, batch_size=4
+        return probe.extract(
+            model, predictor.processor, finetune_trainer.InMemory(images, labels), folder=tmp_path, batch_size=4
         )
 
     fresh, cached = extract(), extract()
@@ -645,10 +673,10 @@ def test_a_class_weight_is_an_images():
     target = torch.tensor([0.95, 0.05])  # 0.1 of it spread over two classes
     weights = torch.tensor([0.5, 50.0])
     heads = torch.stack([torch.zeros(2), target.log()])[None]  # (1, D + 1, 2): the bias alone
-    gradient, _ = features.head_gradient(heads, torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64), weights, 0.1)
+    gradient, _ = probe.head_gradient(heads, torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64), weights, 0.1)
     assert gradient.abs().max() < 1e-6
     logits = (2 * target.log())[None].requires_grad_()  # of temperature 2
-    teaching.loss(logits, target[None], weights).backward()
+    distill.loss(logits, target[None], weights).backward()
     assert logits.grad.abs().max() < 1e-5
 
 
@@ -657,23 +685,23 @@ def test_heads_of_a_grid_learn_each_by_itself():
     labels = rng.integers(3, size=90)
     inputs = (5 + 10 * np.eye(3)[labels] + rng.normal(0, 1, (90, 3))).astype(np.float32)
     heads = torch.tensor(rng.normal(size=(4, 4, 3)), dtype=torch.float32)
-    gradient, sums = features.head_gradient(heads, torch.from_numpy(inputs), torch.from_numpy(labels), None, 0.1)
-    one, _ = features.head_gradient(heads[2:3], torch.from_numpy(inputs), torch.from_numpy(labels), None, 0.1)
+    gradient, sums = probe.head_gradient(heads, torch.from_numpy(inputs), torch.from_numpy(labels), None, 0.1)
+    one, _ = probe.head_gradient(heads[2:3], torch.from_numpy(inputs), torch.from_numpy(labels), None, 0.1)
     assert torch.allclose(gradient[2], one[0], atol=1e-6) and sums.shape == (4, 2)
-    split = features.Features(inputs, labels, False)
-    best = features.fit_heads(split, split, 3, epochs=30, batch_size=30)
+    split = probe.Features(inputs, labels, False)
+    best = probe.fit_heads(split, split, 3, epochs=30, batch_size=30)
     logits = inputs @ best.weight.numpy().T + best.bias.numpy()  # of features as they are, not standardised
     assert (logits.argmax(axis=1) == labels).mean() == best.history[best.best_epoch - 1]["validation_accuracy"] > 0.97
 
 
 def test_freeze_backbone_trains_the_head_alone(vit, pictures, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
-    flags = ["--freeze", "backbone", "--num_train_epochs", "2", "--no_bf16"]
+    flags = ["--freeze", "backbone", "--num_train_epochs", "2", "--bf16", "false"]
     command("--model", vit, "--dataset", pictures, "--output_dir", tmp_path / "run", *flags)
     before, after = backbone.load(str(vit), list(COLOURS)).model, load_predictor(tmp_path / "run").model
     assert torch.equal(before.vit.layernorm.weight.half(), after.vit.layernorm.weight.half())
     run = read(tmp_path / "run")
-    assert run["validation"]["accuracy"] > 0.9 and run["recipe"]["learning_rate"] in features.LEARNING_RATES
+    assert run["validation"]["accuracy"] > 0.9 and run["recipe"]["learning_rate"] in probe.LEARNING_RATES
     assert len(list((tmp_path / "home/features").glob("*.labels.npy"))) == 2
     assert_all_agree(tmp_path / "run", pictures)
 
@@ -758,7 +786,8 @@ def test_other_architectures_of_random_weights(name, freeze, architecture, pictu
         freeze,
         "--num_train_epochs",
         "1",
-        "--no_bf16",
+        "--bf16",
+        "false",
     ]
     command("--model", architecture(name), *words, "--train_sizes", "1:1")
     assert_all_agree(tmp_path / "run", pictures)
@@ -771,7 +800,7 @@ def test_training_sees_the_pixels_that_the_processor_makes(name, architecture):
     image = torch.tensor([200, 100, 10], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 64, 64)
     found = backbone.load(str(folder), list(COLOURS))
     processed = processors.batch(found.processor, image)
-    trained_on = augment.normalize(image.float(), *processors.mean_std(found.processor))
+    trained_on = normalize(image.float(), *processors.mean_std(found.processor))
     torch.testing.assert_close(trained_on, processed, atol=1e-5, rtol=1e-4)
     original = AutoModelForImageClassification.from_pretrained(folder).eval()
     with torch.no_grad():
@@ -803,7 +832,8 @@ def test_other_names_for_labels_are_recorded(vit, pictures, tmp_path):
         tmp_path / "names.json",
         "--output_dir",
         tmp_path / "run",
-        "--no_bf16",
+        "--bf16",
+        "false",
     ]
     command("--model", vit, *words, "--freeze", "backbone", "--num_train_epochs", "1")
     assert read(tmp_path / "run")["settings"]["label_names"] == str(tmp_path / "names.json")

@@ -16,12 +16,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from classifier import augment, fit, runs
+from classifier import runs
+from classifier.data.survey import channel_mean_std
 from classifier.errors import ModelError, Stopped
 from classifier.models.cnn import CifarCnnConfig, CifarCnnForImageClassification, average_views
+from classifier.training.augment import cutout, flip_by_turns, shift
+from classifier.training.checkpoint import CHECKPOINT
+from classifier.training.cnn_trainer import CnnRecipe, train_cnn, validate
+from classifier.training.muon import Muon, orthogonalize
 
 ROOT = Path(__file__).parent.parent
-TINY = fit.Recipe(sizes=((2, 16), (2, 20)), widths=(8, 16), depths=(2, 3), batch_size=32, chunk_size=16, cutout=4)
+TINY = CnnRecipe(sizes=((2, 16), (2, 20)), widths=(8, 16), depths=(2, 3), batch_size=32, chunk_size=16, cutout=4)
 STATISTICS = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
 
 
@@ -34,27 +39,27 @@ def colours(n: int, size: int = 20, classes: int = 4, seed: int = 0) -> tuple[to
     return torch.tensor(images.clip(0, 255).astype(np.uint8)), torch.tensor(labels)
 
 
-def tiny_model(recipe: fit.Recipe = TINY) -> CifarCnnForImageClassification:
+def tiny_model(recipe: CnnRecipe = TINY) -> CifarCnnForImageClassification:
     torch.manual_seed(0)
     return CifarCnnForImageClassification(CifarCnnConfig(widths=recipe.widths, depths=recipe.depths, num_labels=4))
 
 
 def test_mean_and_std_by_hand():
     images = torch.tensor([0, 0, 255, 255], dtype=torch.uint8).view(1, 1, 2, 2)
-    assert augment.mean_std(images) == ([0.5], [0.5])
+    assert channel_mean_std(images) == ([0.5], [0.5])
 
 
 def test_flips_take_turns():
     images = torch.arange(4.0).view(2, 1, 1, 2)
     first = torch.tensor([True, False])
-    even, odd = (augment.flip_by_turns(images, first, epoch) for epoch in (0, 1))
+    even, odd = (flip_by_turns(images, first, epoch) for epoch in (0, 1))
     assert even[:, 0, 0].tolist() == [[1, 0], [2, 3]]
     assert odd[:, 0, 0].tolist() == [[0, 1], [3, 2]]
 
 
 def test_shift_moves_each_image_by_its_own_whole_pixels():
     images = torch.arange(64 * 36.0).view(64, 1, 6, 6)
-    moved = augment.shift(images, 1, torch.Generator().manual_seed(0))
+    moved = shift(images, 1, torch.Generator().manual_seed(0))
     padded = torch.nn.functional.pad(images, (1, 1, 1, 1), mode="reflect")
     seen = set()
     for image, candidates in zip(moved, padded, strict=True):
@@ -65,7 +70,7 @@ def test_shift_moves_each_image_by_its_own_whole_pixels():
 
 
 def test_cutout_blanks_one_square_an_image():
-    holes = augment.cutout(torch.ones(200, 3, 9, 9), 3, torch.Generator().manual_seed(0)) == 0
+    holes = cutout(torch.ones(200, 3, 9, 9), 3, torch.Generator().manual_seed(0)) == 0
     assert holes[:, :1].expand_as(holes).equal(holes)  # the same place in every channel
     areas = holes[:, 0].sum(dim=(1, 2))
     assert set(areas.tolist()) == {4, 6, 9}  # a corner, an edge, whole
@@ -75,20 +80,20 @@ def test_cutout_blanks_one_square_an_image():
 def test_muon_orthogonalizes():
     """Newton-Schulz with Muon's coefficients takes singular values to around 1; the singular vectors stay."""
     matrix = torch.randn(16, 40, generator=torch.Generator().manual_seed(0))
-    result = fit.orthogonalize(matrix, steps=5)
+    result = orthogonalize(matrix, steps=5)
     values = torch.linalg.svdvals(result)
     assert values.min() > 0.6 and values.max() < 1.3
     u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
     off_diagonal = u.T @ result @ vh.T - torch.diag((u.T @ result @ vh.T).diag())
     assert off_diagonal.abs().max() < 0.05
-    assert torch.allclose(fit.orthogonalize(matrix.T, steps=5), result.T, atol=1e-2)
+    assert torch.allclose(orthogonalize(matrix.T, steps=5), result.T, atol=1e-2)
 
 
 def test_muon_step_by_hand():
     """One step from a kernel whose gradient has one singular value: the weight is scaled to norm √out, then moved."""
     weight = torch.nn.Parameter(torch.full((4, 1, 1, 1), 3.0))
     weight.grad = torch.tensor([1.0, 0, 0, 0]).view(4, 1, 1, 1)
-    fit.Muon([weight], lr=0.1, momentum=0.6).step()
+    Muon([weight], lr=0.1, momentum=0.6).step()
     x = 1.0
     for _ in range(3):  # the iteration on a single singular value
         x = 3.4445 * x - 4.7750 * x**3 + 2.0315 * x**5
@@ -123,7 +128,7 @@ def test_the_views_are_the_image_mirrored_and_shifted(views):
 
 
 def test_sizes_follow_progress():
-    recipe = fit.Recipe(sizes=((4, 24), (2, 28), (2, 32)))
+    recipe = CnnRecipe(sizes=((4, 24), (2, 28), (2, 32)))
     assert [recipe.size_at(p / 8) for p in range(8)] == [24] * 4 + [28] * 2 + [32] * 2
     assert recipe.for_epochs(16).sizes == ((8, 24), (4, 28), (4, 32))
 
@@ -133,7 +138,7 @@ def test_overfits_one_batch(tmp_path):
     data = images, torch.arange(32) % 4  # labels that the pixels do not tell: only memory can
     recipe = replace(TINY, sizes=((250, 20),), shift=0, cutout=0, label_smoothing=0, learning_rate=0.1)
     model = tiny_model(recipe)
-    progress = fit.fit(model, data, data, recipe, tmp_path, **STATISTICS)
+    progress = train_cnn(model, data, data, recipe, tmp_path, **STATISTICS)
     assert progress.history[-1]["train_loss"] < 0.3 < 1 < progress.history[0]["train_loss"]
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines == progress.history
@@ -144,7 +149,7 @@ def test_the_first_stage_learns_until_it_is_frozen(tmp_path):
     for share in (0.0, 0.5):
         model, before = tiny_model(), tiny_model().state_dict()
         data = colours(64)
-        fit.fit(model, data, data, replace(TINY, freeze_from=share), tmp_path / str(share), **STATISTICS)
+        train_cnn(model, data, data, replace(TINY, freeze_from=share), tmp_path / str(share), **STATISTICS)
         learnt[share] = {name for name, tensor in model.named_parameters() if not tensor.equal(before[name])}
     first = {f"stages.0.{name}" for name in ("convs.0.weight", "convs.1.weight", "norms.0.bias", "norms.1.bias")}
     assert first <= learnt[0.5] and learnt[0.0] == learnt[0.5] - first
@@ -156,17 +161,17 @@ def test_early_stop_keeps_the_best_weights(tmp_path):
     validation = noise, torch.arange(40) % 4  # nothing to learn: accuracy does not rise for long
     recipe = replace(TINY, sizes=((40, 20),))
     model = tiny_model()
-    progress = fit.fit(model, (images, labels), validation, recipe, tmp_path, patience=3, **STATISTICS)
+    progress = train_cnn(model, (images, labels), validation, recipe, tmp_path, patience=3, **STATISTICS)
     assert len(progress.history) == progress.improved_epoch + 3 < 40 and progress.best_epoch >= progress.improved_epoch
-    again = fit.validate(model, validation, **STATISTICS, bf16=False)
+    again = validate(model, validation, **STATISTICS, bf16=False)
     assert again["validation_accuracy"] == progress.best_accuracy
 
 
 def test_non_finite_loss_stops_and_says_where(tmp_path):
     recipe = replace(TINY, bias_learning_rate=1e30, head_learning_rate=1e30)
     with pytest.raises(ModelError, match=r"the loss is (nan|inf) at step \d+, epoch 1: .*--learning_rate"):
-        fit.fit(tiny_model(), colours(128), colours(32), recipe, tmp_path, **STATISTICS)
-    assert not (tmp_path / fit.CHECKPOINT).exists()  # nothing bad was saved
+        train_cnn(tiny_model(), colours(128), colours(32), recipe, tmp_path, **STATISTICS)
+    assert not (tmp_path / CHECKPOINT).exists()  # nothing bad was saved
 
 
 @pytest.mark.parametrize("call", [6, 8, 32], ids=["in an epoch", "in an epoch's last step", "in the last step of all"])
@@ -174,18 +179,18 @@ def test_resume_equals_not_stopping_at_any_step(tmp_path, call):
     """A signal at the given forward pass (two a step, four steps an epoch, four epochs)."""
     data, validation = colours(128), colours(64, seed=1)
     whole, stopped, resumed = tiny_model(), tiny_model(), tiny_model()
-    expected = fit.fit(whole, data, validation, TINY, tmp_path / "whole", **STATISTICS)
+    expected = train_cnn(whole, data, validation, TINY, tmp_path / "whole", **STATISTICS)
 
     calls = iter(range(1, 1000))
     stopped.register_forward_pre_hook(lambda *_: os.kill(os.getpid(), signal.SIGTERM) if next(calls) == call else None)
     if call < 32:
         with pytest.raises(Stopped, match=r"stopped after step [34] of 16 and saved"):
-            fit.fit(stopped, data, validation, TINY, tmp_path / "part", **STATISTICS)
-        found = fit.fit(
-            resumed, data, validation, TINY, tmp_path / "part", resume=tmp_path / "part" / fit.CHECKPOINT, **STATISTICS
+            train_cnn(stopped, data, validation, TINY, tmp_path / "part", **STATISTICS)
+        found = train_cnn(
+            resumed, data, validation, TINY, tmp_path / "part", resume=tmp_path / "part" / CHECKPOINT, **STATISTICS
         )
     else:  # nothing is left to do: the run ends well
-        found, resumed = fit.fit(stopped, data, validation, TINY, tmp_path / "part", **STATISTICS), stopped
+        found, resumed = train_cnn(stopped, data, validation, TINY, tmp_path / "part", **STATISTICS), stopped
     assert same(resumed.state_dict(), whole.state_dict())
     names = ("epoch", "step", "validation_loss", "validation_accuracy")
     assert [[line[n] for n in names] for line in found.history] == [
@@ -287,7 +292,7 @@ def test_checkpoint_errors_name_the_next_step(folder, tmp_path):
         wait_for_epochs(process, tmp_path, 1)
         process.send_signal(signal.SIGTERM)
     assert "seed 0 (now 5)" in message("--resume_from_checkpoint", "last", "--seed", "5")
-    checkpoint = tmp_path / fit.CHECKPOINT
+    checkpoint = tmp_path / CHECKPOINT
     assert "train data" in message("--resume_from_checkpoint", "last", "--max_train_samples", "100")
     os.truncate(checkpoint, checkpoint.stat().st_size // 2)
     assert "is damaged" in message("--resume_from_checkpoint", "last")

@@ -46,7 +46,8 @@ def start_tuning(folder: Path, launcher: tuple[str, ...], output_dir: str, *flag
         "0.2",
         "--num_train_epochs",
         "4",
-        "--no_bf16",
+        "--bf16",
+        "false",
         "--crop_scale",
         "1",
     ]

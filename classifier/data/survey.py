@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -112,3 +113,13 @@ def scan_rows(split: str, splits: Splits, batch_size: int) -> Iterator[list[Row]
     """Every row of a split, `batch_size` at a time; an unreadable image is neither skipped nor raises."""
     for attempts in decode_batches(split, splits, batch_size):
         yield [Row(index, cell and cell["path"], image, label) for index, cell, image, label in attempts]
+
+
+def channel_mean_std(images: torch.Tensor) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of all pixels of uint8 (N, C, H, W), a number a channel, in units of 255; exact."""
+    counts = torch.stack([images[:, c].flatten().bincount(minlength=256) for c in range(images.shape[1])]).double()
+    values = torch.arange(256, dtype=torch.float64) / 255
+    share = counts / counts.sum(dim=1, keepdim=True)  # (C, 256)
+    mean = share @ values
+    variance = share @ values**2 - mean**2
+    return mean.tolist(), variance.sqrt().tolist()

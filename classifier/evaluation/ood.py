@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits, load_sample_images
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import normalize
 
-from classifier.augment import mean_std
+from classifier.data.survey import channel_mean_std
 from classifier.errors import DataError
 
 
@@ -118,7 +118,7 @@ def sets(images: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
 def gaussian_noise(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Normal pixels, of each channel's mean and standard deviation in `images`."""
     mean, std = (
-        255 * np.array(each, np.float32)[:, None, None] for each in mean_std(torch.tensor(images))
+        255 * np.array(each, np.float32)[:, None, None] for each in channel_mean_std(torch.tensor(images))
     )  # (3, 1, 1)
     return to_8_bits(mean + std * rng.standard_normal(images.shape, np.float32))
 

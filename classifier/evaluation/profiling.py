@@ -29,7 +29,7 @@ def measure(predictor: Predictor) -> dict:
     images = [Image.fromarray(rng.integers(256, size=(side, side, 3), dtype=np.uint8)) for _ in range(BATCH)]
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)  # what `fit.keep_freed_memory` kept of others is not this model's
+        libc.malloc_trim(0)  # what `keep_freed_memory` kept of others is not this model's
     if RESET.exists():
         RESET.write_text("5")  # the peak counts from here on
     for image in images[:WARM_UP]:

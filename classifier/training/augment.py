@@ -7,16 +7,6 @@ import torch
 from torch.nn import functional as F
 
 
-def mean_std(images: torch.Tensor) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of all pixels of uint8 (N, C, H, W), a number a channel, in units of 255; exact."""
-    counts = torch.stack([images[:, c].flatten().bincount(minlength=256) for c in range(images.shape[1])]).double()
-    values = torch.arange(256, dtype=torch.float64) / 255
-    share = counts / counts.sum(dim=1, keepdim=True)  # (C, 256)
-    mean = share @ values
-    variance = share @ values**2 - mean**2
-    return mean.tolist(), variance.sqrt().tolist()
-
-
 def normalize(images: torch.Tensor, mean: list[float], std: list[float]) -> torch.Tensor:
     """uint8 (N, C, H, W) -> float32 of the same shape, as the saved processor does it; mean and std in units of 255."""
     mean = torch.tensor(mean, device=images.device).view(-1, 1, 1) * 255

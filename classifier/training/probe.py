@@ -1,8 +1,8 @@
 """What a frozen backbone makes of a data set, computed once and memory-mapped, and heads trained on it, a grid at once.
 
-train, validation = (features.extract(model, processor, each, folder=cache) for each in (train, validation))
-fit = features.fit_heads(train, validation, num_labels=10, epochs=60)
-accuracies = features.cross_validate(train, validation, num_labels=10, folds=5, epochs=60)
+train, validation = (extract(model, processor, each, folder=cache) for each in (train, validation))
+heads = fit_heads(train, validation, num_labels=10, epochs=60)
+accuracies = cross_validate(train, validation, num_labels=10, folds=5, epochs=60)
 """
 
 import hashlib
@@ -20,15 +20,16 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from classifier import fit
 from classifier.data.loaders import fingerprint, skip_or_raise
 from classifier.data.splits import sample_by_class
-from classifier.depthwise import channels_last
 from classifier.errors import DataError
 from classifier.files import replacing
 from classifier.models import backbone
 from classifier.models import processor as processors
-from classifier.tune import InMemory, Streamed, collate
+from classifier.training.checkpoint import data_digest
+from classifier.training.depthwise import channels_last
+from classifier.training.finetune_trainer import InMemory, Streamed, collate
+from classifier.training.runtime import seeded_generator
 
 LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # Adam's, on features of standard deviation 1
 WEIGHT_DECAYS = (0.0, 0.01, 0.1, 1.0)  # AdamW's, times the learning rate
@@ -127,7 +128,7 @@ def key(model: PreTrainedModel, processor: BaseImageProcessor, dataset: InMemory
     settings = {k: v for k, v in processor.to_dict().items() if k != "image_processor_type"}
     hashed.update(json.dumps([settings, backbone.own_size(model), bf16], sort_keys=True, default=str).encode())
     is_in_memory = isinstance(dataset, InMemory)
-    images = fit.digest(dataset.images, dataset.labels) if is_in_memory else fingerprint(dataset.split, dataset.splits)
+    images = data_digest(dataset.images, dataset.labels) if is_in_memory else fingerprint(dataset.split, dataset.splits)
     hashed.update(images.encode())
     return hashed.hexdigest()[:32]
 
@@ -172,7 +173,7 @@ def fit_heads(
     for epoch in tqdm(range(epochs), unit=" epochs", desc=f"{len(grid)} heads", leave=False):
         epoch_began = time.perf_counter()
         sums = torch.zeros(len(grid), 2)
-        for index in torch.randperm(n, generator=fit.generator(seed, "order", epoch)).split(batch_size):
+        for index in torch.randperm(n, generator=seeded_generator(seed, "order", epoch)).split(batch_size):
             index = index.sort().values  # a memory map is read forwards
             inputs, labels = standardised(train.inputs[index.numpy()]), torch.from_numpy(train.labels[index.numpy()])
             gradient, batch_sums = head_gradient(heads, inputs, labels, weights, label_smoothing)

@@ -5,37 +5,40 @@ which was stopped anywhere and resumed computes what an uninterrupted one does, 
 """
 
 import copy
-import ctypes
-import hashlib
 import json
 import math
-import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, reduce
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from classifier import augment
 from classifier.errors import ModelError, Stopped
-from classifier.files import replacing, write_text
-
-CHECKPOINT = "checkpoint.safetensors"
+from classifier.files import write_text
+from classifier.training import augment
+from classifier.training.augment import flip_by_turns, normalize, resize
+from classifier.training.checkpoint import (
+    CHECKPOINT,
+    Progress,
+    copy_state,
+    data_digest,
+    load_checkpoint,
+    save_checkpoint,
+)
+from classifier.training.muon import Muon
+from classifier.training.runtime import StopSignal, keep_freed_memory, seeded_generator
 
 
 @dataclass(frozen=True)
-class Recipe:
+class CnnRecipe:
     """What a run does, but for the data and the seed."""
 
     sizes: tuple[
@@ -67,7 +70,7 @@ class Recipe:
         """Epochs of all stages together."""
         return sum(epochs for epochs, _ in self.sizes)
 
-    def for_epochs(self, epochs: float) -> "Recipe":
+    def for_epochs(self, epochs: float) -> "CnnRecipe":
         """The same recipe with its stages stretched or shrunk to `epochs` in all."""
         return replace(self, sizes=tuple((e * epochs / self.epochs, size) for e, size in self.sizes))
 
@@ -89,71 +92,11 @@ class Recipe:
         return self.sizes[-1][1]
 
 
-class Muon(torch.optim.Optimizer):
-    """SGD with Nesterov momentum whose update of each convolution is orthogonalised and whose weights keep their norm.
-
-    Muon (Keller Jordan, https://kellerjordan.github.io/posts/muon) in the form that airbench94_muon uses for
-    convolutions: a kernel is a matrix (out, in·k·k), its norm is set to √out before each step. `torch.optim.Muon` takes
-    matrices only.
-
-    Args:
-        params: convolution weights, (out, in, k, k).
-        lr: step size; an update has spectral norm about 1 before it is multiplied by this.
-        momentum: in [0, 1).
-    """
-
-    def __init__(self, params, lr: float, momentum: float):
-        super().__init__(params, {"lr": lr, "momentum": momentum})
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Takes one step with the gradients at hand."""
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is None:  # frozen
-                    continue
-                state = self.state[weight]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(weight)
-                buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(weight.grad)
-                update = weight.grad.add(buffer, alpha=group["momentum"])
-                weight.mul_(len(weight) ** 0.5 / weight.norm())
-                weight.add_(orthogonalize(update.flatten(1)).view_as(weight), alpha=-group["lr"])
-
-
-def orthogonalize(matrix: torch.Tensor, steps: int = 3) -> torch.Tensor:
-    """(m, n) -> a matrix with the same singular vectors and singular values near 1, by a quintic Newton-Schulz
-    iteration.
-
-    In bfloat16; the coefficients are Muon's, which raise small singular values fast rather than converge to exactly 1.
-    """
-    a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix.bfloat16()
-    x = x / (x.norm() + 1e-7)
-    wide = x if x.shape[0] <= x.shape[1] else x.T
-    for _ in range(steps):
-        gram = wide @ wide.T
-        wide = a * wide + (b * gram + c * gram @ gram) @ wide
-    return (wide if x.shape[0] <= x.shape[1] else wide.T).to(matrix.dtype)
-
-
-@dataclass
-class Progress:
-    """Where a run is: all that a checkpoint holds beside tensors."""
-
-    step: int = 0
-    best_accuracy: float = -1.0  # on validation, a fraction
-    best_epoch: int = 0
-    improved_epoch: int = 0  # the last one that was better than all before, not as good
-    train_seconds: float = 0.0  # spent in steps, without validation
-    history: list[dict] = field(default_factory=list)  # a dict an epoch, as in metrics.jsonl
-
-
-def fit(
+def train_cnn(
     model: nn.Module,
     train: tuple[torch.Tensor, torch.Tensor],
     validation: tuple[torch.Tensor, torch.Tensor],
-    recipe: Recipe,
+    recipe: CnnRecipe,
     output_dir: Path,
     *,
     mean: list[float],
@@ -197,8 +140,8 @@ def fit(
     model.to(memory_format=torch.channels_last).train()
     if parent is None:
         enough = 5_000_000 // images[0, 0].numel()  # patches of 5,000 images of 32×32; more would only take memory
-        sample = torch.randperm(n, generator=generator(seed, "whiten"))[:enough]
-        model.init_whiten(augment.normalize(images[sample.to(device)], mean, std))
+        sample = torch.randperm(n, generator=seeded_generator(seed, "whiten"))[:enough]
+        model.init_whiten(normalize(images[sample.to(device)], mean, std))
     parts = state.num_processes * math.ceil(
         batch_size / state.num_processes / recipe.chunk_size
     )  # of a batch, as many each
@@ -206,22 +149,22 @@ def fit(
     optimizers = build_optimizers(model, recipe, parts // state.num_processes)
     first_stage = [parameter for parameter in model.stages[0].parameters() if parameter.requires_grad]
     progress, best = Progress(), copy_state(model)
-    data = {"train data": digest(*train), "validation data": digest(*validation)}
+    data = {"train data": data_digest(*train), "validation data": data_digest(*validation)}
     settings = {"recipe": asdict(recipe), "seed": seed, "bf16": bf16, "parent": parent, **data}
     if resume is not None:
         progress, best = load_checkpoint(resume, model, optimizers, settings)
-    flip_first = torch.rand(n, generator=generator(seed, "flip")) < 0.5
+    flip_first = torch.rand(n, generator=seeded_generator(seed, "flip")) < 0.5
 
     def backward(index: torch.Tensor, epoch: int, size: int, draw: torch.Generator) -> torch.Tensor:
         """Adds the gradient of the images at `index` (on the CPU); gives (summed loss, count of right ones), on the
         device.
         """
         where = index.to(device)
-        pixels = augment.normalize(images[where], mean, std)
-        pixels = augment.flip_by_turns(pixels, flip_first[index].to(device), epoch) if recipe.mirror else pixels
+        pixels = normalize(images[where], mean, std)
+        pixels = flip_by_turns(pixels, flip_first[index].to(device), epoch) if recipe.mirror else pixels
         pixels = augment.shift(pixels, recipe.shift, draw) if recipe.shift else pixels
         pixels = augment.cutout(pixels, recipe.cutout, draw) if recipe.cutout else pixels
-        pixels = augment.resize(pixels, size).contiguous(memory_format=torch.channels_last)
+        pixels = resize(pixels, size).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             logits = model(pixels).logits
         loss = F.cross_entropy(logits.float(), labels[where], label_smoothing=recipe.label_smoothing, reduction="sum")
@@ -237,7 +180,7 @@ def fit(
             first = progress.step
             epoch = first // steps_per_epoch
             last = min(total, (epoch + 1) * steps_per_epoch)
-            permutation = torch.randperm(n, generator=generator(seed, "order", epoch))
+            permutation = torch.randperm(n, generator=seeded_generator(seed, "order", epoch))
             began = shown = time.perf_counter()
             while progress.step < last and not is_stopped:
                 step = progress.step
@@ -249,7 +192,7 @@ def fit(
                 start = step % steps_per_epoch * batch_size
                 chunks = permutation[start : start + batch_size].split(chunk_size)
                 own = range(state.process_index, len(chunks), state.num_processes)
-                draws = {i: generator(seed, f"augment {step}", i) for i in own}
+                draws = {i: seeded_generator(seed, f"augment {step}", i) for i in own}
                 found = sum(backward(chunks[i], epoch, size, draw) for i, draw in draws.items())
                 sums[step], is_stopped = add_up(model, found, stop.caught)
                 set_learning_rates(optimizers, step / total, step / (recipe.whiten_bias_epochs * steps_per_epoch))
@@ -323,14 +266,6 @@ def add_up(model: nn.Module, sums: torch.Tensor, caught: bool) -> tuple[torch.Te
     return summed[-2], bool(summed[-1])
 
 
-def any_told(caught: bool) -> bool:
-    """Whether any process was told to stop. All have to ask, and get the same answer."""
-    state = PartialState()
-    if state.num_processes == 1:
-        return caught
-    return bool(reduce(torch.tensor(float(caught), device=state.device), reduction="sum"))
-
-
 def average_statistics(model: nn.Module) -> None:
     """Makes batch norm's running statistics, of which each process has its own, their means."""
     if PartialState().num_processes > 1:
@@ -340,13 +275,7 @@ def average_statistics(model: nn.Module) -> None:
             buffer.copy_(mean.view_as(buffer))
 
 
-def generator(seed: int, purpose: str, counter: int = 0) -> torch.Generator:
-    """A CPU generator of its own for each (seed, purpose, counter): what makes any step repeatable by itself."""
-    digest = hashlib.sha256(f"{seed} {purpose} {counter}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
-
-
-def build_optimizers(model: nn.Module, recipe: Recipe, chunks: int) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: nn.Module, recipe: CnnRecipe, chunks: int) -> list[torch.optim.Optimizer]:
     """Muon for the convolutions, SGD for biases and head. Whitening filters and batch norm's scales stay as they are.
 
     `chunks` is how many parts of a batch this process sees.
@@ -402,7 +331,7 @@ def check_finite(losses: torch.Tensor, first: int, epoch: int) -> None:
 
 
 @torch.inference_mode()
-def predict(
+def predict_logits(
     forward: Callable, images: torch.Tensor, mean: list[float], std: list[float], bf16: bool = False
 ) -> torch.Tensor:
     """Logits (N, num_labels), float32, of uint8 images (N, C, H, W); `forward` takes normalised pixels and gives
@@ -412,7 +341,7 @@ def predict(
     """
     logits = []
     for chunk in images.split(250):
-        pixels = augment.normalize(chunk, mean, std).contiguous(memory_format=torch.channels_last)
+        pixels = normalize(chunk, mean, std).contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
             logits.append(forward(pixels).float())
     return torch.cat(logits, dim=-2)
@@ -422,7 +351,7 @@ def validate(model: nn.Module, data: tuple[torch.Tensor, torch.Tensor], mean, st
     """Loss (nats) and accuracy (fraction) of (images uint8 (N, C, H, W), labels (N,)), in one view."""
     images, labels = data
     model.eval()
-    logits = predict(model.forward_view, images, mean, std, bf16)
+    logits = predict_logits(model.forward_view, images, mean, std, bf16)
     model.train()
     return {
         "validation_loss": F.cross_entropy(logits, labels).item(),
@@ -430,7 +359,7 @@ def validate(model: nn.Module, data: tuple[torch.Tensor, torch.Tensor], mean, st
     }
 
 
-def estimate_seconds(model: nn.Module, images: torch.Tensor, recipe: Recipe, bf16: bool) -> float:
+def estimate_seconds(model: nn.Module, images: torch.Tensor, recipe: CnnRecipe, bf16: bool) -> float:
     """What `fit` will take on this machine, from a forward and backward pass of one chunk at each size; (N, C, H,
     W).
     """
@@ -439,7 +368,7 @@ def estimate_seconds(model: nn.Module, images: torch.Tensor, recipe: Recipe, bf1
     chunk = images[: recipe.chunk_size].float()
     seconds = 0.0
     for epochs, size in recipe.sizes:
-        pixels = augment.resize(chunk / 255, size).contiguous(memory_format=torch.channels_last)
+        pixels = resize(chunk / 255, size).contiguous(memory_format=torch.channels_last)
         for _ in range(2):  # the first pass compiles kernels and gets memory
             began = time.perf_counter()
             with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
@@ -451,113 +380,15 @@ def estimate_seconds(model: nn.Module, images: torch.Tensor, recipe: Recipe, bf1
     return seconds
 
 
-def training_flops(model: nn.Module, recipe: Recipe, n: int, steps: int) -> int:
+def training_flops(model: nn.Module, recipe: CnnRecipe, n: int, steps: int) -> int:
     """Floating-point operations of the first `steps` steps on `n` images, the backward pass counted as two forwards."""
     sizes = Counter(recipe.size_at(step / recipe.steps(n)) for step in range(steps))
-    return sum(3 * recipe.batch_size * count * forward_flops(model, size) for size, count in sizes.items())
+    return sum(3 * recipe.batch_size * count * view_flops(model, size) for size, count in sizes.items())
 
 
-def forward_flops(model: nn.Module, size: int) -> int:
+def view_flops(model: nn.Module, size: int) -> int:
     """Floating-point operations of the forward pass of one view of one image of `size` pixels a side."""
     pixels = torch.zeros(1, model.config.num_channels, size, size, device=next(model.parameters()).device)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.forward_view(pixels)
     return counter.get_total_flops()
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether `device` multiplies matrices in bfloat16 natively, so that autocast makes it faster."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
-
-
-def copy_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The model's parameters and buffers, detached and copied."""
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-
-def save_checkpoint(path: Path, model, optimizers, best, progress: Progress, settings: dict) -> None:
-    """Writes all that `load_checkpoint` needs to one safetensors file, whole or not at all; ModelError on a full
-    disk.
-    """
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
-    for i, optimizer in enumerate(optimizers):
-        for j, state in optimizer.state_dict()["state"].items():
-            tensors[f"optimizer.{i}.{j}"] = state["momentum_buffer"]
-    metadata = {"progress": json.dumps(asdict(progress)), "settings": json.dumps(settings)}
-    try:
-        with replacing(path) as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
-    except (OSError, SafetensorError) as error:
-        go_on = "go on with --resume_from_checkpoint last" if path.exists() else "start again"
-        raise ModelError(f"can't save {path} ({error}): free some space, then {go_on}") from error
-
-
-def load_checkpoint(path: Path, model, optimizers, settings: dict) -> tuple[Progress, dict[str, torch.Tensor]]:
-    """Restores model and optimizers in place; gives the progress and the best weights so far.
-
-    Raises:
-        ModelError: a damaged file, or one of a run with other settings (which are named).
-    """
-    try:
-        with safe_open(path, framework="pt", device=str(next(model.parameters()).device)) as file:
-            metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
-        raise ModelError(f"{path} is damaged ({error}): delete it and start again") from error
-    if not metadata or "settings" not in metadata:
-        raise ModelError(f"{path} is not a checkpoint of train.py: give the folder of the run, or 'last'")
-    saved, now = json.loads(metadata["settings"]), json.loads(json.dumps(settings))
-    flat = [{**s.pop("recipe"), **s} for s in (saved, now)]
-    if changed := [name for name in flat[1] if flat[0].get(name) != flat[1][name]]:
-        was = ", ".join(f"{name} {flat[0].get(name)} (now {flat[1][name]})" for name in changed)
-        raise ModelError(f"{path} was trained with {was}: give the same settings, or another --output_dir")
-
-    def part(prefix: str) -> dict[str, torch.Tensor]:
-        return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-
-    model.load_state_dict(part("model."))
-    for i, optimizer in enumerate(optimizers):
-        state = {int(j): {"momentum_buffer": tensor} for j, tensor in part(f"optimizer.{i}.").items()}
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return Progress(**json.loads(metadata["progress"])), part("best.")
-
-
-def digest(images: torch.Tensor, labels: torch.Tensor) -> str:
-    """What tells one data set from another: 12 hex digits of SHA-256 over pixels and labels."""
-    hashed = hashlib.sha256(images.cpu().numpy().tobytes())
-    hashed.update(labels.cpu().numpy().tobytes())
-    return hashed.hexdigest()[:12]
-
-
-class StopSignal:
-    """Within this context SIGINT and SIGTERM set `caught`, so that the step at hand is finished and saved."""
-
-    caught = False
-
-    def __enter__(self) -> "StopSignal":
-        self._before = {s: signal.signal(s, self._catch) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *exception) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _catch(self, number, frame) -> None:
-        self.caught = True
-
-
-def keep_freed_memory() -> None:
-    """Tells glibc to keep freed blocks instead of handing them back to the kernel, where it is glibc.
-
-    Activations are large blocks, which glibc maps and unmaps anew at each allocation; the page faults of that cost a
-    fifth of a training step on the CPU. Costs nothing but a resident size that stays at its peak.
-    """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(libc, "mallopt"):
-        m_trim_threshold, m_mmap_threshold = -1, -3
-        libc.mallopt(m_mmap_threshold, 1 << 30)
-        libc.mallopt(m_trim_threshold, -1)  # never; activations are more than the 2 GB that an int can say

@@ -8,10 +8,10 @@ labels: a teacher is for a student of other images, or of few.
 import torch
 from torch.nn import functional as F
 
-from classifier.depthwise import channels_last
 from classifier.errors import ModelError
 from classifier.models import backbone, processor
 from classifier.models.predictor import load_predictor
+from classifier.training.depthwise import channels_last
 
 TEMPERATURE = 2.0  # of teacher and student, so that what the teacher holds for unlikely is learnt too
 

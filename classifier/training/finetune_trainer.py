@@ -32,15 +32,16 @@ from transformers import (
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import sort_checkpoints
 
-from classifier import augment, depthwise, fit
-from classifier import teacher as teaching
 from classifier.data import loaders
 from classifier.data.loaders import DecodedSplit, skip_or_raise
-from classifier.depthwise import channels_last
 from classifier.errors import DataError, ModelError
 from classifier.files import write_text
 from classifier.models import backbone
 from classifier.models import processor as processors
+from classifier.training import depthwise, distill
+from classifier.training.augment import crop_boxes, crop_resize, mix, normalize
+from classifier.training.depthwise import channels_last
+from classifier.training.runtime import StopSignal, any_process, seeded_generator
 
 IGNORED = -100  # in the place of a label, of an image that can't be read
 
@@ -88,9 +89,9 @@ class Streamed(DecodedSplit):
 
     def cut(self, image) -> torch.Tensor:
         """A Pillow image -> a random crop, uint8 (3, size, size)."""
-        draw = fit.generator(self.seed, f"crop {self.index}", self.epoch)
+        draw = seeded_generator(self.seed, f"crop {self.index}", self.epoch)
         top, left, height, width = (
-            round(edge.item()) for edge in augment.crop_boxes(1, image.height, image.width, self.crop_scale, draw)
+            round(edge.item()) for edge in crop_boxes(1, image.height, image.width, self.crop_scale, draw)
         )
         mode = InterpolationMode.BICUBIC if processors.is_bicubic(self.processor) else InterpolationMode.BILINEAR
         box = top, left, max(1, height), max(1, width)
@@ -132,7 +133,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     )
 
 
-class Progress(TrainerCallback, ExportableState):
+class ProgressTracker(TrainerCallback, ExportableState):
     """What a run has done so far: sums of the epoch at hand, a line of metrics an epoch, and seconds spent training.
 
     Of several processes each counts what it sees itself, and the first one also what a checkpoint says that all had
@@ -148,7 +149,7 @@ class Progress(TrainerCallback, ExportableState):
         is_stopping: whether any process was told to stop; the same on all.
     """
 
-    def __init__(self, output_dir: Path, settings: dict, stop: fit.StopSignal, patience: int | None = None):
+    def __init__(self, output_dir: Path, settings: dict, stop: StopSignal, patience: int | None = None):
         self.output_dir, self.settings, self.stop = output_dir, json.loads(json.dumps(settings)), stop
         self.patience = patience
         self.reset()
@@ -220,9 +221,7 @@ class Progress(TrainerCallback, ExportableState):
     def on_step_end(self, args, state, control, **kwargs) -> None:
         """After a signal: saves and stops, unless the epoch ends here, which is then finished first."""
         self.clock()
-        self.is_stopping = fit.any_told(
-            self.stop.caught
-        )  # where one saved and another went on, both would wait forever
+        self.is_stopping = any_process(self.stop.caught)  # where one saved and another went on, both would wait forever
         if self.is_stopping and state.epoch % 1 > 1e-9 and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = True
 
@@ -290,7 +289,7 @@ class Progress(TrainerCallback, ExportableState):
         return max(self.history, key=lambda line: line["validation_accuracy"])["epoch"]
 
 
-class Bar(ProgressCallback):
+class ImageProgressBar(ProgressCallback):
     """Trainer's bar, with the loss beside it in place of lines of raw logs."""
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
@@ -299,7 +298,7 @@ class Bar(ProgressCallback):
             self.training_bar.set_postfix_str(f"loss {logs['loss']:.3f}")
 
 
-class Tuner(Trainer):
+class FinetuneTrainer(Trainer):
     """A `Trainer` whose batches are 8-bit pixels, augmented on the device as they are needed.
 
     Args:
@@ -326,7 +325,7 @@ class Tuner(Trainer):
         processor: BaseImageProcessor,
         train: torch.utils.data.Dataset,
         validation: torch.utils.data.Dataset,
-        progress: Progress,
+        progress: ProgressTracker,
         *,
         sizes: tuple[tuple[float, int], ...],
         crop_scale: float,
@@ -335,7 +334,7 @@ class Tuner(Trainer):
         cutmix: float,
         layer_decay: float,
         class_weights: torch.Tensor | None,
-        teacher: teaching.Teacher | None = None,
+        teacher: distill.Teacher | None = None,
     ):
         self.processor, self.progress, self.sizes = processor, progress, sizes
         self.crop_scale, self.mirror, self.mixup, self.cutmix = crop_scale, mirror, mixup, cutmix
@@ -358,7 +357,7 @@ class Tuner(Trainer):
         )
         if not args.disable_tqdm:
             self.remove_callback(ProgressCallback)
-            self.add_callback(Bar)
+            self.add_callback(ImageProgressBar)
         self.class_weights = None if class_weights is None else class_weights.to(args.device)
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
@@ -398,14 +397,14 @@ class Tuner(Trainer):
     def augmented(self, pixels: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """uint8 (N, 3, H, W) and classes (N,) -> the model's pixels (N, 3, size, size) and targets (N, num_labels)."""
         n, _, height, width = pixels.shape
-        draw = fit.generator(self.args.seed, f"augment {self.args.process_index}", self.batch_number())
+        draw = seeded_generator(self.args.seed, f"augment {self.args.process_index}", self.batch_number())
         scale = 1.0 if isinstance(self.train_dataset, Streamed) else self.crop_scale  # workers have cut already
-        boxes = augment.crop_boxes(n, height, width, scale, draw)
+        boxes = crop_boxes(n, height, width, scale, draw)
         mirrored = torch.rand(n, generator=draw) < (0.5 if self.mirror else 0.0)
-        pixels = augment.crop_resize(pixels, boxes, mirrored, self.size_now(), self.bicubic)
-        pixels = augment.normalize(pixels, self.mean, self.std)
+        pixels = crop_resize(pixels, boxes, mirrored, self.size_now(), self.bicubic)
+        pixels = normalize(pixels, self.mean, self.std)
         targets = F.one_hot(labels, self.model.config.num_labels).float()
-        return augment.mix(pixels, targets, self.mixup, self.cutmix, draw)
+        return mix(pixels, targets, self.mixup, self.cutmix, draw)
 
     def batch_number(self) -> int:
         """Counts batches from the start of the run, several a step with gradient accumulation."""
@@ -472,7 +471,7 @@ class Tuner(Trainer):
         targets, weight = inputs["labels"], self.class_weights
         logits = backbone.forward(model, channels_last(inputs["pixel_values"]), self.model).float()
         if self.teacher:
-            loss = teaching.loss(logits, targets, weight)
+            loss = distill.loss(logits, targets, weight)
         else:
             losses = F.cross_entropy(
                 logits, targets, label_smoothing=self.args.label_smoothing_factor, reduction="none"

@@ -1,0 +1,1 @@
+"""Training: the two loops, what surrounds them, and their parts."""
