@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from classifier import card, hub, pages, report, runs
+from classifier import hub, runs
 from classifier.cli import add_hub_flags, positive_int
 from classifier.data.loaders import fingerprint, image_batches
 from classifier.data.splits import Splits, load_splits, sample_by_class
@@ -33,6 +33,8 @@ from classifier.files import write_json, write_text
 from classifier.models import explain, processor
 from classifier.models.cnn import average_views
 from classifier.models.predictor import Predictor, load_predictor
+from classifier.reporting import card, figures
+from classifier.reporting import report as pages
 from classifier.training.runtime import keep_freed_memory
 
 ROOT = Path(__file__).resolve().parent
@@ -150,7 +152,7 @@ def main() -> None:
             write_json(Path(model) / "evaluation.json", head | {"models": [evaluation]})
             write_json(Path(model) / "timing.json", {"machine": runs.machine(), "models": [timing]})
             matrix = np.array(evaluation["confusion_matrix"])
-            report.save_confusion(Path(model) / "confusion_matrix.png", matrix, splits.labels)
+            figures.save_confusion(Path(model) / "confusion_matrix.png", matrix, splits.labels)
             if (Path(model) / "run.json").exists() or not (
                 Path(model) / "README.md"
             ).exists():  # not over another's card

@@ -42,7 +42,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.utils import logging
 
-from classifier import card, errors, export, hub, report, runs
+from classifier import errors, export, hub, runs
 from classifier.data.loaders import as_tensor
 from classifier.data.splits import Splits, load_splits
 from classifier.data.survey import survey_splits
@@ -52,6 +52,7 @@ from classifier.hub import HUB_ID
 from classifier.models import backbone
 from classifier.models import processor as processors
 from classifier.models.loading import default_device, locate
+from classifier.reporting import card, figures
 from classifier.training import calibrate, distill, finetune_trainer, probe
 from classifier.training.runtime import StopSignal, has_bf16, keep_freed_memory
 
@@ -230,8 +231,8 @@ def main() -> None:
         if recipe.overwrite_output_dir:  # not before data and model are known to be good
             remove_stale(output_dir, keep=resume)
         if tensors:
-            report.save_samples(output_dir / "samples.png", *tensors["train"], splits.labels)
-        report.save_classes(output_dir / "classes.png", counts, splits.labels)
+            figures.save_samples(output_dir / "samples.png", *tensors["train"], splits.labels)
+        figures.save_classes(output_dir / "classes.png", counts, splits.labels)
 
     weights = len(splits.train) / len(splits.labels) / counts["train"].clamp(min=1)
     weights = weights if recipe.class_weights == "balanced" else None
@@ -255,7 +256,7 @@ def main() -> None:
     model.config.reduce_to = plan.reduce_to
     export.save(model, processor, output_dir)
 
-    report.save_curves(output_dir / "curves.png", outcome.history)
+    figures.save_curves(output_dir / "curves.png", outcome.history)
     results = {
         "model": {"name": found.name, "revision": found.revision, "initialized": found.initialized},
         "data": {

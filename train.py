@@ -28,7 +28,7 @@ import torch
 from accelerate import PartialState
 from transformers import ViTImageProcessor
 
-from classifier import card, errors, export, hub, report, runs
+from classifier import errors, export, hub, runs
 from classifier.cli import add_hub_flags, positive_float, positive_int
 from classifier.data.loaders import as_tensor
 from classifier.data.splits import load_splits
@@ -39,6 +39,7 @@ from classifier.files import write_json
 from classifier.models.cnn import CifarCnnConfig, CifarCnnForImageClassification, average_views
 from classifier.models.loading import default_device
 from classifier.models.predictor import load_predictor
+from classifier.reporting import card, figures
 from classifier.training.checkpoint import CHECKPOINT
 from classifier.training.cnn_trainer import (
     CnnRecipe,
@@ -176,8 +177,8 @@ def main() -> None:
     if state.is_main_process:
         if args.overwrite_output_dir:  # not before the data is known to be good
             remove_stale(args.output_dir, keep=resume)
-        report.save_samples(args.output_dir / "samples.png", *train, splits.labels)
-        report.save_classes(args.output_dir / "classes.png", counts, splits.labels)
+        figures.save_samples(args.output_dir / "samples.png", *train, splits.labels)
+        figures.save_classes(args.output_dir / "classes.png", counts, splits.labels)
     mean, std = channel_mean_std(train[0])
 
     recipe = recipe_for(args, len(train[0]), state.num_processes)
@@ -244,7 +245,7 @@ def main() -> None:
     size = {"height": args.image_size, "width": args.image_size}
     export.save(model, ViTImageProcessor(size=size, image_mean=mean, image_std=std), args.output_dir)
 
-    report.save_curves(args.output_dir / "curves.png", progress.history)
+    figures.save_curves(args.output_dir / "curves.png", progress.history)
     results = {
         "data": {
             "images": len(train[0]),

@@ -19,12 +19,9 @@ sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see th
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from classifier import (  # noqa: E402
-    card,
-    load_predictor,
-    runs,  # noqa: E402
-)
+from classifier import load_predictor, runs
 from classifier.files import write_json  # noqa: E402
+from classifier.reporting import card
 
 WARM_UP, TIMED = 10, 100  # calls
 RUN_FILES = ("run.json", "evaluation.json", "config.json", "model.safetensors")

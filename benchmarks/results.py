@@ -15,8 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see the library
 
-from classifier import card  # noqa: E402
 from classifier.files import write_text  # noqa: E402
+from classifier.reporting import card  # noqa: E402
 
 RECORDS = ("evaluation", "timing", "run")
 IMAGES, MACHINES, PRICE = 100_000_000, 100, 0.04  # docs/scale.md's example; the price is dollars a vCPU-hour

@@ -35,7 +35,6 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import resize
 from tqdm import tqdm
 
-from classifier import card, report
 from classifier.data.loaders import DecodedSplit, fingerprint, image_batches
 from classifier.data.splits import Splits, load_splits
 from classifier.data.survey import scan_rows
@@ -43,6 +42,7 @@ from classifier.errors import DataError, run
 from classifier.evaluation import predictions
 from classifier.files import replacing, write_json
 from classifier.models.predictor import Predictor, load_predictor
+from classifier.reporting import card, figures
 
 SPLITS = ("train", "validation", "test")  # in the order in which one is not to know the next
 SIDE, COARSE_SIDE = 32, 8  # pixels a side at which pictures are compared, and neighbours looked for
@@ -540,7 +540,9 @@ def draw_sheets(folder: Path, findings: list[Finding], splits: Splits) -> None:
         for f in drawn
     ]
     labels = [finding for finding in findings if finding.kind == "label"][:LABELS_DRAWN]
-    singles = [(f"{report.shorten(f.other_label)}?", [tile(splits, f.split, f.index, f.file, f.label)]) for f in labels]
+    singles = [
+        (f"{figures.shorten(f.other_label)}?", [tile(splits, f.split, f.index, f.file, f.label)]) for f in labels
+    ]
     total = sum(finding.kind == "label" for finding in findings)
     for name, found, columns, title in (
         ("duplicates", groups, 3, f"{len(drawn)} of {len(pairs):,} pairs, evenly from the most to the least alike"),
@@ -553,7 +555,7 @@ def draw_sheets(folder: Path, findings: list[Finding], splits: Splits) -> None:
     ):
         path = folder / f"{name}.png"
         if found:
-            report.save_pictures(path, found, columns, title)
+            figures.save_pictures(path, found, columns, title)
         else:
             path.unlink(missing_ok=True)
 
@@ -567,7 +569,7 @@ def tile(splits: Splits, split: str, index: int, file: str | None, label: str) -
 
     image, _ = DecodedSplit(split, splits, shrink)[index]
     name = Path(file).name if file else f"row {index}"
-    return image, f"{split} {name}\n{report.shorten(label)}"
+    return image, f"{split} {name}\n{figures.shorten(label)}"
 
 
 if __name__ == "__main__":

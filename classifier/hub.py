@@ -45,7 +45,8 @@ PULLED += ["evaluation.json", "timing.json", "run.json"]  # small, and what the 
 # What a repository holds of a finished folder: checkpoints and logs of trackers stay at home.
 MADE = [*PULLED, "metrics.jsonl", "confusion_matrix.png", "cnn.py", "onnx/model.onnx"]  # by a run and its evaluation
 PUSHED = [*MADE, "README.md", "*.png"]
-SPACE = ["app.py", "requirements.txt", "LICENSE", "space/**/*.py", "classifier/**/*.py", "classifier/card.md"]
+SPACE = ["app.py", "requirements.txt", "LICENSE", "space/**/*.py", "classifier/**/*.py"]
+SPACE += ["classifier/reporting/templates/*"]
 SPACE += ["model_card.md", "SECURITY.md", "examples/*", *(f"models/*/{pattern}" for pattern in PULLED)]
 SPACE += [
     "docs/*",
@@ -230,7 +231,7 @@ def send(
     Raises:
         HubError: the Hub did not take it. What has arrived is not sent again the next time.
     """
-    from classifier import card
+    from classifier.reporting import card
 
     again = ["python", "-m", "classifier.hub", "push", str(folder), *([repo] if repo else [])]
     again += ["--private"] * private + (["--revision", revision] if revision else [])

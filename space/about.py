@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from classifier import card, report
 from classifier.errors import ModelError
 from classifier.hub import HUB_ID
 from classifier.models import processor
 from classifier.models.predictor import Predictor
+from classifier.reporting import card
+from classifier.reporting import figures as plots
 from space.compare import measured
 
 HUB = "https://huggingface.co"
@@ -76,7 +77,7 @@ def figures(predictor: Predictor) -> str:
         )
         parts.append(
             figure(
-                lambda path: report.save_confusion(path, np.array(matrix), predictor.labels),
+                lambda path: plots.save_confusion(path, np.array(matrix), predictor.labels),
                 f"Confusion matrix of {predictor.name}. Most often mistaken: {wrong}." if wrong else "Confusion matrix",
             )
         )
@@ -84,7 +85,7 @@ def figures(predictor: Predictor) -> str:
         before = (found.get("before_temperature") or {}).get("reliability")
         parts.append(
             figure(
-                lambda path: report.save_reliability(path, {predictor.name: (bins, before)}),
+                lambda path: plots.save_reliability(path, {predictor.name: (bins, before)}),
                 f"Reliability of {predictor.name}: how often it is right by how sure it says to be.",
             )
         )

@@ -5,8 +5,8 @@ from html import escape
 
 import gradio as gr
 
-from classifier import card as records
 from classifier.models.predictor import Predictor
+from classifier.reporting import card as records
 from space.cells import URL, percent
 from space.rows import Row, agree
 

@@ -14,10 +14,11 @@ import torch
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from test_predictor import save_tiny_vit
 
-from classifier import clean, report
+from classifier import clean
 from classifier.data.splits import load_splits
 from classifier.errors import DataError, ModelError
 from classifier.evaluation import predictions
+from classifier.reporting import figures
 
 ROOT = Path(__file__).resolve().parent.parent
 HUB_MIRROR = os.environ.get("HUB_MIRROR")
@@ -239,7 +240,7 @@ def test_contact_sheet_has_a_row_for_so_many_groups(tmp_path):
     groups = [(f"pair {i}", [(tall, "train 0.png\ncat"), (wide, "test 1.png\ndog")]) for i in range(4)]
     sizes = []
     for n in (3, 4):
-        report.save_pictures(tmp_path / f"{n}.png", groups[:n], 3, "pairs")
+        figures.save_pictures(tmp_path / f"{n}.png", groups[:n], 3, "pairs")
         with Image.open(tmp_path / f"{n}.png") as sheet:
             sizes.append(sheet.size)
             assert {(255, 0, 0), (0, 0, 255)} <= {colour for _, colour in sheet.convert("RGB").getcolors(1 << 20)}

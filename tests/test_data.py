@@ -17,12 +17,12 @@ import torch
 from datasets import ClassLabel, Features, Value
 from PIL import Image
 
-from classifier import report
 from classifier.data.loaders import as_tensor, fingerprint, image_batches, stream, undecoded
 from classifier.data.sources import list_files
 from classifier.data.splits import Splits, load_splits, sample_by_class, sample_by_name
 from classifier.data.survey import survey_splits
 from classifier.errors import DataError
+from classifier.reporting import figures
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -699,9 +699,9 @@ def test_figures_are_written_whole(tmp_path, n):
     labels = np.arange(4 * n) % n
     images = np.zeros((4 * n, 3, 32, 32), np.uint8)
     images[labels == 1] = np.array([250, 10, 20], np.uint8).reshape(3, 1, 1)
-    report.save_samples(tmp_path / "samples.png", torch.from_numpy(images), torch.from_numpy(labels), names)
+    figures.save_samples(tmp_path / "samples.png", torch.from_numpy(images), torch.from_numpy(labels), names)
     counts = {"train": torch.arange(n), "validation": np.ones(n, int), "test": np.ones(n, int)}
-    report.save_classes(tmp_path / "classes.png", counts, names)
+    figures.save_classes(tmp_path / "classes.png", counts, names)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["classes.png", "samples.png"]
     with Image.open(tmp_path / "samples.png") as image:
         shown = np.asarray(image.convert("RGB"))

@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from test_app import running_app
 
-from classifier import card
+from classifier.reporting import card
 
 ROOT = Path(__file__).resolve().parent.parent
 MIRROR = Path(os.environ.get("HUB_MIRROR", "nowhere"))

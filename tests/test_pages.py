@@ -16,10 +16,11 @@ from test_card import RUN
 from test_export import save_tiny_cnn
 from test_predictor import LABELS
 
-from classifier import architecture, load_predictor, pages, slides
-from classifier.blocks import Commands, Section
+from classifier import load_predictor
 from classifier.data.splits import Splits
 from classifier.errors import ModelError
+from classifier.reporting import architecture, report, slides
+from classifier.reporting.blocks import Commands, Section
 
 MANY = [f"class {i}, with a name of some length" for i in range(100)]
 HISTORY = [
@@ -146,7 +147,7 @@ def check_slides(path: Path) -> Presentation:
 def test_every_accuracy_is_a_files(tmp_path):
     told = [compared("one", "two", 0.01, 0.0051, 0.0162)]
     predictors = lay_out(tmp_path, ["one", "two"], comparisons=told, times=(3.5, 1.5))
-    pages.write(tmp_path / "out", predictors, formats=["md"])
+    report.write(tmp_path / "out", predictors, formats=["md"])
     text = (tmp_path / "out" / "report.md").read_text()
     evaluation = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     known = numbers([evaluation, RUN, HISTORY])
@@ -176,8 +177,8 @@ def test_the_choice_follows_from_interval_and_cost(tmp_path, interval, times, se
     low, high = interval
     predictors = lay_out(tmp_path, ["one", "two"])
     timing = {"models": [timed(name, ms) for name, ms in zip(("one", "two"), times, strict=bool(times))]}
-    models = pages.read_models(json.loads((tmp_path / "out" / "evaluation.json").read_text()), timing, predictors)
-    best, reasons = pages.choose(models, [compared("two", "one", -0.01, -high, -low)])  # the other way round
+    models = report.read_models(json.loads((tmp_path / "out" / "evaluation.json").read_text()), timing, predictors)
+    best, reasons = report.choose(models, [compared("two", "one", -0.01, -high, -low)])  # the other way round
     assert reasons[-1].startswith(sentence) and best.name == sentence[:3]
     assert any("includes 0." in reason for reason in reasons) == (low < 0)
 
@@ -188,7 +189,7 @@ def test_same_files_give_same_bytes_that_open(tmp_path):
     out = tmp_path / "out"
 
     def written() -> dict[str, bytes]:
-        pages.write(
+        report.write(
             out,
             predictors,
             splits_of(LABELS),
@@ -219,7 +220,7 @@ def test_many_classes_and_hostile_names(tmp_path):
     counts = {"train": list(range(50, 150)), "validation": [9] * 100}
     run = RUN | {"data": {"images": 9950, "counts": counts, "labels": labels}}
     (tmp_path / "one" / "run.json").write_text(json.dumps(run))
-    pages.write(tmp_path / "out", predictors)
+    report.write(tmp_path / "out", predictors)
     pdf = pypdfium2.PdfDocument(tmp_path / "out" / "report.pdf")
     boxes = [each.get_bounds() for page in pdf for each in page.get_objects([1, 3])]  # text and images
     assert min(bottom for _, bottom, *_ in boxes) > 20 and max(top for *_, top in boxes) < 842 - 20  # points, of A4
@@ -240,7 +241,7 @@ def test_without_optional_parts(tmp_path):
         del evaluation["models"][0][key]
     del evaluation["comparisons"], evaluation["average"]
     (tmp_path / "out" / "evaluation.json").write_text(json.dumps(evaluation))
-    pages.write(tmp_path / "out", predictors)
+    report.write(tmp_path / "out", predictors)
     text = (tmp_path / "out" / "report.md").read_text()
     titles = re.findall("^## (.*)", text, re.MULTILINE)
     assert titles == ["Summary", "Data", "Preprocessing", "Architecture", "Results", "Confusion", "Classes", "Cost"]
@@ -253,12 +254,12 @@ def test_transfer_is_compared_with_scratch(tmp_path):
     run = json.loads((tmp_path / "two" / "run.json").read_text())
     del run["settings"]["model"]
     (tmp_path / "two" / "run.json").write_text(json.dumps(run | {"train_seconds": 2 * RUN["train_seconds"]}))
-    pages.write(tmp_path / "out", predictors, formats=["md"])
+    report.write(tmp_path / "out", predictors, formats=["md"])
     text = (tmp_path / "out" / "report.md").read_text()
     assert "Fine-tuning one took 13 min, training two from scratch 25 min." in text
     gpu = RUN["machine"] | {"accelerator": "NVIDIA H200"}
     (tmp_path / "one" / "run.json").write_text(json.dumps(RUN | {"machine": gpu}))
-    pages.write(tmp_path / "out", predictors, formats=["md"])
+    report.write(tmp_path / "out", predictors, formats=["md"])
     text = (tmp_path / "out" / "report.md").read_text()
     assert (
         "one took 13 min on NVIDIA H200, training two from scratch 25 min; the machines differ, so compare the work"
@@ -278,7 +279,7 @@ def test_lessons_follow_from_the_numbers(tmp_path):
     }
     evaluation["models"][1]["strangers"] = {"energy": {"blobs": {"auroc": 0.95, "fpr95": 0.2}}}
     path.write_text(json.dumps(evaluation))
-    pages.write(tmp_path / "out", predictors, formats=["md"])
+    report.write(tmp_path / "out", predictors, formats=["md"])
     lessons = (tmp_path / "out" / "report.md").read_text().split("## What was learnt")[1].split("##")[0]
     mean = (0.81 + 0.7 + 0.6123 + 0.8 + 0.79 + 0.7777) / 6
     assert (
@@ -298,14 +299,14 @@ def test_the_commands_of_averaged_stages_are_told(tmp_path):
         "models": [],
     }
     (tmp_path / "one" / "run.json").write_text(json.dumps(RUN | {"averaged": averaged}))
-    pages.write(tmp_path / "out", predictors, formats=["md"])
+    report.write(tmp_path / "out", predictors, formats=["md"])
     commands = (tmp_path / "out" / "report.md").read_text().split("## How to repeat this")[1]
     assert f"git checkout f00d\npython {averaged['command']}\n```" in commands
 
 
 def test_commands_that_have_no_place_on_a_slide_are_counted(tmp_path):
     first, commands = Section("Summary", []), Commands([f"python train.py --seed {i}" for i in range(99)])
-    slides.write(tmp_path / "a.pptx", "title", "", [first, Section("Again", [], [], [commands])], tmp_path, pages.DATE)
+    slides.write(tmp_path / "a.pptx", "title", "", [first, Section("Again", [], [], [commands])], tmp_path, report.DATE)
     *_, slide = check_slides(tmp_path / "a.pptx").slides
     *lines, last = slide.shapes[-1].text_frame.text.split("\n")
     assert 20 < len(lines) < 40 and lines == commands.lines[: len(lines)]
@@ -322,6 +323,6 @@ def test_layers_sum_up_to_the_model(tmp_path):
 
 def test_errors_say_what_to_do(tmp_path):
     with pytest.raises(ModelError, match="run evaluate"):
-        pages.write(tmp_path, {})
+        report.write(tmp_path, {})
     with pytest.raises(ModelError, match="no format html: choose from md, pdf, pptx"):
-        pages.write(tmp_path, {}, formats=["html"])
+        report.write(tmp_path, {}, formats=["html"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import SpaceCard
 
-from classifier import card
+from classifier.reporting import card
 
 ROOT = Path(__file__).resolve().parent.parent
 

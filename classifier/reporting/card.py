@@ -22,7 +22,7 @@ from classifier.files import write_text
 from classifier.hub import HUB_ID
 from classifier.models.cnn import CifarCnnConfig
 
-TEMPLATE = Path(__file__).with_suffix(".md")
+TEMPLATE = Path(__file__).parent / "templates/card.md"
 MAX_LABELS = 20  # named in the first sentence
 MAX_ROWS = 60  # labels in the table of results
 MAX_MISTAKES = 5

@@ -19,8 +19,6 @@ import numpy as np
 import typst
 from PIL import Image, ImageOps
 
-from classifier import architecture, card, report, slides
-from classifier.blocks import Block, Commands, Picture, Section, Table
 from classifier.data.loaders import image_batches
 from classifier.data.splits import Splits
 from classifier.errors import ModelError
@@ -28,6 +26,9 @@ from classifier.evaluation.corruptions import KINDS
 from classifier.files import replacing, write_text
 from classifier.models import processor as processors
 from classifier.models.predictor import Predictor
+from classifier.reporting import architecture, card, slides
+from classifier.reporting import figures as plots
+from classifier.reporting.blocks import Block, Commands, Picture, Section, Table
 
 FORMATS = ("md", "pdf", "pptx")
 DATE = datetime(2000, 1, 1, tzinfo=UTC)  # in the files: the true one would differ on every run
@@ -217,12 +218,12 @@ def about_data(figures: Path, evaluation: dict, models: list[Measured], splits: 
             f"{high:,} ({names[counts['train'].argmax()]}) training images."
         )
         sentences.append("Settings and epochs were chosen on validation, not on test.")
-    report.save_classes(figures / "classes", counts, names)
+    plots.save_classes(figures / "classes", counts, names)
     bars = Picture("classes", "Images of each class in each split.", 0.62)
     blocks: list[Block] = [bars]
     if splits and splits.train is not None:
         images, labels = samples(splits)
-        report.save_samples(figures / "samples", images, labels, splits.labels)
+        plots.save_samples(figures / "samples", images, labels, splits.labels)
         blocks.insert(0, Picture("samples", "Training images, a row a class.", 0.7))
     return Section("Data", sentences, blocks, blocks[:1])
 
@@ -266,7 +267,7 @@ def about_architecture(figures: Path, models: list[Measured]) -> Section:
     blocks = []
     for model in models:
         layers, side = architecture.trace(model.predictor), processors.size_of(model.predictor.processor)
-        report.save_architecture(figures / f"architecture_{model.slug}", layers, model.name, (3, side, side))
+        plots.save_architecture(figures / f"architecture_{model.slug}", layers, model.name, (3, side, side))
         kind = type(model.predictor.model).__name__
         caption = f"{model.name}: {kind}. Right: shape of each output, and share of the parameters."
         blocks.append(Picture(f"architecture_{model.slug}", caption, 0.5 if len(models) > 1 else 0.62))
@@ -299,7 +300,7 @@ def about_training(figures: Path, models: list[Measured]) -> Section | None:
             line += f"; {percent(run['validation']['accuracy'])} of validation were right"
         sentences.append(f"{line}.")
         if model.history:
-            report.save_curves(figures / f"curves_{model.slug}", model.history)
+            plots.save_curves(figures / f"curves_{model.slug}", model.history)
             last = model.history[-1]
             caption = f"{model.name}: loss and accuracy by epoch, {plural(len(model.history), 'epoch')}"
             if {"train_accuracy", "validation_accuracy"} <= last.keys():
@@ -441,9 +442,7 @@ def about_confusion(figures: Path, models: list[Measured], best: Measured) -> Se
     sentences, blocks = [], []
     for model in models:
         names = list(model.evaluation["per_class"])
-        report.save_confusion(
-            figures / f"confusion_{model.slug}", np.array(model.evaluation["confusion_matrix"]), names
-        )
+        plots.save_confusion(figures / f"confusion_{model.slug}", np.array(model.evaluation["confusion_matrix"]), names)
         caption = f"{model.name}: images by true and predicted class."
         blocks.append(Picture(f"confusion_{model.slug}", caption, 0.68))
         if confused := model.evaluation.get("confused"):
@@ -458,9 +457,9 @@ def about_classes(figures: Path, models: list[Measured], best: Measured) -> Sect
     scores = {
         model.name: {name: found["f1"] for name, found in model.evaluation["per_class"].items()} for model in models
     }
-    report.save_class_scores(figures / "class_f1", scores, "F1")
+    plots.save_class_scores(figures / "class_f1", scores, "F1")
     n = len(scores[best.name])
-    few = f", the {report.MAX_BAR_ROWS} of {n} classes with the lowest" if n > report.MAX_BAR_ROWS else ""
+    few = f", the {plots.MAX_BAR_ROWS} of {n} classes with the lowest" if n > plots.MAX_BAR_ROWS else ""
     picture = Picture("class_f1", f"F1 of each class{few}.", 0.9)
     classes = best.evaluation["per_class"]
     rows = sorted(classes.items(), key=lambda item: item[1]["f1"])[:MAX_ROWS]
@@ -494,7 +493,7 @@ def about_calibration(figures: Path, models: list[Measured]) -> Section | None:
     for model in told:
         before = model.evaluation.get("before_temperature")
         bins[model.name] = (model.evaluation["reliability"], before["reliability"] if before else None)
-    report.save_reliability(figures / "reliability", bins)
+    plots.save_reliability(figures / "reliability", bins)
     picture = Picture(
         "reliability", "Accuracy by confidence, in 15 bins of equal width; below, how many images are in each."
     )
@@ -521,7 +520,7 @@ def about_robustness(figures: Path, models: list[Measured]) -> Section | None:
     told = {model.name: model.evaluation["corrupted"] for model in models if model.evaluation.get("corrupted")}
     if not told:
         return None
-    report.save_robustness(figures / "robustness", told)
+    plots.save_robustness(figures / "robustness", told)
     n = min(found["n"] for found in told.values())
     picture = Picture("robustness", f"Accuracy on {n:,} test images by strength of each corruption.")
     kinds = list(next(iter(told.values()))["accuracy"])
@@ -612,7 +611,7 @@ def about_mistakes(
             image = images[each["image"]]
             heat = look(model.predictor, image) if look else None
             pictures.append((image, heat, each["label"], each["predicted"], each["probability"]))
-        report.save_mistakes(figures / f"mistakes_{model.slug}", pictures)
+        plots.save_mistakes(figures / f"mistakes_{model.slug}", pictures)
         where = "; below, where it looked" if any(heat for _, heat, *_ in pictures) else ""
         caption = f"{model.name}: its most confident mistakes, true → predicted class and its probability{where}."
         blocks.append(Picture(f"mistakes_{model.slug}", caption))
@@ -867,7 +866,7 @@ def difference(a: Measured, b: Measured, comparisons: list[dict]) -> str:
 def samples(splits: Splits) -> tuple[np.ndarray, np.ndarray]:
     """The first training images of each class, uint8 (N, 3, side, side), and their labels (N,)."""
     labels = np.array(splits.train[splits.label_column])
-    first = [np.flatnonzero(labels == c)[:SAMPLES] for c in range(min(len(splits.labels), report.MAX_SAMPLE_ROWS))]
+    first = [np.flatnonzero(labels == c)[:SAMPLES] for c in range(min(len(splits.labels), plots.MAX_SAMPLE_ROWS))]
     part = replace(splits, train=splits.train.select(np.sort(np.concatenate(first))))
     images, kept = [], []
     for batch, batch_labels in image_batches("train", part, 64):

@@ -14,8 +14,8 @@ from pptx.enum.text import PP_ALIGN
 from pptx.slide import Slide
 from pptx.util import Emu, Inches, Pt
 
-from classifier.blocks import Block, Commands, Picture, Section, Table
 from classifier.files import replacing
+from classifier.reporting.blocks import Block, Commands, Picture, Section, Table
 
 WIDTH, HEIGHT, MARGIN = 13.333, 7.5, 0.6  # inches
 TOP = 1.25  # of what is below the title

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from classifier.architecture import Layer
 from classifier.files import replacing
+from classifier.reporting.architecture import Layer
 
 BLUE, ORANGE = "#0072B2", "#D55E00"
 COLOURS = {"train": BLUE, "validation": "#E69F00", "test": "#009E73"}

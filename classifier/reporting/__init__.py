@@ -1,0 +1,1 @@
+"""Reports on models: figures, the report, slides, and the model card."""
