@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from classifier import hub, runs
+from classifier import runs
 from classifier.cli import add_hub_flags, positive_int
 from classifier.data.loaders import fingerprint, image_batches
 from classifier.data.splits import Splits, load_splits, sample_by_class
@@ -30,9 +30,11 @@ from classifier.errors import DataError, ModelError, run
 from classifier.evaluation import corruptions, evaluate_metrics, metrics, ood, predictions, profiling
 from classifier.evaluation.predictions import CACHE, Predictions
 from classifier.files import write_json, write_text
+from classifier.hub import check_login
 from classifier.models import explain, processor
 from classifier.models.cnn import average_views
 from classifier.models.predictor import Predictor, load_predictor
+from classifier.publish.upload import push
 from classifier.reporting import card, figures
 from classifier.reporting import report as pages
 from classifier.training.runtime import keep_freed_memory
@@ -167,7 +169,7 @@ def main() -> None:
     print(f"{len(test.labels):,} images{without}; written to {args.output_dir}")
     if args.push_to_hub:
         for model in args.model:
-            print(hub.push(Path(model), args.hub_model_id, private=args.hub_private_repo, revision=args.hub_revision))
+            print(push(Path(model), args.hub_model_id, private=args.hub_private_repo, revision=args.hub_revision))
 
 
 def check_labels(model: str, predictor: Predictor, splits: Splits) -> None:
@@ -427,7 +429,7 @@ def check_push(args: argparse.Namespace) -> None:
         )
     if args.max_eval_samples or args.bf16:
         raise ModelError("--max_eval_samples and --bf16 do not give the model's result: leave them out to push it")
-    hub.check_login()
+    check_login()
 
 
 if __name__ == "__main__":

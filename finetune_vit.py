@@ -42,16 +42,18 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.utils import logging
 
-from classifier import errors, export, hub, runs
+from classifier import errors, runs
 from classifier.data.loaders import as_tensor
 from classifier.data.splits import Splits, load_splits
 from classifier.data.survey import survey_splits
 from classifier.errors import ModelError, Stopped
 from classifier.files import write_json, write_text
-from classifier.hub import HUB_ID
+from classifier.hub import HUB_ID, check_login
 from classifier.models import backbone
 from classifier.models import processor as processors
 from classifier.models.loading import default_device, locate
+from classifier.publish import export
+from classifier.publish.upload import push
 from classifier.reporting import card, figures
 from classifier.training import calibrate, distill, finetune_trainer, probe
 from classifier.training.runtime import StopSignal, has_bf16, keep_freed_memory
@@ -181,7 +183,7 @@ def parse_args() -> tuple[Recipe, Training]:
             "--hub_token would stand in run.json, with the command: run hf auth login instead, or set HF_TOKEN"
         )
     if args.push_to_hub:
-        hub.check_login()
+        check_login()
     return recipe, args
 
 
@@ -284,7 +286,7 @@ def main() -> None:
         f"Measure it: python evaluate.py --model {output_dir} --dataset {recipe.dataset}"
     )
     if to_push:
-        print(hub.push(output_dir, args.hub_model_id, private=bool(args.hub_private_repo), revision=args.hub_revision))
+        print(push(output_dir, args.hub_model_id, private=bool(args.hub_private_repo), revision=args.hub_revision))
 
 
 @dataclass

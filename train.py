@@ -28,7 +28,7 @@ import torch
 from accelerate import PartialState
 from transformers import ViTImageProcessor
 
-from classifier import errors, export, hub, runs
+from classifier import errors, runs
 from classifier.cli import add_hub_flags, positive_float, positive_int
 from classifier.data.loaders import as_tensor
 from classifier.data.splits import load_splits
@@ -36,9 +36,12 @@ from classifier.data.survey import channel_mean_std, survey_splits
 from classifier.errors import ModelError, Stopped
 from classifier.evaluation import metrics, ood
 from classifier.files import write_json
+from classifier.hub import check_login
 from classifier.models.cnn import CifarCnnConfig, CifarCnnForImageClassification, average_views
 from classifier.models.loading import default_device
 from classifier.models.predictor import load_predictor
+from classifier.publish import export
+from classifier.publish.upload import push
 from classifier.reporting import card, figures
 from classifier.training.checkpoint import CHECKPOINT
 from classifier.training.cnn_trainer import (
@@ -148,7 +151,7 @@ def main() -> None:
     resume = checkpoint_to_resume(args)
     start_log = tracker(args)
     if args.push_to_hub:
-        hub.check_login()
+        check_login()
     state = PartialState(cpu=default_device().type == "cpu")
     device = state.device if state.num_processes > 1 else default_device()
     bf16 = has_bf16(device) if args.bf16 is None else args.bf16
@@ -276,7 +279,7 @@ def main() -> None:
         f"Measure it: python evaluate.py --model {args.output_dir} --dataset {args.dataset}"
     )
     if args.push_to_hub:
-        print(hub.push(args.output_dir, args.hub_model_id, private=args.hub_private_repo, revision=args.hub_revision))
+        print(push(args.output_dir, args.hub_model_id, private=args.hub_private_repo, revision=args.hub_revision))
 
 
 def merge(views: np.ndarray) -> np.ndarray:

@@ -18,13 +18,14 @@ from pathlib import Path
 
 import torch
 
-from classifier import export, runs
+from classifier import runs
 from classifier.data.splits import Splits, load_splits
 from classifier.errors import ModelError, run
 from classifier.evaluation import metrics
 from classifier.files import read_json, write_json
 from classifier.models.cnn import CifarCnnConfig
 from classifier.models.predictor import Predictor, load_predictor
+from classifier.publish import export
 from classifier.reporting import card
 from classifier.training import calibrate
 

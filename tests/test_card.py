@@ -17,8 +17,9 @@ from test_export import save_tiny_cnn
 from test_predictor import LABELS, edit_config, picture, save_tiny_vit
 from transformers import DeiTImageProcessor, TimmWrapperConfig, TimmWrapperForImageClassification
 
-from classifier import export, load_predictor
+from classifier import load_predictor
 from classifier.errors import ModelError
+from classifier.publish import export
 from classifier.reporting import card
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from test_predictor import LABELS, edit_config, picture, save_tiny_vit
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor
 
-from classifier import export, load_predictor
+from classifier import load_predictor
 from classifier.errors import ModelError
 from classifier.models import cnn
+from classifier.publish import export
 
 IMAGES = [picture(i, (32, 32)) for i in range(4)] + [picture(4, (90, 61))]
 

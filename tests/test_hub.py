@@ -21,9 +21,10 @@ from PIL import Image
 from test_app import running_app
 from test_predictor import encoded, picture, save_tiny_vit
 
-from classifier import hub as our_hub
 from classifier import load_predictor
 from classifier.errors import HubError, ModelError
+from classifier.hub import pull
+from classifier.publish.upload import send
 from tests.local_hub import LocalHub
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -120,11 +121,11 @@ def test_a_push_removes_what_spoke_of_the_model_before(pushed, api, environment,
     """Trained anew and pushed before it is evaluated; what its owner added stays."""
     folder = tmp_path / "again"
     shutil.copytree(pushed, folder)
-    run(environment, "-m", "classifier.hub", "push", folder, "user/again")
+    run(environment, "-m", "classifier.publish", "push", folder, "user/again")
     api.upload_file(path_or_fileobj=b"notes", path_in_repo="notes.txt", repo_id="user/again")
     for name in ("evaluation.json", "timing.json", "confusion_matrix.png"):
         (folder / name).unlink()
-    run(environment, "-m", "classifier.hub", "push", folder, "user/again")
+    run(environment, "-m", "classifier.publish", "push", folder, "user/again")
     files = {f.rfilename for f in api.model_info("user/again").siblings}
     assert not files & {"evaluation.json", "timing.json", "confusion_matrix.png"}
     assert files >= {"notes.txt", "config.json", "model.safetensors", "samples.png", "README.md"}
@@ -146,7 +147,7 @@ def test_strangers_get_the_same_probabilities(repo, pushed, environment, tmp_pat
     if repo == "user/tiny-vit":
         folder = save_tiny_vit(tmp_path / "vit")
         shutil.copy(pushed / "run.json", folder)
-        run(environment, "-m", "classifier.hub", "push", folder, repo)
+        run(environment, "-m", "classifier.publish", "push", folder, repo)
     image = picture(3, (32, 32))
     image.save(tmp_path / "picture.png")
     code = """
@@ -226,30 +227,30 @@ def update(api: HfApi, repo: str, folder: Path) -> str:
 
 
 def test_what_was_fetched_last_is_served_while_the_hub_is_down(call, hub, api, repo, tmp_path):
-    first = call(our_hub.pull, repo)
+    first = call(pull, repo)
     assert first.notice == "" and first.commit == api.model_info(repo).sha
     update(api, repo, tmp_path / "vit")
     fault = hub.fail(f"/api/models/{repo}", status=503, times=99)
-    served = call(our_hub.pull, repo)
+    served = call(pull, repo)
     fault.times = 0
     assert served[:2] == first[:2] and "from the cache" in served.notice and first.commit[:7] in served.notice
-    assert call(our_hub.pull, repo).commit == api.model_info(repo).sha != first.commit
+    assert call(pull, repo).commit == api.model_info(repo).sha != first.commit
 
 
 def test_a_half_fetched_update_does_not_replace_what_was_whole(call, hub, api, repo, tmp_path):
-    first = call(our_hub.pull, repo)
+    first = call(pull, repo)
     second = update(api, repo, tmp_path / "vit")
     faults = [hub.fail(f"{repo}/resolve/.*safetensors", method="GET", status=403, times=99)]
     for _ in range(2):  # a start after the one that failed must not take the half for the whole either
-        assert call(our_hub.pull, repo)[:2] == first[:2]
+        assert call(pull, repo)[:2] == first[:2]
     for fault in faults:
         fault.times = 0
-    assert call(our_hub.pull, repo).commit == second
+    assert call(pull, repo).commit == second
 
 
 def test_a_damaged_download_is_fetched_again(call, hub, repo, tmp_path):
     hub.fail(f"{repo}/resolve/.*safetensors", method="GET", corrupt=True)
-    snapshot = call(our_hub.pull, repo)
+    snapshot = call(pull, repo)
     assert snapshot.notice == ""
     assert (snapshot.folder / "model.safetensors").read_bytes() == (tmp_path / "vit/model.safetensors").read_bytes()
 
@@ -259,7 +260,7 @@ def test_a_damaged_download_is_fetched_again(call, hub, repo, tmp_path):
 )
 def test_a_download_outlives(how, call, hub, repo, tmp_path):
     fault = hub.fail(f"{repo}/resolve/.*safetensors", method="GET", **how)
-    snapshot = call(our_hub.pull, repo)
+    snapshot = call(pull, repo)
     assert fault.times == 0 and snapshot.notice == ""
     assert (snapshot.folder / "model.safetensors").read_bytes() == (tmp_path / "vit/model.safetensors").read_bytes()
 
@@ -267,44 +268,44 @@ def test_a_download_outlives(how, call, hub, repo, tmp_path):
 def test_a_download_that_stays_damaged_is_not_served(call, hub, repo):
     fault = hub.fail(f"{repo}/resolve/.*safetensors", method="GET", corrupt=True, times=99)
     with pytest.raises(HubError, match="damaged twice"):
-        call(our_hub.pull, repo)
+        call(pull, repo)
     fault.times = 0
-    assert call(our_hub.pull, repo).notice == ""
+    assert call(pull, repo).notice == ""
 
 
 def test_a_file_damaged_on_disk_is_fetched_again(call, repo, tmp_path):
-    weights = call(our_hub.pull, repo).folder / "model.safetensors"
+    weights = call(pull, repo).folder / "model.safetensors"
     data = weights.read_bytes()
     weights.resolve().write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    call(our_hub.pull, repo)
+    call(pull, repo)
     assert weights.read_bytes() == data
 
 
 def test_a_slow_hub_is_waited_for_only_so_long(call, hub, api, repo, tmp_path):
-    first = call(our_hub.pull, repo)
+    first = call(pull, repo)
     update(api, repo, tmp_path / "vit")
     fault = hub.fail(f"{repo}/resolve/.*safetensors", method="GET", slow=5)
-    served = call(our_hub.pull, repo, patience=2)
+    served = call(pull, repo, patience=2)
     assert served[:2] == first[:2] and "more than 2 s" in served.notice
     assert fault.times == 0
 
 
 def test_errors_tell_what_may_pass_from_what_will_not(call, hub, repo):
     with pytest.raises(ModelError, match=r"user/absent.*check the name") as wrong_name:
-        call(our_hub.pull, "user/absent")
+        call(pull, "user/absent")
     assert not isinstance(wrong_name.value, HubError)
     with pytest.raises(ModelError, match=r"v9.*check the name and the revision"):
-        call(our_hub.pull, repo, "v9")
+        call(pull, repo, "v9")
     fault = hub.fail("/api/models/user/busy", status=500, times=99)
     with pytest.raises(HubError, match="try again later"):
-        call(our_hub.pull, "user/busy")
+        call(pull, "user/busy")
     fault.times = 0
 
 
 def test_what_is_cached_outlives_an_expired_token(call, hub, repo):
-    first = call(our_hub.pull, repo)
+    first = call(pull, repo)
     fault = hub.fail(f"/api/models/{repo}", expired=True, times=99)
-    assert call(our_hub.pull, repo)[:2] == first[:2]
+    assert call(pull, repo)[:2] == first[:2]
     fault.times = 0
 
 
@@ -330,16 +331,16 @@ def refused(environment: dict[str, str], *words: str | Path) -> str:
 @pytest.mark.slow
 def test_a_push_that_failed_is_repeated_without_sending_twice(pushed, hub, api, environment):
     dataset = json.loads((pushed / "run.json").read_text())["settings"]["dataset"]
-    command = ["-m", "classifier.hub", "push", pushed, "user/again", "--dataset", dataset]
+    command = ["-m", "classifier.publish", "push", pushed, "user/again", "--dataset", dataset]
     fault = hub.fail("/api/models/user/again/commit/", status=403, times=99)
     first = len(hub.requests)
     line = refused(environment, *command)
     assert (
         f"{pushed} is complete" in line
-        and f"python -m classifier.hub push {pushed} user/again --dataset {dataset}" in line
+        and f"python -m classifier.publish push {pushed} user/again --dataset {dataset}" in line
     )
     fault.times = 0
-    again = re.search("python (-m classifier.hub push .*)", line)[1].split()
+    again = re.search("python (-m classifier.publish push .*)", line)[1].split()
     assert run(environment, *again).strip().endswith(api.model_info("user/again").sha)
     assert not [r for r in hub.requests[first:] if r.method == "PUT" and r.received], (
         "user/tiny's weights are there already"
@@ -375,7 +376,7 @@ def test_a_push_outlives(fault, call, hub, api, finished):
     path, how = PASSES[fault]
     repo = f"user/{fault.replace(' ', '-')}"
     declared = hub.fail(path, **how)
-    call(our_hub.send, finished, repo)
+    call(send, finished, repo)
     assert declared.times == 0
     weights = api.hf_hub_download(repo, "model.safetensors", cache_dir=finished.parent)
     assert Path(weights).read_bytes() == (finished / "model.safetensors").read_bytes()
@@ -386,11 +387,11 @@ def test_a_push_fails_in_one_line_and_can_be_repeated(fault, call, hub, api, fin
     path, how, advice = FAILS[fault]
     repo = f"user/{fault.replace(' ', '-')}-2"
     declared = hub.fail(path, **how)
-    with pytest.raises(HubError, match=f"{advice}.*: python -m classifier.hub push {finished} {repo}$") as error:
-        call(our_hub.send, finished, repo)
+    with pytest.raises(HubError, match=f"{advice}.*: python -m classifier.publish push {finished} {repo}$") as error:
+        call(send, finished, repo)
     assert "\n" not in str(error.value) and declared.times == 0
     first = len(hub.requests)
-    call(our_hub.send, finished, repo)
+    call(send, finished, repo)
     puts = [request for request in hub.requests[first:] if request.method == "PUT" and request.received]
     assert len(puts) == (fault in ("damaged on the way", "an expired token")), "only what has not arrived is sent"
     assert len(api.list_repo_commits(repo)) == 2  # the first made the repository
@@ -401,7 +402,7 @@ def test_a_push_fails_in_one_line_and_can_be_repeated(fault, call, hub, api, fin
 @pytest.mark.slow
 def test_a_push_that_is_killed_is_repeated(hub, api, environment, finished):
     dataset = json.loads((finished / "run.json").read_text())["settings"]["dataset"]
-    command = ["-m", "classifier.hub", "push", finished, "user/killed", "--dataset", dataset]
+    command = ["-m", "classifier.publish", "push", finished, "user/killed", "--dataset", dataset]
     fault = hub.fail("/lfs/", method="PUT", slow=5)
     with subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, env=environment) as process:
         while fault.times:  # the weights are on their way
@@ -426,13 +427,13 @@ def test_an_expired_token_is_told_before_training(hub, environment, pictures, tm
 def test_nothing_is_sent_of_a_folder_that_loads_differently_elsewhere(pushed, api, environment, tmp_path):
     folder = save_tiny_vit(tmp_path / "half", dtype=torch.float16)  # and config.json has others compute in it
     shutil.copy(pushed / "run.json", folder)
-    line = refused(environment, "-m", "classifier.hub", "push", folder, "user/half")
+    line = refused(environment, "-m", "classifier.publish", "push", folder, "user/half")
     assert re.search(r"differ by 0\.\d+ from this project's \(at most 0\.0001\)", line)
     assert not api.repo_exists("user/half")
 
 
 def test_the_space_is_one_commit_that_starts_as_it_is(pushed, api, environment, tmp_path):
-    run(environment, "-m", "classifier.hub", "space", "user/demo", "--models", "user/tiny")
+    run(environment, "-m", "classifier.publish", "space", "user/demo", "--models", "user/tiny")
     assert len(api.list_repo_commits("user/demo", repo_type="space")) == 2  # the first made the repository
     folder = Path(api.snapshot_download("user/demo", repo_type="space", local_dir=tmp_path / "space"))
     card = SpaceCard.load(folder / "README.md").data

@@ -18,7 +18,8 @@ import torch
 from test_export import save_tiny_cnn
 from test_predictor import picture
 
-from classifier import export, load_predictor
+from classifier import load_predictor
+from classifier.publish import export
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = Path(os.environ.get("SERVE_PYTHON", ROOT / ".venv-serve/bin/python"))

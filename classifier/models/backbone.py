@@ -13,9 +13,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AttentionInterface, AutoConfig, BaseImageProcessor, PreTrainedModel
 
-from classifier import hub, runs
+from classifier import runs
 from classifier.errors import ModelError, first_sentence
 from classifier.files import read_json
+from classifier.hub import PULLED
 from classifier.models import processor as processors
 from classifier.models.cnn import CifarCnnConfig
 from classifier.models.loading import load_processor, load_weights, locate
@@ -51,7 +52,7 @@ def load(path_or_id: str, labels: list[str], *, drop_path: float = 0.0, allow_pi
     Raises:
         ModelError: something is missing or damaged, or is not an image classifier.
     """
-    files = [*hub.PULLED, *(PICKLES if allow_pickle else [])]
+    files = [*PULLED, *(PICKLES if allow_pickle else [])]
     folder, name, revision, _ = locate(path_or_id, files)
     read_json(folder / "config.json")
     try:

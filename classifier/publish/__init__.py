@@ -1,0 +1,1 @@
+"""Publishing: a folder that loads anywhere, its upload to the Hub, and the app as a Space."""

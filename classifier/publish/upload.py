@@ -1,0 +1,134 @@
+"""Sends a finished model folder to the Hub, in one commit."""
+
+import json
+import shlex
+from fnmatch import fnmatch
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from PIL import Image
+
+from classifier.data.loaders import image_batches
+from classifier.data.splits import load_splits
+from classifier.errors import HubError, ModelError
+from classifier.hub import PULLED, REFUSED, advice, check_login
+from classifier.publish import export
+from classifier.reporting import card
+
+# What a repository holds of a finished folder: checkpoints and logs of trackers stay at home.
+MADE = [*PULLED, "metrics.jsonl", "confusion_matrix.png", "cnn.py", "onnx/model.onnx"]  # by a run and its evaluation
+PUSHED = [*MADE, "README.md", "*.png"]
+PARITY_IMAGES = 64
+
+
+def push(
+    folder: Path,
+    repo: str | None = None,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    dataset: str | None = None,
+) -> str:
+    """Completes a trained model's folder, proves that strangers get its probabilities, and sends it.
+
+    Args:
+        folder: what train.py or finetune_vit.py wrote.
+        repo, private, revision: as in `send`.
+        dataset: where the images for the proof come from; the dataset that run.json names if None.
+
+    Returns:
+        The commit's address.
+
+    Raises:
+        ModelError: the folder isn't a finished model, or loads differently elsewhere. Nothing was sent.
+        DataError: the images for the proof can't be loaded. Nothing was sent.
+        HubError: the Hub did not take it. The folder is complete, and the message says what to run again.
+    """
+    images = _parity_images(folder, dataset)
+    export.complete(folder)
+    difference = export.prove_parity(folder, images)
+    print(
+        f"{folder}: pipeline in a fresh process differs by {difference:.1e} at most on {len(images)} validation images"
+    )
+    return send(folder, repo, private=private, revision=revision, dataset=dataset)
+
+
+def send(
+    folder: Path,
+    repo: str | None = None,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    dataset: str | None = None,
+) -> str:
+    """Sends a complete folder with its card, in one commit that says what it is and how good. Gives the commit's
+    address.
+
+    Args:
+        folder: a model's.
+        repo: `user/name`; the token's user and the folder's name if None. It is created where there is none.
+        private: whether a repository that is created is private. One that exists stays as it is.
+        revision: the branch, created where there is none; the main one if None.
+        dataset: as in `push`, for the command that the error gives.
+
+    Raises:
+        HubError: the Hub did not take it. What has arrived is not sent again the next time.
+    """
+    again = ["python", "-m", "classifier.publish", "push", str(folder), *([repo] if repo else [])]
+    again += ["--private"] * private + (["--revision", revision] if revision else [])
+    again += ["--dataset", dataset] if dataset else []
+    try:
+        api = HfApi()
+        repo = repo or f"{check_login()}/{folder.resolve().name}"
+        card.write(folder, repo)
+        api.create_repo(repo, private=private or None, exist_ok=True)
+        if revision:
+            api.create_branch(repo, branch=revision, exist_ok=True)
+        files = sorted(path for pattern in PUSHED for path in folder.glob(pattern))
+        added = {path.relative_to(folder).as_posix(): path for path in files}
+        # What an earlier model left would speak of other weights: its evaluation, or a processor that this one has not
+        gone = [
+            name
+            for name in api.list_repo_files(repo, revision=revision)
+            if name not in added and any(fnmatch(name, pattern) for pattern in MADE)
+        ]
+        sent = api.create_commit(  # upload_folder may make several
+            repo,
+            [*(CommitOperationAdd(*each) for each in added.items()), *map(CommitOperationDelete, gone)],
+            revision=revision,
+            commit_message=_message(folder),
+        )
+    except REFUSED as error:
+        raise HubError(
+            f"{folder} is complete, but the Hub did not take it ({advice(error)}): {shlex.join(again)}"
+        ) from error
+    return sent.commit_url
+
+
+def _parity_images(folder: Path, dataset: str | None) -> list[Image.Image]:
+    """Validation images of the dataset that the model was trained on, as run.json tells it."""
+    if not (folder / "run.json").is_file():
+        raise ModelError(f"no run.json in {folder}: give a folder that train.py or finetune_vit.py has finished")
+    settings = json.loads((folder / "run.json").read_text())["settings"]
+    splits = load_splits(
+        dataset or settings["dataset"],
+        splits=("validation",),
+        validation=settings["validation_fraction"],
+        image_column=settings["image_column"],
+        label_column=settings["label_column"],
+        max_eval_samples=PARITY_IMAGES,
+        skip_unreadable=True,
+    )
+    return [image for images, _ in image_batches("validation", splits, PARITY_IMAGES) for image in images]
+
+
+def _message(folder: Path) -> str:
+    """The commit's message: what it is, and how good."""
+    name = json.loads((folder / "config.json").read_text())["architectures"][0]
+    if not (folder / "evaluation.json").is_file():
+        accuracy = json.loads((folder / "run.json").read_text())["validation"]["accuracy"]
+        return f"{name}: {accuracy:.2%} of validation"
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    [model] = evaluation["models"]
+    low, high = model["accuracy_ci95"]
+    return f"{name}: {model['accuracy']:.2%} of {evaluation['n']:,} test images ({low:.2%} to {high:.2%})"
