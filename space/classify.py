@@ -13,11 +13,11 @@ import numpy as np
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from classifier.batching import Batcher
 from classifier.errors import ClassifierError, ImageError
 from classifier.images.convert import to_rgb
 from classifier.models.predictor import Predictor
 from space.ahead import Ahead
+from space.batching import Batcher
 from space.calls import MAX_NAME
 
 TOP_K = 5  # labels an image, when the caller does not say

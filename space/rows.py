@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from classifier.batching import Batcher
 from classifier.models.predictor import Predictor
+from space.batching import Batcher
 from space.classify import Result, classify_files, new_file
 
 KEPT = 10  # labels of each model that are kept of a picture, best first

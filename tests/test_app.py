@@ -21,10 +21,10 @@ from PIL import Image
 from test_predictor import LABELS, encoded, picture, save_tiny_vit
 
 from classifier import load_predictor
-from classifier.batching import Batcher
 from classifier.images.workers import MAX_BYTES, decode
 from space import cells, guard, look, page, rows, sweep
 from space.ahead import Ahead
+from space.batching import Batcher
 from space.classify import classify_files
 
 THRESHOLD = 6.3  # energy, which some of the pictures below reach by that random model and some do not

@@ -9,8 +9,8 @@ import pytest
 from test_predictor import encoded, picture, save_tiny_vit
 
 from classifier import load_predictor
-from classifier.batching import Batcher
 from classifier.errors import ImageError, ModelError
+from space.batching import Batcher
 
 
 @pytest.fixture(scope="module")
