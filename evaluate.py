@@ -348,9 +348,9 @@ def under_corruption(predictor: Predictor, splits: Splits, n: int) -> dict | Non
     """Accuracy on `n` test images, clean and at each strength of each corruption; None for no images."""
     if not n:
         return None
-    labels = np.array(splits.test[splits.label_column])
+    labels = splits.class_indices["test"]
     rows = sample_by_class(labels, n, seed=0) if n < len(labels) else np.arange(len(labels))
-    part = replace(splits, test=splits.test.select(rows))
+    part = splits.select("test", rows)
     key = fingerprint("test", part)
 
     def batches(kind: str, strength: int) -> Iterator[tuple[list[Image.Image], list[int]]]:

@@ -453,7 +453,7 @@ def train_sizes(text: str, size: int, multiple: int) -> tuple[tuple[float, int],
 
 def class_counts(name: str, splits: Splits, tensors: dict | None) -> torch.Tensor:
     """Images of each class in a split, int (C,)."""
-    labels = tensors[name][1] if tensors else torch.as_tensor(splits[name][splits.label_column][:])
+    labels = tensors[name][1] if tensors else torch.from_numpy(splits.class_indices[name])
     return labels.bincount(minlength=len(splits.labels))
 
 

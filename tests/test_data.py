@@ -743,3 +743,20 @@ def test_cifar10_pixels(cifar10):
     square = sum((half.to(torch.int32) ** 2).sum(1) for half in halves) / n / 255**2
     torch.testing.assert_close(mean, torch.tensor([0.4914, 0.4822, 0.4465]), atol=1e-3, rtol=0)
     torch.testing.assert_close((square - mean**2).sqrt(), torch.tensor([0.2470, 0.2435, 0.2616]), atol=1e-3, rtol=0)
+
+
+def test_each_label_column_is_read_once(tmp_path, monkeypatch):
+    folder, reads = image_folder(tmp_path / "pets", n=20), []
+    read = datasets.Dataset.__getitem__
+
+    def count(rows, key):
+        reads.extend([key] if key == "label" else [])
+        return read(rows, key)
+
+    monkeypatch.setattr(datasets.Dataset, "__getitem__", count)
+    splits = load_splits(str(folder), splits=("train", "validation", "test"), max_train_samples=10)
+    survey_splits(splits, tmp_path / "unreadable.txt")
+    fingerprint("test", splits)
+    as_tensor("train", splits)
+    assert len(reads) == 1  # the folder has one split, from which the others are cut
+    assert all((splits.class_indices[split] == read(splits[split], "label")[:]).all() for split in ("train", "test"))

@@ -127,8 +127,10 @@ def splits_of(labels: list[str]) -> Splits:
     rng = np.random.default_rng(0)
     features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=labels)})
     pictures = [Image.fromarray(rng.integers(256, size=(20, 24, 3), dtype=np.uint8)) for _ in range(2 * len(labels))]
-    rows = datasets.Dataset.from_dict({"img": pictures, "label": list(range(len(labels))) * 2}, features=features)
-    return Splits(rows, None, rows, "img", "label", labels, "things", None)
+    indices = np.tile(np.arange(len(labels)), 2)
+    rows = datasets.Dataset.from_dict({"img": pictures, "label": indices}, features=features)
+    class_indices = {"train": indices, "test": indices}
+    return Splits(rows, None, rows, "img", "label", labels, "things", None, class_indices)
 
 
 def check_slides(path: Path) -> Presentation:

@@ -9,19 +9,25 @@ import numpy as np
 from classifier.errors import DataError, first_line
 
 
-def find_column(name: str, rows: datasets.Dataset, column: str | None, kind: type, what: str) -> str:
-    """The column named, or the one of that feature type."""
-    listed = "its columns are " + ", ".join(
-        f"{column} ({feature_name(each)})" for column, each in rows.features.items()
-    )
+def find_column(name: str, rows: datasets.Dataset, column: str | None, kind: type, flag: str) -> str:
+    """The column that the user named, or the only one of the feature type `kind`.
+
+    Raises:
+        DataError: there is no such column, or not exactly one of that type.
+    """
+    columns = ", ".join(f"{column} ({feature_name(feature)})" for column, feature in rows.features.items())
     if column is not None:
         if column not in rows.features:
-            raise DataError(f"{name} has no column {column!r}: {listed}; pass one of them as --{what}_column")
+            raise DataError(
+                f"{name} has no column {column!r}: its columns are {columns}; pass one of them as --{flag}_column"
+            )
         return column
     found = [column for column, feature in rows.features.items() if isinstance(feature, kind)]
     if len(found) != 1:
         count = "no" if not found else f"{len(found)}"
-        raise DataError(f"{name} has {count} columns of type {kind.__name__}: {listed}; pass --{what}_column")
+        raise DataError(
+            f"{name} has {count} columns of type {kind.__name__}: its columns are {columns}; pass --{flag}_column"
+        )
     return found[0]
 
 
@@ -30,9 +36,13 @@ def feature_name(feature: object) -> str:
     return feature.dtype if isinstance(feature, datasets.Value) else type(feature).__name__
 
 
-def cast_images(name: str, own: dict[str, datasets.Dataset], column: str) -> dict[str, datasets.Dataset]:
-    """Sees to it that the column holds images in every split; encoded bytes become images."""
-    for split, rows in own.items():
+def cast_images(name: str, splits: dict[str, datasets.Dataset], column: str) -> dict[str, datasets.Dataset]:
+    """Makes the column one of images in every split; encoded bytes become images.
+
+    Raises:
+        DataError: the column is missing in a split or holds something else.
+    """
+    for split, rows in splits.items():
         feature = rows.features.get(column)
         is_encoded = feature == datasets.Value("binary") or (
             isinstance(feature, dict) and set(feature) == {"bytes", "path"}
@@ -40,14 +50,29 @@ def cast_images(name: str, own: dict[str, datasets.Dataset], column: str) -> dic
         if not is_encoded and not isinstance(feature, datasets.Image):
             held = "is missing" if feature is None else f"holds {feature_name(feature)}, not images,"
             raise DataError(f"column {column!r} of {name} {held} in {split}: pass the images' column as --image_column")
-    return {split: rows.cast_column(column, datasets.Image()) for split, rows in own.items()}
+    return {split: rows.cast_column(column, datasets.Image()) for split, rows in splits.items()}
 
 
 def encode_labels(
-    name: str, own: dict[str, datasets.Dataset], column: str
-) -> tuple[dict[str, datasets.Dataset], list[str]]:
-    """Sees to it that the column holds class indices in every split; strings and integers become classes, sorted."""
-    feature = own["train"].features[column]
+    name: str, splits: dict[str, datasets.Dataset], column: str, wanted: set[str]
+) -> tuple[dict[str, datasets.Dataset], dict[str, np.ndarray], list[str]]:
+    """Makes the label column one of class indices in every split. Strings and integers become classes, in sorted order.
+
+    Each split's column is read once.
+
+    Args:
+        name: the dataset's, for messages.
+        splits: the rows of each split, train among them.
+        column: the label column.
+        wanted: the splits whose labels are needed. The others may lack them, as the Hub's test splits often do.
+
+    Returns:
+        The rows, the class indices int64 (N,) of each wanted split, and the names of the classes.
+
+    Raises:
+        DataError: the column does not hold classes, a label is missing, or train has fewer than two classes.
+    """
+    feature = splits["train"].features[column]
     is_plain = isinstance(feature, datasets.Value) and (
         feature.dtype in ("string", "large_string") or "int" in feature.dtype
     )
@@ -56,34 +81,55 @@ def encode_labels(
             f"column {column!r} of {name} holds {feature_name(feature)}, not classes: pass one of classes, strings or "
             "integers as --label_column"
         )
-    for split, rows in own.items():
+    for split, rows in splits.items():
         if rows.features.get(column) != feature:
             raise DataError(
                 f"column {column!r} of {name} is {feature_name(rows.features.get(column))} in {split} and "
                 f"{feature_name(feature)} in train: give every split the same columns"
             )
     if is_plain:
-        values = {split: rows[column][:] for split, rows in own.items()}
-        for split, listed in values.items():
-            if None in listed:
-                raise DataError(f"{name} has rows without a label in {split} (column {column!r}): remove them")
-        classes = sorted(set(values["train"]))
-        labels = [str(value) for value in classes]
-        index_of = {value: index for index, value in enumerate(classes)}
-        feature = datasets.ClassLabel(names=labels)
-        for split, listed in values.items():
-            check_same_classes(name, split, labels, [str(value) for value in set(listed)])
-            indices = [index_of[value] for value in listed]
-            own[split] = own[split].remove_columns(column).add_column(column, indices, feature=feature)
-    present = np.unique(class_indices(name, "train", own["train"], column))
+        splits, indices, labels = _classes_from_values(name, splits, column)
+    else:
+        labels = list(feature.names)
+        indices = {split: _read_indices(name, split, splits[split], column) for split in splits if split in wanted}
+    present = np.unique(indices["train"])
     if len(present) < 2:
-        only = f"one class ({feature.names[present[0]]})" if len(present) else "no images"
+        only = f"one class ({labels[present[0]]})" if len(present) else "no images"
         raise DataError(f"{name} has {only} in train: at least two classes are needed, each with images of its own")
-    return own, list(feature.names)
+    return splits, indices, labels
+
+
+def _classes_from_values(
+    name: str, splits: dict[str, datasets.Dataset], column: str
+) -> tuple[dict[str, datasets.Dataset], dict[str, np.ndarray], list[str]]:
+    """Replaces strings or integers by class indices: the rows, the indices of each split, and the names."""
+    values = {split: rows[column][:] for split, rows in splits.items()}
+    for split, listed in values.items():
+        if None in listed:
+            raise DataError(f"{name} has rows without a label in {split} (column {column!r}): remove them")
+    classes = sorted(set(values["train"]))
+    labels = [str(value) for value in classes]
+    index_of = {value: index for index, value in enumerate(classes)}
+    feature = datasets.ClassLabel(names=labels)
+    encoded, indices = {}, {}
+    for split, listed in values.items():
+        check_same_classes(name, split, labels, [str(value) for value in set(listed)])
+        indices[split] = np.array([index_of[value] for value in listed], dtype=np.int64)
+        encoded[split] = splits[split].remove_columns(column).add_column(column, indices[split], feature=feature)
+    return encoded, indices, labels
+
+
+def _read_indices(name: str, split: str, rows: datasets.Dataset, column: str) -> np.ndarray:
+    """Reads a ClassLabel column: the class index of each row, int64 (N,)."""
+    values = rows[column][:]
+    missing = sum(value is None or value < 0 for value in values)  # the Hub's test splits sometimes hide theirs as -1
+    if missing:
+        raise DataError(f"{name} has {missing} rows without a label in {split} (column {column!r}): remove them")
+    return np.array(values, dtype=np.int64)
 
 
 def rename_labels(name: str, labels: list[str], file: Path) -> list[str]:
-    """The labels by the names that a JSON file has for them."""
+    """The labels, renamed as a JSON file says. DataError if the file names unknown labels or repeats a name."""
     try:
         names = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -112,12 +158,3 @@ def check_same_classes(name: str, split: str, train: list[str], other: list[str]
                 f"the classes of {name} differ between splits: {some} in {here} but not in {there}; name the classes "
                 "alike, and give each images in both"
             )
-
-
-def class_indices(name: str, split: str, rows: datasets.Dataset, column: str) -> np.ndarray:
-    """The class index of each row, int64 (N,)."""
-    values = rows[column][:]
-    bad = sum(value is None or value < 0 for value in values)  # the Hub's test splits sometimes hide theirs as -1
-    if bad:
-        raise DataError(f"{name} has {bad} rows without a label in {split} (column {column!r}): remove them")
-    return np.array(values, dtype=np.int64)

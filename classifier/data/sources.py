@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from huggingface_hub.errors import (
 
 from classifier.data.columns import check_same_classes, feature_name
 from classifier.errors import DataError, first_line
+from classifier.hub import HUB_ID
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -32,7 +32,6 @@ IMAGE_SUFFIXES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"),
     *(".heic", ".heif", ".avif"),
 }
-HUB_ID = r"[\w.-]+/[\w.-]+"
 TABLE_SUFFIXES = {".parquet", ".arrow"}
 TABLES = {
     ".csv": "csv",
@@ -47,7 +46,7 @@ UNLOADABLE = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsErr
 
 
 def digest_of_files(folder: Path) -> str:
-    """What tells a folder's content from an earlier one's, unread: 32 hex digits over names, sizes and dates."""
+    """A digest of a folder's content without reading it: 32 hex digits over the names, sizes and dates of its files."""
     hashed = hashlib.sha256()
     for path in sorted(list_files(folder)):
         status = (folder / path).stat()
@@ -61,7 +60,7 @@ def load_source(dataset: str) -> tuple[dict[str, datasets.Dataset], str, str | N
 
 
 def splits_by_name(name: str, loaded: dict[str, datasets.Dataset], is_trained_on: bool) -> dict[str, datasets.Dataset]:
-    """The splits that we know, by our names, train among them: the only one there is, whatever it is called.
+    """The splits with known names, by our names. A single split counts as train, whatever it is called.
 
     A single one that is called test is test too, for those who do not train on it.
     """
@@ -79,7 +78,7 @@ def splits_by_name(name: str, loaded: dict[str, datasets.Dataset], is_trained_on
 
 def _load_hub(dataset: str) -> tuple[dict[str, datasets.Dataset], str, str | None]:
     name, _, revision = dataset.partition("@")
-    if not re.fullmatch(HUB_ID, name):
+    if not HUB_ID.fullmatch(name):
         raise DataError(f"no folder {dataset!r}, nor is that a Hub id: pass a folder, user/name or user/name@revision")
     gated = DataError(
         f"{name} is gated: accept its terms at {huggingface_hub.constants.ENDPOINT}/datasets/{name}, then log in with "
@@ -119,7 +118,7 @@ def _load_hub(dataset: str) -> tuple[dict[str, datasets.Dataset], str, str | Non
 
 
 def _load_datasets(path: str, name: str, revision: str | None) -> tuple[dict[str, datasets.Dataset], str]:
-    """What `datasets.load_dataset` loads, and the builder's hash (the Hub's commit)."""
+    """Loads what `datasets.load_dataset` can load: the splits, and the builder's hash (the Hub's commit)."""
     try:
         builder = datasets.load_dataset_builder(path, revision=revision)
         builder.download_and_prepare()
@@ -135,7 +134,7 @@ def _load_datasets(path: str, name: str, revision: str | None) -> tuple[dict[str
 
 
 def _check_class_names(name: str, files: dict[str, Sequence[str]]) -> None:
-    """Holds each split's class names against train's: `datasets` applies the first file's to all, whatever they say."""
+    """Checks that all splits name their classes alike: `datasets` applies the names of the first file to all."""
     features = {
         split: datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(cached_path(paths[0])))
         for split, paths in files.items()
@@ -161,7 +160,7 @@ def _load_folder(folder: Path) -> tuple[dict[str, datasets.Dataset], str, None]:
         if path.suffix.lower() in TABLE_SUFFIXES or path.name in ("metadata.csv", "metadata.jsonl")
     ]
     # A relative user/name says more than name alone: it may be a copy of the Hub's repository of that name.
-    name = str(folder) if re.fullmatch(HUB_ID, str(folder)) and ".." not in folder.parts else folder.resolve().name
+    name = str(folder) if HUB_ID.fullmatch(str(folder)) and ".." not in folder.parts else folder.resolve().name
     if tables or (not pictures and any(path.suffix.lower() in OTHER_SUFFIXES for path in files)):
         return _load_datasets(str(folder), name, None)[0], name, None
     if not pictures:
@@ -170,7 +169,7 @@ def _load_folder(folder: Path) -> tuple[dict[str, datasets.Dataset], str, None]:
 
 
 def list_files(folder: Path) -> Iterator[Path]:
-    """The files under a folder, as paths relative to it, without hidden ones and what operating systems leave about."""
+    """Yields the files under a folder, as relative paths, without hidden files and those of operating systems."""
     above = {str(folder): {folder.resolve()}}  # a link may lead back to a folder that it is in
     for parent, names, files in os.walk(folder, followlinks=True):
         passed, names[:] = above.pop(parent), sorted(name for name in names if not _is_litter(name))
@@ -190,7 +189,7 @@ def _is_litter(name: str) -> bool:
 def load_table(
     file: Path, image_column: str | None, label_column: str | None
 ) -> tuple[dict[str, datasets.Dataset], str, str, str]:
-    """A file with a row an image: its splits, its name, and which columns hold images and labels."""
+    """Loads a table with one image a row: its splits, its name, the image column and the label column."""
     if file.suffix.lower() not in TABLES:
         raise DataError(f"{file} is no table ({', '.join(TABLES)}): pass one, or the folder that holds the images")
     try:
@@ -238,7 +237,7 @@ def load_table(
 
 
 def _load_image_folder(folder: Path, pictures: list[Path]) -> dict[str, datasets.Dataset]:
-    """`imagefolder`'s layouts, listed by ourselves: it skips HEIC, and guesses where a folder isn't as it should be."""
+    """Loads the layouts of `imagefolder`, which itself skips HEIC files and guesses where a layout is wrong."""
     tops = {path.parts[0] for path in pictures if len(path.parts) > 1}
     split_folders = {top for top in tops if top.lower() in SPLIT_NAMES}
     has_train = any(SPLIT_NAMES[top.lower()] == "train" for top in split_folders)
@@ -287,7 +286,7 @@ def _load_image_folder(folder: Path, pictures: list[Path]) -> dict[str, datasets
 
 
 def _by_class(folder: Path, pictures: list[Path]) -> dict[str, list[Path]]:
-    """{class folder: its images, sorted}, of images that must all lie in `<label>/`."""
+    """Groups images by class folder, sorted. DataError unless every image lies in `<label>/`."""
     loose = sorted(path for path in pictures if len(path.parts) == 1)
     deep = sorted(path for path in pictures if len(path.parts) > 2)
     placed = len(pictures) - len(loose) - len(deep)

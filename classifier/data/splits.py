@@ -13,14 +13,14 @@ or removed.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import datasets
 import numpy as np
 
-from classifier.data.columns import cast_images, class_indices, encode_labels, find_column, rename_labels
+from classifier.data.columns import cast_images, encode_labels, find_column, rename_labels
 from classifier.data.sources import SPLIT_NAMES, digest_of_files, load_source, load_table, splits_by_name
 from classifier.errors import DataError
 
@@ -30,9 +30,18 @@ TEST_FRACTION, TEST_SEED = 0.1, 0
 
 @dataclass(frozen=True)
 class Splits:
-    """A dataset's splits, None where not asked for or not there, and what is needed to read them.
+    """The splits of a dataset and what is needed to read them.
 
-    `skipped` grows while images are decoded: the files that were unreadable, where `skip_unreadable` lets that pass.
+    Attributes:
+        train, validation, test: the rows, None for a split that was not asked for or does not exist.
+        class_indices: the class index of every row, int64 (N,), of each split that is not None.
+        image_column, label_column: the columns of the rows.
+        labels: the names of the classes, in the order of their indices.
+        name: the Hub id, or the name of the folder without its parents.
+        revision: the Hub's commit, None for a folder.
+        test_cut: a digest of the rows that were cut from train for test, None where the dataset has a test split.
+        skip_unreadable: whether unreadable files are skipped instead of raising an error.
+        skipped: the unreadable files found so far. It grows while images are decoded.
     """
 
     train: datasets.Dataset | None
@@ -40,34 +49,40 @@ class Splits:
     test: datasets.Dataset | None
     image_column: str
     label_column: str
-    labels: list[str]  # the dataset's own names in its own order
-    name: str  # Hub id, or the folder's name without what leads to it
-    revision: str | None  # the Hub's commit
-    test_cut: str | None = None  # a digest of which images that is, where test was cut from train
+    labels: list[str]
+    name: str
+    revision: str | None
+    class_indices: dict[str, np.ndarray] = field(default_factory=dict)
+    test_cut: str | None = None
     skip_unreadable: bool = False
     skipped: list[str] = field(default_factory=list)
 
     def __getitem__(self, split: str) -> datasets.Dataset:
-        """The split of that name, which must have been asked for.
+        """The rows of a split.
 
         Raises:
             KeyError: the split was not asked for.
         """
-        found = {"train": self.train, "validation": self.validation, "test": self.test}[split]
-        if found is None:
+        rows = {"train": self.train, "validation": self.validation, "test": self.test}[split]
+        if rows is None:
             raise KeyError(f"load_splits(…, splits=…) was not asked for {split!r}")
-        return found
+        return rows
+
+    def select(self, split: str, indices: np.ndarray) -> "Splits":
+        """The same splits, with only the rows at `indices` in `split`."""
+        class_indices = self.class_indices | {split: self.class_indices[split][indices]}
+        return replace(self, **{split: self[split].select(indices)}, class_indices=class_indices)
 
 
 class Images(NamedTuple):
-    """The images of one split, in its order, without their labels.
+    """The images of one split, in its order, without labels.
 
     Attributes:
         rows: each cell of `column` is {"bytes", "path"}, undecoded, or None.
-        column: of the images.
-        split: the dataset's own name of it.
-        name: Hub id, or the folder's name without what leads to it.
-        revision: the Hub's commit; of a folder, a digest of its files' names, sizes and dates.
+        column: the image column.
+        split: the dataset's own name of the split.
+        name: the Hub id, or the name of the folder without its parents.
+        revision: the Hub's commit; for a folder, a digest of the names, sizes and dates of its files.
     """
 
     rows: datasets.Dataset
@@ -91,90 +106,127 @@ def load_splits(
     skip_unreadable: bool = False,
     cut: bool = True,
 ) -> Splits:
-    """Loads a dataset and cuts it into train, validation and test. No image is decoded here.
+    """Loads a dataset as train, validation and test. Missing splits are cut from train. No image is decoded here.
 
     Args:
-        dataset: a Hub id (`user/name`), `id@revision`, a folder that `datasets` can load (parquet), or an image folder
-            (`train/<label>/…` with `validation` or `val` or `dev` and `test` beside it, or `<label>/…`), or a file
-            (CSV, JSON, parquet) with a row an image: a path, relative to the file's folder, a label, and perhaps a
-            `split`.
-        splits: which of train, validation, test to return. Training never asks for test.
-        validation: fraction of train that becomes validation, where the dataset has none of its own, in (0, 0.5].
-        seed: of the validation cut and of the samples. The test cut doesn't depend on it.
-        image_column: the column of images; found by type (Image) if None.
-        label_column: the column of labels; found by type (ClassLabel) if None. Strings and integers become classes.
-        label_names: a JSON file, `{"a label of the dataset": "what to call it", …}`; labels that it leaves out keep
-        their name.
-        max_train_samples: at most so many images of train, drawn by class.
-        max_eval_samples: at most so many images of validation, and of test, drawn by class.
-        skip_unreadable: whether decoding goes on past unreadable files (counted in `Splits.skipped`) or raises.
-        cut: whether a split that the dataset has not is cut from train. Otherwise it stays None, and rows are the
-            dataset's.
+        dataset: a Hub id (`user/name`), `id@revision`, a folder that `datasets` can load (parquet), an image folder
+            (`train/<label>/…` with `validation` or `val` or `dev` and `test` beside it, or `<label>/…`), or a table
+            (CSV, JSON, parquet) with one image a row: a path relative to the table's folder, a label, and optionally
+            a `split`.
+        splits: which of train, validation and test to return. Training never asks for test.
+        validation: fraction of train that becomes validation if the dataset has no such split, in (0, 0.5].
+        seed: seed of the validation cut and of the samples. The test cut does not depend on it.
+        image_column: the image column; by default the only column of type Image.
+        label_column: the label column; by default the only column of type ClassLabel. Strings and integers become
+            classes.
+        label_names: a JSON file, `{"a label of the dataset": "its new name", …}`. Labels that it does not list keep
+            their names.
+        max_train_samples: at most this many training images, drawn by class.
+        max_eval_samples: at most this many images of validation and of test each, drawn by class.
+        skip_unreadable: skip unreadable files and count them in `Splits.skipped` instead of raising an error.
+        cut: cut missing splits from train. If False, they stay None, and rows keep the dataset's numbering.
 
     Raises:
-        DataError: the dataset, a folder, a file or a column can't be used. The message says which, and what to do.
+        DataError: the dataset, a folder, a file or a column can't be used. The message names it and the next step.
     """
-    if not 0 < validation <= 0.5:
-        raise DataError(f"a validation fraction of {validation:g} is out of range: pass one above 0 and up to 0.5")
-    for flag, value in (("max_train_samples", max_train_samples), ("max_eval_samples", max_eval_samples)):
-        if value is not None and value < 1:
-            raise DataError(f"--{flag} {value} leaves no images: pass 1 or more")
-
+    _check_arguments(validation, max_train_samples=max_train_samples, max_eval_samples=max_eval_samples)
     if Path(dataset).is_file():
         loaded, name, image_column, label_column = load_table(Path(dataset), image_column, label_column)
         revision = None
     else:
         loaded, name, revision = load_source(dataset)
-    own = splits_by_name(name, loaded, is_trained_on=cut and "validation" in splits)
-    is_test_alone = own["train"] is own.get("test")
-    image_column = find_column(name, own["train"], image_column, datasets.Image, "image")
-    label_column = find_column(name, own["train"], label_column, datasets.ClassLabel, "label")
-    own = cast_images(name, own, image_column)
-    own, labels = encode_labels(name, own, label_column)
-    labels = rename_labels(name, labels, Path(label_names)) if label_names else labels
+    rows = splits_by_name(name, loaded, is_trained_on=cut and "validation" in splits)
+    is_test_alone = rows["train"] is rows.get("test")
+    image_column = find_column(name, rows["train"], image_column, datasets.Image, "image")
+    label_column = find_column(name, rows["train"], label_column, datasets.ClassLabel, "label")
+    rows = cast_images(name, rows, image_column)
+    rows, class_indices, labels = encode_labels(name, rows, label_column, {"train", *splits})
+    parts = _Parts(name, rows, class_indices, labels)
 
     test_cut = None
-    if cut and "test" not in own:
-        rows, y = own["train"], class_indices(name, "train", own["train"], label_column)
-        files = _file_names(rows, image_column, Path(dataset))
-        chosen = (
-            sample_by_name(files, y) if files else sample_by_class(y, max(1, round(TEST_FRACTION * len(y))), TEST_SEED)
-        )
-        own["train"], own["test"] = _cut(name, rows, y, chosen, labels)
-        names = [files[i] for i in chosen] if files else [f"{i} of {len(y)}" for i in chosen]
-        test_cut = hashlib.sha256("\n".join(sorted(names)).encode(errors="surrogateescape")).hexdigest()[:32]
+    if cut and "test" not in rows:
+        test_cut = parts.cut_test(_file_names(rows["train"], image_column, Path(dataset)))
     if is_test_alone:
-        del own["train"]
-    elif cut and "validation" not in own:
-        rows, y = own["train"], class_indices(name, "train", own["train"], label_column)
-        chosen = sample_by_class(y, max(1, round(validation * len(y))), seed)
-        own["train"], own["validation"] = _cut(name, rows, y, chosen, labels)
-    wanted = {split: own[split] for split in splits if split in own}
-    for split, rows in wanted.items():
+        del rows["train"]
+    elif cut and "validation" not in rows:
+        n = max(1, round(validation * len(rows["train"])))
+        parts.cut("validation", sample_by_class(class_indices["train"], n, seed))
+    for split in splits:
         limit = max_train_samples if split == "train" else max_eval_samples
-        y = class_indices(name, split, rows, label_column)
-        if limit is not None and limit < len(rows):
-            wanted[split] = rows.select(sample_by_class(y, limit, seed))
+        if split in rows and limit is not None and limit < len(rows[split]):
+            parts.keep(split, sample_by_class(class_indices[split], limit, seed))
+    wanted = {split: rows[split] for split in splits if split in rows}
     return Splits(
         **{split: wanted.get(split) for split in ("train", "validation", "test")},
         image_column=image_column,
         label_column=label_column,
-        labels=labels,
+        labels=rename_labels(name, labels, Path(label_names)) if label_names else labels,
         name=name,
         revision=revision,
+        class_indices={split: class_indices[split] for split in wanted},
         test_cut=test_cut,
         skip_unreadable=skip_unreadable,
     )
 
 
+def _check_arguments(validation: float, **limits: int | None) -> None:
+    """Raises DataError for a fraction or a number of samples that leaves nothing."""
+    if not 0 < validation <= 0.5:
+        raise DataError(f"a validation fraction of {validation:g} is out of range: pass one above 0 and up to 0.5")
+    for flag, value in limits.items():
+        if value is not None and value < 1:
+            raise DataError(f"--{flag} {value} leaves no images: pass 1 or more")
+
+
+@dataclass
+class _Parts:
+    """The rows and class indices of a dataset's splits while missing splits are cut from train."""
+
+    name: str
+    rows: dict[str, datasets.Dataset]
+    class_indices: dict[str, np.ndarray]
+    labels: list[str]
+
+    def keep(self, split: str, indices: np.ndarray) -> None:
+        """Keeps only the rows at `indices` in a split."""
+        self.rows[split] = self.rows[split].select(indices)
+        self.class_indices[split] = self.class_indices[split][indices]
+
+    def cut(self, split: str, indices: np.ndarray) -> None:
+        """Moves the rows of train at `indices` to a new split.
+
+        Raises:
+            DataError: a class would have no images left in train.
+        """
+        in_train = self.class_indices["train"]
+        rest = np.setdiff1d(np.arange(len(in_train)), indices)
+        lost = np.setdiff1d(in_train, in_train[rest])
+        if len(lost):
+            label = self.labels[lost[0]]
+            raise DataError(f"too few images of class {label!r} in {self.name} to cut splits from: add more")
+        self.rows[split], self.class_indices[split] = self.rows["train"].select(indices), in_train[indices]
+        self.keep("train", rest)
+
+    def cut_test(self, files: list[str] | None) -> str:
+        """Cuts the test split from train, by file name where there are files, and gives a digest of its rows."""
+        in_train = self.class_indices["train"]
+        if files:
+            indices = sample_by_name(files, in_train)
+            names = [files[i] for i in indices]
+        else:
+            indices = sample_by_class(in_train, max(1, round(TEST_FRACTION * len(in_train))), TEST_SEED)
+            names = [f"{i} of {len(in_train)}" for i in indices]
+        self.cut("test", indices)
+        return hashlib.sha256("\n".join(sorted(names)).encode(errors="surrogateescape")).hexdigest()[:32]
+
+
 def load_images(dataset: str, *, split: str | None = None, image_column: str | None = None) -> Images:
-    """Loads one split's images, for those who label them: it needs neither labels nor a train split. Nothing is
-    decoded.
+    """Loads the images of one split, which needs neither labels nor a train split. Nothing is decoded.
 
     Args:
-        dataset: as in `load`, but for files.
-        split: test if None, or the only one that there is.
-        image_column: as in `load`.
+        dataset: as in `load_splits`, except for single files.
+        split: by default test, or the only split of the dataset.
+        image_column: as in `load_splits`.
 
     Raises:
         DataError: the dataset, the split or the column can't be used. The message says which, and what to do.
@@ -198,15 +250,15 @@ def load_images(dataset: str, *, split: str | None = None, image_column: str | N
 
 
 def sample_by_class(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """Draws n of N indices so that each class keeps its share, to within one image; the same ones for the same seed.
+    """Draws n of N indices so that every class keeps its share, to within one image. The same seed draws the same ones.
 
-    Each class gives the whole part of its share; the images still missing come one each from the classes with the
-    largest remainders (ties: the lower class). A class of one image gives none if others can.
+    Each class gives the whole part of its share. The images that are still missing come from the classes with the
+    largest remainders, one each (ties: the lower class). A class of one image gives none if others can.
 
     Args:
         labels: class indices, int (N,).
-        n: how many to draw, at most N.
-        seed: of the draw.
+        n: number of indices to draw, at most N.
+        seed: seed of the draw.
 
     Returns:
         Sorted indices, int64 (n,).
@@ -224,13 +276,13 @@ def sample_by_class(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
 
 
 def sample_by_name(files: Sequence[str], labels: np.ndarray) -> np.ndarray:
-    """Draws about TEST_FRACTION of N files by digests of their names: whether one is drawn depends on no other.
+    """Draws about TEST_FRACTION of N files by a digest of their names, so that a draw does not depend on other files.
 
-    That holds but for few: a class keeps one, and gives one if it has five or more; and of all together one is drawn,
-    if a class has two.
+    Small classes are exceptions: every class keeps at least one image, and a class of five or more gives at least one.
+    At least one image is drawn in all if some class has two.
 
     Args:
-        files: names, which tell one from another.
+        files: unique file names.
         labels: class indices, int (N,).
 
     Returns:
@@ -264,14 +316,3 @@ def _file_names(rows: datasets.Dataset, column: str, dataset: Path) -> list[str]
         path = Path(cell["path"]) if cell and cell["path"] else Path(f"nothing in row {index}")
         names.append((path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix())
     return names
-
-
-def _cut(
-    name: str, rows: datasets.Dataset, y: np.ndarray, cut: np.ndarray, labels: list[str]
-) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Splits rows of labels y into (the rest, those that are cut)."""
-    rest = np.setdiff1d(np.arange(len(y)), cut)
-    lost = np.setdiff1d(y, y[rest])
-    if len(lost):
-        raise DataError(f"too few images of class {labels[lost[0]]!r} in {name} to cut splits from: add more")
-    return rows.select(rest), rows.select(cut)

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from classifier.data.columns import class_indices
 from classifier.data.loaders import cell_source, decode_batches, describe_cell, undecoded
 from classifier.data.splits import Splits
 from classifier.errors import DataError, first_line
@@ -20,14 +19,14 @@ from classifier.images.convert import MALFORMED
 
 @dataclass(frozen=True)
 class Survey:
-    """What a dataset holds, by its labels and its files' headers.
+    """What a dataset holds, according to its labels and the headers of its files.
 
     Attributes:
-        counts: images of each class, in train.
-        n: images in train and validation.
-        size: median width and height, pixels, as stored.
-        has_one_size: whether all have that size.
-        unreadable: how many can't be opened.
+        counts: number of training images of each class.
+        n: number of images in train and validation.
+        size: median width and height, in pixels, as stored.
+        has_one_size: whether all images have that size.
+        unreadable: number of images that can't be opened.
     """
 
     counts: dict[str, int]
@@ -37,14 +36,13 @@ class Survey:
     unreadable: int
 
     def __str__(self) -> str:
-        """In a line, of which the classes are of train."""
+        """One line for the user. The sizes of the classes are those in train."""
         smallest, largest = (pick(self.counts, key=self.counts.get) for pick in (min, max))
-        told = f"{self.n:,} images, {len(self.counts)} classes, smallest {self.counts[smallest]:,} ({smallest})"
-        told += (
-            f", largest {self.counts[largest]:,} ({largest})" if self.counts[largest] > self.counts[smallest] else ""
-        )
-        told += f"; median {self.size[0]}×{self.size[1]}"
-        return told + (f"; {self.unreadable} unreadable" if self.unreadable else "")
+        text = f"{self.n:,} images, {len(self.counts)} classes, smallest {self.counts[smallest]:,} ({smallest})"
+        if self.counts[largest] > self.counts[smallest]:
+            text += f", largest {self.counts[largest]:,} ({largest})"
+        text += f"; median {self.size[0]}×{self.size[1]}"
+        return text + (f"; {self.unreadable} unreadable" if self.unreadable else "")
 
     def is_small(self, most: int = 128) -> bool:
         """Whether the images are for `as_tensor` as they are: all of one size, of at most `most` pixels a side."""
@@ -52,13 +50,13 @@ class Survey:
 
 
 def survey_splits(splits: Splits, listing: Path) -> Survey:
-    """Opens every image of train and validation, without decoding it; what is broken further in shows when it is
-    decoded.
+    """Opens every image of train and validation without decoding it.
 
-    Unreadable ones are listed in the file `listing`, a line each.
+    Only damaged headers are found here; damaged pixels are found when an image is decoded. Unreadable images are listed
+    in the file `listing`, one a line.
 
     Raises:
-        DataError: an image is unreadable and may not be skipped, or all are.
+        DataError: an image is unreadable and may not be skipped, or all images are unreadable.
     """
     sizes, unreadable = [], {}
     total = sum(len(splits[split]) for split in ("train", "validation"))
@@ -82,12 +80,9 @@ def survey_splits(splits: Splits, listing: Path) -> Survey:
         if not splits.skip_unreadable:
             raise DataError(
                 f"{len(unreadable)} of {total:,} images of {splits.name} are not readable, listed in {listing}: "
-                "repair or "
-                "remove them, or pass --skip_unreadable to go on without"
+                "repair or remove them, or pass --skip_unreadable to go on without"
             )
-    counts = np.bincount(
-        class_indices(splits.name, "train", splits.train, splits.label_column), minlength=len(splits.labels)
-    )
+    counts = np.bincount(splits.class_indices["train"], minlength=len(splits.labels))
     width, height = np.median(np.array(sizes), axis=0).astype(int).tolist()
     by_label = dict(zip(splits.labels, counts.tolist(), strict=True))
     return Survey(by_label, total, (width, height), len(set(sizes)) == 1, len(unreadable))
@@ -110,7 +105,7 @@ class Row(NamedTuple):
 
 
 def scan_rows(split: str, splits: Splits, batch_size: int) -> Iterator[list[Row]]:
-    """Every row of a split, `batch_size` at a time; an unreadable image is neither skipped nor raises."""
+    """Yields every row of a split, in batches. An unreadable image is a row too: it is neither skipped nor raised."""
     for attempts in decode_batches(split, splits, batch_size):
         yield [Row(index, cell and cell["path"], image, label) for index, cell, image, label in attempts]
 

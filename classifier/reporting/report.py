@@ -865,9 +865,9 @@ def difference(a: Measured, b: Measured, comparisons: list[dict]) -> str:
 
 def samples(splits: Splits) -> tuple[np.ndarray, np.ndarray]:
     """The first training images of each class, uint8 (N, 3, side, side), and their labels (N,)."""
-    labels = np.array(splits.train[splits.label_column])
+    labels = splits.class_indices["train"]
     first = [np.flatnonzero(labels == c)[:SAMPLES] for c in range(min(len(splits.labels), plots.MAX_SAMPLE_ROWS))]
-    part = replace(splits, train=splits.train.select(np.sort(np.concatenate(first))))
+    part = splits.select("train", np.sort(np.concatenate(first)))
     images, kept = [], []
     for batch, batch_labels in image_batches("train", part, 64):
         images += batch
@@ -880,7 +880,7 @@ def samples(splits: Splits) -> tuple[np.ndarray, np.ndarray]:
 def images_at(splits: Splits, wanted: Sequence[int], n: int) -> list[Image.Image]:
     """Test images by their places among the `n` readable ones, which `wanted` has in rising order."""
     if len(splits.test) == n:
-        part = replace(splits, test=splits.test.select(wanted))
+        part = splits.select("test", np.array(wanted))
         return [image for images, _ in image_batches("test", part, 64) for image in images]
     found, seen = [], 0  # some are unreadable: places can't be told without reading all before them
     for images, _ in image_batches("test", splits, 64):
