@@ -35,7 +35,7 @@ from classifier.models import explain, processor
 from classifier.models.cnn import average_views
 from classifier.models.predictor import Predictor, load_predictor
 from classifier.publish.upload import push
-from classifier.reporting import card, figures
+from classifier.reporting import card, figures, formatting
 from classifier.reporting import report as pages
 from classifier.training.runtime import keep_freed_memory
 
@@ -163,9 +163,9 @@ def main() -> None:
         write_model_card()
     if args.format:
         command = runs.command()
-        pages.write(args.output_dir, predictors, splits, look=looked_at, command=command, formats=args.format)
+        pages.write(args.output_dir, predictors, splits, heat_map=looked_at, command=command, formats=args.format)
     skipped = len(splits.test) - len(test.labels)
-    without = f", without {pages.plural(skipped, 'unreadable file')}" if skipped else ""
+    without = f", without {formatting.plural(skipped, 'unreadable file')}" if skipped else ""
     print(f"{len(test.labels):,} images{without}; written to {args.output_dir}")
     if args.push_to_hub:
         for model in args.model:

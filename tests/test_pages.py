@@ -1,4 +1,4 @@
-"""The report: its numbers are the files', its three forms open, and what a file lacks is left out."""
+"""The report: its numbers come from the files, all three formats open, and missing results are left out."""
 
 import io
 import json
@@ -20,7 +20,9 @@ from classifier import load_predictor
 from classifier.data.splits import Splits
 from classifier.errors import ModelError
 from classifier.reporting import architecture, report, slides
-from classifier.reporting.blocks import Commands, Section
+from classifier.reporting.blocks import CommandBlock, Section
+from classifier.reporting.results import read_results
+from classifier.reporting.sections import comparison
 
 MANY = [f"class {i}, with a name of some length" for i in range(100)]
 HISTORY = [
@@ -36,7 +38,7 @@ HISTORY = [
 
 
 def measured(name: str, labels: list[str], seed: int, accuracy: float) -> dict:
-    """A model's part of evaluation.json, in which hardly two numbers are alike."""
+    """A model's entry in evaluation.json; nearly all numbers are different."""
     rng = np.random.default_rng(seed)
     scores = rng.uniform(0.3, 0.99, (len(labels), 3))
     matrix = rng.integers(0, 30, (len(labels), len(labels)))
@@ -98,7 +100,7 @@ def timed(name: str, milliseconds: float) -> dict:
 
 
 def lay_out(folder: Path, names: list[str], labels: list[str] = LABELS, *, comparisons=(), times=(), **changes) -> dict:
-    """An output_dir and model folders with all records; `changes` go into each model's evaluation."""
+    """Writes an output_dir and model folders with all records; `changes` apply to each model's evaluation."""
     predictors = {}
     for name in names:
         model = save_tiny_cnn(folder / name)
@@ -117,7 +119,7 @@ def lay_out(folder: Path, names: list[str], labels: list[str] = LABELS, *, compa
 
 
 def numbers(value: object) -> set[float]:
-    """All numbers in a JSON value, and what its differences look like from the other side."""
+    """All numbers in a JSON value and their negatives, as a difference can be stated in both directions."""
     if isinstance(value, dict | list):
         return set().union(*map(numbers, value.values() if isinstance(value, dict) else value))
     return {value, -value} if isinstance(value, int | float) else set()
@@ -134,7 +136,7 @@ def splits_of(labels: list[str]) -> Splits:
 
 
 def check_slides(path: Path) -> Presentation:
-    """Opens the slides; no shape leaves its slide, no letters are smaller than 10 points."""
+    """Opens the slides; every shape is inside its slide and no text is smaller than 10 points."""
     deck = Presentation(str(path))
     for slide in deck.slides:
         for shape in slide.shapes:
@@ -146,9 +148,9 @@ def check_slides(path: Path) -> Presentation:
     return deck
 
 
-def test_every_accuracy_is_a_files(tmp_path):
-    told = [compared("one", "two", 0.01, 0.0051, 0.0162)]
-    predictors = lay_out(tmp_path, ["one", "two"], comparisons=told, times=(3.5, 1.5))
+def test_every_number_comes_from_a_file(tmp_path):
+    comparisons = [compared("one", "two", 0.01, 0.0051, 0.0162)]
+    predictors = lay_out(tmp_path, ["one", "two"], comparisons=comparisons, times=(3.5, 1.5))
     report.write(tmp_path / "out", predictors, formats=["md"])
     text = (tmp_path / "out" / "report.md").read_text()
     evaluation = json.loads((tmp_path / "out" / "evaluation.json").read_text())
@@ -165,29 +167,33 @@ def test_every_accuracy_is_a_files(tmp_path):
 @pytest.mark.parametrize(
     ("interval", "times", "sentence"),
     [
-        ((0.0051, 0.0162), (3.5, 1.5), "one is the best: no other comes near enough"),
+        (
+            (0.0051, 0.0162),
+            (3.5, 1.5),
+            "one is recommended: its accuracy is significantly higher than that of any other model.",
+        ),
         (
             (-0.0051, 0.0162),
             (3.5, 1.5),
-            "two is the one to use: it can't be told from one in accuracy",
+            "two is recommended: its accuracy does not differ significantly from that of one",
         ),
-        ((-0.0051, 0.0162), (1.5, 3.5), "one is the one to use: it also has the lowest latency"),
-        ((-0.0051, 0.0162), (), "one is the one to use: it also has the fewest parameters"),
+        ((-0.0051, 0.0162), (1.5, 3.5), "one is recommended: of the models"),
+        ((-0.0051, 0.0162), (), "one is recommended: of the models"),
     ],
 )
 def test_the_choice_follows_from_interval_and_cost(tmp_path, interval, times, sentence):
     low, high = interval
-    predictors = lay_out(tmp_path, ["one", "two"])
-    timing = {"models": [timed(name, ms) for name, ms in zip(("one", "two"), times, strict=bool(times))]}
-    models = report.read_models(json.loads((tmp_path / "out" / "evaluation.json").read_text()), timing, predictors)
-    best, reasons = report.choose(models, [compared("two", "one", -0.01, -high, -low)])  # the other way round
-    assert reasons[-1].startswith(sentence) and best.name == sentence[:3]
-    assert any("includes 0." in reason for reason in reasons) == (low < 0)
+    reverse = [compared("two", "one", -0.01, -high, -low)]
+    predictors = lay_out(tmp_path, ["one", "two"], comparisons=reverse, times=times)
+    choice = comparison.choose(read_results(tmp_path / "out", predictors))
+    assert choice.reasons[-1].startswith(sentence) and choice.model.name == sentence[:3]
+    assert ("lowest latency" if times else "fewest parameters") in choice.reasons[-1] or low > 0
+    assert any("includes 0." in reason for reason in choice.reasons) == (low < 0)
 
 
 def test_same_files_give_same_bytes_that_open(tmp_path):
-    told = [compared("one", "two", 0.01, -0.0051, 0.0162)]
-    predictors = lay_out(tmp_path, ["one", "two"], comparisons=told, times=(3.5, 1.5))
+    comparisons = [compared("one", "two", 0.01, -0.0051, 0.0162)]
+    predictors = lay_out(tmp_path, ["one", "two"], comparisons=comparisons, times=(3.5, 1.5))
     out = tmp_path / "out"
 
     def written() -> dict[str, bytes]:
@@ -195,7 +201,7 @@ def test_same_files_give_same_bytes_that_open(tmp_path):
             out,
             predictors,
             splits_of(LABELS),
-            look=lambda _, image: image.rotate(90),
+            heat_map=lambda _, image: image.rotate(90),
             command="evaluate.py --model one",
         )
         return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
@@ -227,7 +233,7 @@ def test_many_classes_and_hostile_names(tmp_path):
     boxes = [each.get_bounds() for page in pdf for each in page.get_objects([1, 3])]  # text and images
     assert min(bottom for _, bottom, *_ in boxes) > 20 and max(top for *_, top in boxes) < 842 - 20  # points, of A4
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "30 of 100" in text and "Which model" not in text
+    assert "30 of 100" in text and "Choice of model" not in text
     check_slides(tmp_path / "out" / "slides.pptx")
     with Image.open(tmp_path / "out" / "figures" / "confusion_one.png") as image:
         assert max(image.size) < 2000
@@ -251,8 +257,8 @@ def test_without_optional_parts(tmp_path):
 
 
 def test_transfer_is_compared_with_scratch(tmp_path):
-    told = [compared("one", "two", 0.01, 0.0051, 0.0162)]
-    predictors = lay_out(tmp_path, ["one", "two"], comparisons=told)
+    comparisons = [compared("one", "two", 0.01, 0.0051, 0.0162)]
+    predictors = lay_out(tmp_path, ["one", "two"], comparisons=comparisons)
     run = json.loads((tmp_path / "two" / "run.json").read_text())
     del run["settings"]["model"]
     (tmp_path / "two" / "run.json").write_text(json.dumps(run | {"train_seconds": 2 * RUN["train_seconds"]}))
@@ -264,13 +270,13 @@ def test_transfer_is_compared_with_scratch(tmp_path):
     report.write(tmp_path / "out", predictors, formats=["md"])
     text = (tmp_path / "out" / "report.md").read_text()
     assert (
-        "one took 13 min on NVIDIA H200, training two from scratch 25 min; the machines differ, so compare the work"
+        "one took 13 min on NVIDIA H200, training two from scratch 25 min; the machines differ, so compare the compute"
         in text
     )
     assert "/elsewhere" not in text
 
 
-def test_lessons_follow_from_the_numbers(tmp_path):
+def test_findings_follow_from_the_numbers(tmp_path):
     predictors = lay_out(tmp_path, ["one", "two"], times=(8.0, 2.0))
     path = tmp_path / "out" / "evaluation.json"
     evaluation = json.loads(path.read_text())
@@ -282,18 +288,16 @@ def test_lessons_follow_from_the_numbers(tmp_path):
     evaluation["models"][1]["strangers"] = {"energy": {"blobs": {"auroc": 0.95, "fpr95": 0.2}}}
     path.write_text(json.dumps(evaluation))
     report.write(tmp_path / "out", predictors, formats=["md"])
-    lessons = (tmp_path / "out" / "report.md").read_text().split("## What was learnt")[1].split("##")[0]
+    findings = (tmp_path / "out" / "report.md").read_text().split("## Findings")[1].split("##")[0]
     mean = (0.81 + 0.7 + 0.6123 + 0.8 + 0.79 + 0.7777) / 6
-    assert (
-        f"two is right most often, on 80.00%, and one least, on {mean:.2%}: the same images, clean, put them -1.17 "
-        "points" in lessons
-    )
-    assert "two tells strangers best, by energy: a mean AUROC of 0.950." in lessons
-    assert "two answers in 0.25 of the time of one, the most accurate, and is right on 1.00 points fewer." in lessons
-    assert f"All models confuse {'/'.join(sorted(LABELS[:2]))}." in lessons
+    assert f"two has the highest mean accuracy (80.00%) and one the lowest ({mean:.2%})" in findings
+    assert "their difference is -1.17 percentage points without corruption" in findings
+    assert "two detects out-of-distribution images best, by energy, with a mean AUROC of 0.950." in findings
+    assert "The latency of two is 0.25 times that of one" in findings and "1.00 percentage points lower" in findings
+    assert f"All models confuse {'/'.join(sorted(LABELS[:2]))}." in findings
 
 
-def test_the_commands_of_averaged_stages_are_told(tmp_path):
+def test_commands_include_the_averaging_of_weights(tmp_path):
     predictors = lay_out(tmp_path, ["one"])
     averaged = {
         "command": "-m classifier.average runs/two --stages runs/one --output_dir runs/mean",
@@ -302,12 +306,12 @@ def test_the_commands_of_averaged_stages_are_told(tmp_path):
     }
     (tmp_path / "one" / "run.json").write_text(json.dumps(RUN | {"averaged": averaged}))
     report.write(tmp_path / "out", predictors, formats=["md"])
-    commands = (tmp_path / "out" / "report.md").read_text().split("## How to repeat this")[1]
+    commands = (tmp_path / "out" / "report.md").read_text().split("## Reproduction")[1]
     assert f"git checkout f00d\npython {averaged['command']}\n```" in commands
 
 
-def test_commands_that_have_no_place_on_a_slide_are_counted(tmp_path):
-    first, commands = Section("Summary", []), Commands([f"python train.py --seed {i}" for i in range(99)])
+def test_a_slide_counts_the_commands_that_do_not_fit(tmp_path):
+    first, commands = Section("Summary", []), CommandBlock([f"python train.py --seed {i}" for i in range(99)])
     slides.write(tmp_path / "a.pptx", "title", "", [first, Section("Again", [], [], [commands])], tmp_path, report.DATE)
     *_, slide = check_slides(tmp_path / "a.pptx").slides
     *lines, last = slide.shapes[-1].text_frame.text.split("\n")

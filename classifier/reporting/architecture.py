@@ -1,4 +1,4 @@
-"""What a model is made of: its layers as one image passes them, blocks as one layer each, equal neighbours counted.
+"""The layers of a model in the order of the forward pass, with equal consecutive blocks merged.
 
 for layer in architecture.trace(predictor):
     print(layer.kind, layer.repeats, layer.shape, layer.n_parameters)
@@ -16,14 +16,14 @@ from classifier.models.predictor import Predictor
 
 @dataclass(frozen=True)
 class Layer:
-    """A block, or a layer outside of the blocks; or several of the same kind whose outputs have the same shape.
+    """A block or a layer outside the blocks, or several consecutive ones of the same class and output shape.
 
     Attributes:
-        kind: the module's class.
-        parts: what has weights in it, in words; of the first one, where there are several.
-        shape: of the last output, without the batch; () if the module is not called in the forward pass.
-        n_parameters: of all of them.
-        repeats: how many, one after another.
+        kind: class of the module.
+        parts: its layers with parameters, as text; of several blocks, those of the first.
+        shape: output shape of the last one, without the batch; () if the forward pass does not call the module.
+        n_parameters: total number of parameters.
+        repeats: number of consecutive blocks.
     """
 
     kind: str
@@ -35,24 +35,25 @@ class Layer:
 
 @torch.no_grad()
 def trace(predictor: Predictor) -> list[Layer]:
-    """The layers with parameters of a model in the order in which they are done; their parameters sum up to the
-    model's.
+    """The layers of a model that have parameters, in the order of execution; their parameters sum up to the model's.
 
-    The forward pass is of one image of zeros. No other thread may use the model meanwhile.
+    Runs a forward pass on one image of zeros. No other thread may use the model at the same time.
 
     Raises:
-        ModelError: the model ends in no linear layer.
+        ModelError: the model does not end in a linear layer.
     """
     model, side = predictor.model, processor.size_of(predictor.processor)
     head = backbone.head_name(model)
     blocks = {match[0] for name, _ in model.named_modules() if (match := backbone.BLOCK.match(f"{name}."))}
     inside = {name for name in (*blocks, head) if name}
-    apart = {name: module for name, module in model.named_modules() if any(i.startswith(f"{name}.") for i in inside)}
-    apart[""] = model  # what holds blocks or the head, and is told by what it holds
+    containers = {
+        name: module for name, module in model.named_modules() if any(i.startswith(f"{name}.") for i in inside)
+    }
+    containers[""] = model  # containers of blocks or of the head: their children are listed instead
     shapes: dict[str, tuple[int, ...]] = {}
 
     def note(name: str, output: object) -> None:
-        shapes.setdefault(name, _shape(output))  # of the first call: the scratch CNN sees several views
+        shapes.setdefault(name, _shape(output))  # of the first call: the scratch CNN runs once per view
 
     hooks = [
         module.register_forward_hook(lambda _, __, output, name=name: note(name, output))
@@ -64,12 +65,14 @@ def trace(predictor: Predictor) -> list[Layer]:
         for hook in hooks:
             hook.remove()
 
-    units = [name for name, _ in model.named_modules() if name not in apart and name.rpartition(".")[0] in apart]
+    units = [
+        name for name, _ in model.named_modules() if name not in containers and name.rpartition(".")[0] in containers
+    ]
     called = [name for name in shapes if name in units]
     layers = []
-    own = sum(p.numel() for module in apart.values() for p in module.parameters(recurse=False))
-    if own:  # such as class tokens and position embeddings, which are of the model as a whole
-        layers.append(Layer("parameters of the whole", "tokens, positions or scales", (), own))
+    own = sum(p.numel() for module in containers.values() for p in module.parameters(recurse=False))
+    if own:  # such as class tokens and position embeddings, which belong to no layer
+        layers.append(Layer("model parameters", "tokens, positions or scales", (), own))
     for name in [*called, *(name for name in units if name not in shapes)]:
         module = model.get_submodule(name)
         n = sum(parameter.numel() for parameter in module.parameters())
@@ -85,7 +88,7 @@ def trace(predictor: Predictor) -> list[Layer]:
 
 
 def _shape(output: object) -> tuple[int, ...]:
-    """The shape, without the batch, of a module's output, or of the first tensor in it; () if there is none."""
+    """The shape, without the batch, of the first tensor in a module's output; () if there is none."""
     if isinstance(output, torch.Tensor):
         return tuple(output.shape[1:])
     parts = output.values() if isinstance(output, dict) else output if isinstance(output, tuple | list) else ()
@@ -93,13 +96,13 @@ def _shape(output: object) -> tuple[int, ...]:
 
 
 def _parts(module: nn.Module) -> str:
-    """The layers that hold a module's parameters, equal ones counted: "2 conv 3×3, 2 BatchNorm2d"."""
-    found = Counter(_name(part) for part in module.modules() if next(part.parameters(recurse=False), None) is not None)
-    return ", ".join(f"{n} {name}" if n > 1 else name for name, n in found.items())
+    """The layers that hold a module's parameters, with their number: "2 conv 3×3, 2 BatchNorm2d"."""
+    counts = Counter(_name(part) for part in module.modules() if next(part.parameters(recurse=False), None) is not None)
+    return ", ".join(f"{n} {name}" if n > 1 else name for name, n in counts.items())
 
 
 def _name(layer: nn.Module) -> str:
-    """A layer in words."""
+    """The name of a layer, for convolutions with kernel size and stride."""
     if isinstance(layer, nn.Conv2d):
         height, width = layer.kernel_size
         depthwise = "depthwise " if 1 < layer.groups == layer.in_channels else ""

@@ -1,7 +1,7 @@
-"""Figures of a dataset, a run and an evaluation. Colours are Okabe and Ito's, which the colour-blind can tell apart.
+"""Figures of a dataset, a run and an evaluation, in the colour-blind safe palette of Okabe and Ito.
 
-A path that ends in .png is written as that alone; any other name as PNG and as SVG, with these endings added. Both have
-the same bytes on every run.
+A path that ends in .png is written as PNG only; for any other path both a PNG and an SVG are written, with these
+extensions added. The same input gives the same bytes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from classifier.reporting.architecture import Layer
 
 BLUE, ORANGE = "#0072B2", "#D55E00"
 COLOURS = {"train": BLUE, "validation": "#E69F00", "test": "#009E73"}
-# A model's colour, marker, line and hatch: in grey print the last three tell models apart. More models begin again.
+# Colour, marker, line and hatch of each model; the last three distinguish models in grey print. More models start over.
 STYLES = (
     (BLUE, "o", "-", ""),
     (ORANGE, "s", "--", "///"),
@@ -30,7 +30,7 @@ STYLES = (
     ("#CC79A7", "v", (0, (5, 1)), "\\\\\\"),
     ("#56B4E9", "P", (0, (3, 1, 1, 1)), "+++"),
 )
-WIDTH = 6.7  # inches of a figure that is as wide as a page's text, so that its letters have their size there
+WIDTH = 6.7  # inches, the width of a page's text: font sizes are those on the page
 MAX_SAMPLE_ROWS = 20
 MAX_CLASS_ROWS = 60
 MAX_BAR_ROWS = 30
@@ -38,12 +38,14 @@ MAX_MATRIX_NAMES = 40
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
-    """Writes `figure` as PNG at `dpi` dots an inch, and as SVG unless `path` ends in .png; each whole or not at all."""
+    """Writes `figure` as PNG at `dpi` dots per inch, and as SVG unless `path` ends in .png; each file atomically."""
     paths = [path] if path.suffix == ".png" else [path.with_name(f"{path.name}.{kind}") for kind in ("png", "svg")]
-    with matplotlib.rc_context({"svg.hashsalt": "classifier"}):  # or ids in the SVG would differ from run to run
-        for each in paths:
-            with replacing(each) as temporary:
-                figure.savefig(temporary, dpi=dpi, metadata={"Date": None} if each.suffix == ".svg" else None)
+    with matplotlib.rc_context(
+        {"svg.hashsalt": "classifier"}
+    ):  # fixed, or the ids in the SVG would differ between runs
+        for file in paths:
+            with replacing(file) as temporary:
+                figure.savefig(temporary, dpi=dpi, metadata={"Date": None} if file.suffix == ".svg" else None)
 
 
 def save_samples(
@@ -55,19 +57,19 @@ def save_samples(
     columns: int = 10,
     seed: int = 0,
 ) -> None:
-    """Writes a grid of images drawn by seed, a row a class, for up to 20 classes.
+    """Writes a grid of randomly drawn images, one row per class, for up to 20 classes.
 
     Args:
         path: the PNG to write.
         images: uint8 (N, 3, H, W).
         labels: class indices, int (N,).
-        names: of the C classes.
-        columns: images a class.
-        seed: of the draw.
+        names: names of the C classes.
+        columns: images per class.
+        seed: seed of the random draw.
     """
     images, labels = np.asarray(images), np.asarray(labels)
     height, width = images.shape[2:]
-    zoom = max(1, round(64 / height))  # whole pixels, so that small images stay sharp
+    zoom = max(1, round(64 / height))  # an integer, so that small images stay sharp
     gap = 6
     rows = min(len(names), MAX_SAMPLE_ROWS)
     step_y, step_x = height * zoom + gap, width * zoom + gap
@@ -80,7 +82,7 @@ def save_samples(
             y, x = row * step_y, column * step_x
             canvas[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
 
-    dpi = 100  # the axes below cover exactly the canvas, a pixel a pixel
+    dpi = 100  # the axes below cover exactly the canvas, with one pixel of the figure for each of its pixels
     left, right, top, bottom = 30 + 10 * max(len(shorten(name)) for name in names[:rows]), 16, 42, 16
     full_width, full_height = canvas.shape[1] + left + right, canvas.shape[0] + top + bottom
     figure = Figure(figsize=(full_width / dpi, full_height / dpi), dpi=dpi)
@@ -100,15 +102,15 @@ def save_samples(
 
 
 def save_classes(path: Path, counts: dict[str, np.ndarray | torch.Tensor], names: Sequence[str]) -> None:
-    """Writes the number of images of each class as grouped bars, a colour a split, for up to 60 classes.
+    """Writes the number of images of each class as grouped bars, one colour per split, for up to 60 classes.
 
     Args:
         path: the PNG to write.
         counts: {split: int (C,)}.
-        names: of the C classes.
+        names: names of the C classes.
     """
     rows = min(len(names), MAX_CLASS_ROWS)
-    bar = 0.8 / len(counts)  # of the distance between classes
+    bar = 0.8 / len(counts)  # height of a bar, relative to the distance between classes
     figure = Figure(figsize=(9, 1.3 + rows * (0.18 + 0.14 * len(counts))), dpi=100, layout="constrained")
     axes = figure.add_subplot()
     y = np.arange(rows)
@@ -140,7 +142,7 @@ def shorten(name: str) -> str:
 
 
 def save_curves(path: Path, history: list[dict]) -> None:
-    """Loss (nats) and validation accuracy by epoch, from the lines of metrics.jsonl."""
+    """Writes loss (nats) and accuracy by epoch, from the lines of metrics.jsonl."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
     for axes, name, colour, style in (
@@ -152,7 +154,7 @@ def save_curves(path: Path, history: list[dict]) -> None:
         if values := {line["epoch"]: line[name] for line in history if name in line}:
             axes.plot(list(values), list(values.values()), style, color=colour, markersize=4, label=name.split("_")[0])
     loss.set(xlabel="epoch", ylabel="cross-entropy (nats)", title="Loss")
-    accuracy.set(xlabel="epoch", ylabel="fraction right", title="Accuracy")
+    accuracy.set(xlabel="epoch", ylabel="accuracy", title="Accuracy")
     for axes in (loss, accuracy):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
@@ -161,12 +163,16 @@ def save_curves(path: Path, history: list[dict]) -> None:
 
 
 def save_confusion(path: Path, matrix: np.ndarray, labels: list[str]) -> None:
-    """A confusion matrix, counts (C, C): a row is the true label, a column the predicted one; without names if C >
-    40.
+    """Writes a confusion matrix; with more than 40 classes, axes and cells have no text.
+
+    Args:
+        path: to write.
+        matrix: counts (C, C), a row per true class and a column per predicted class.
+        labels: names of the C classes.
     """
     n = len(labels)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    named = n <= MAX_MATRIX_NAMES  # beyond that a cell is too small to write in
+    named = n <= MAX_MATRIX_NAMES  # beyond that, cells are too small for text
     side = 1.8 + 0.48 * n if named else WIDTH
     figure = Figure(figsize=(side, side * 0.92), layout="constrained")
     axes = figure.subplots()
@@ -179,17 +185,18 @@ def save_confusion(path: Path, matrix: np.ndarray, labels: list[str]) -> None:
             colour = "white" if share[row, column] > 0.5 else "black"
             axes.text(column, row, f"{count:d}", ha="center", va="center", color=colour, fontsize=8)
     else:
-        axes.set(xlabel="predicted, number of the class from 0", ylabel="true, number of the class from 0")
-    figure.colorbar(image, ax=axes, shrink=0.8, label="fraction of the true label's images")
+        axes.set(xlabel="index of the predicted class", ylabel="index of the true class")
+    figure.colorbar(image, ax=axes, shrink=0.8, label="fraction of the images of the true class")
     save_figure(figure, path)
 
 
 def save_reliability(path: Path, models: Mapping[str, tuple[dict, dict | None]]) -> None:
-    """Reliability diagrams: accuracy by confidence, and how many images have which, a column a model.
+    """Writes a reliability diagram per model: accuracy by confidence, and the distribution of confidences.
 
     Args:
         path: to write.
-        models: {name: (bins as calibrated, bins before, or None)}; bins are `metrics.Reliability`'s as lists.
+        models: {name: (bins, bins before temperature scaling or None)}; bins are the fields of
+            `metrics.Reliability` as lists.
     """
     columns = min(len(models), 3)
     rows = -(-len(models) // columns)
@@ -198,7 +205,10 @@ def save_reliability(path: Path, models: Mapping[str, tuple[dict, dict | None]])
     for i, (name, (after, before)) in enumerate(models.items()):
         top, below = grid[2 * (i // columns), i % columns], grid[2 * (i // columns) + 1, i % columns]
         top.plot([0, 1], [0, 1], color="0.5", linewidth=1, label="perfect")
-        for bins, style, colour, label in ((before, "s--", ORANGE, "before"), (after, "o-", BLUE, "as shipped")):
+        for bins, style, colour, label in (
+            (before, "s--", ORANGE, "before temperature scaling"),
+            (after, "o-", BLUE, "final"),
+        ):
             if bins:
                 filled = np.array(bins["count"]) > 0
                 x, y = np.array(bins["confidence"])[filled], np.array(bins["accuracy"])[filled]
@@ -213,7 +223,7 @@ def save_reliability(path: Path, models: Mapping[str, tuple[dict, dict | None]])
             top.set_ylabel("accuracy", fontsize=8)
             below.set_ylabel("images,\nfraction", fontsize=8)
         for axes in (top, below):
-            plain(axes)
+            set_plain_style(axes)
     longest = max((axes.lines for axes in grid[0]), key=len)
     figure.legend(handles=longest, loc="outside upper left", ncols=3, frameon=False, fontsize=8)
     for i in range(len(models), rows * columns):
@@ -223,12 +233,12 @@ def save_reliability(path: Path, models: Mapping[str, tuple[dict, dict | None]])
 
 
 def save_class_scores(path: Path, models: Mapping[str, Mapping[str, float]], metric: str) -> None:
-    """A score of each class as bars, a model a colour and hatch; the 30 classes of lowest mean, if there are more.
+    """Writes a score of each class as bars; of more than 30 classes, those with the lowest mean over the models.
 
     Args:
         path: to write.
         models: {name: {class: score in [0, 1]}}, the same classes in each.
-        metric: the score's name.
+        metric: name of the score.
     """
     names = list(next(iter(models.values())))
     if len(names) > MAX_BAR_ROWS:
@@ -239,41 +249,46 @@ def save_class_scores(path: Path, models: Mapping[str, Mapping[str, float]], met
     y = np.arange(len(names))
     for i, (model, scores) in enumerate(models.items()):
         colour, _, _, hatch = STYLES[i % len(STYLES)]
-        place = y + (i - (len(models) - 1) / 2) * bar
+        position = y + (i - (len(models) - 1) / 2) * bar
         bars = axes.barh(
-            place, [scores[name] for name in names], bar, color=colour, hatch=hatch, edgecolor="white", label=model
+            position, [scores[name] for name in names], bar, color=colour, hatch=hatch, edgecolor="white", label=model
         )
         axes.bar_label(bars, fmt="{:.3f}", padding=2, fontsize=6.5)
     axes.set_yticks(y, map(shorten, names))
     axes.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, 1.08), xlabel=f"{metric} (0 to 1)")
-    plain(axes, grid="x")
+    set_plain_style(axes, grid="x")
     figure.legend(loc="outside upper left", ncols=min(len(models), 4), frameon=False, fontsize=8)
     save_figure(figure, path)
 
 
-def save_robustness(path: Path, models: Mapping[str, dict]) -> None:
-    """Accuracy by strength of each corruption, a panel a kind and a line a model.
+def save_robustness(path: Path, models: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """Writes accuracy by strength of the corruption, one panel per kind and one line per model.
 
     Args:
         path: to write.
-        models: {name: {"clean": accuracy, "accuracy": {kind: [accuracy at strength 1, 2, …]}}}, the same kinds in each.
+        models: {name: {kind: [accuracy at strength 0 (clean), 1, 2, …]}}, the same kinds in each.
     """
-    kinds = list(next(iter(models.values()))["accuracy"])
+    kinds = list(next(iter(models.values())))
     columns = min(len(kinds), 4)
     rows = -(-len(kinds) // columns)
     figure = Figure(figsize=(WIDTH, 0.5 + 1.75 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes, kind in zip(panels.flat, kinds, strict=False):
-        for i, found in enumerate(models.values()):
+        for i, accuracy in enumerate(models.values()):
             colour, marker, line, _ = STYLES[i % len(STYLES)]
-            values = [found["clean"], *found["accuracy"][kind]]
             axes.plot(
-                range(len(values)), values, color=colour, marker=marker, linestyle=line, markersize=3.5, linewidth=1.2
+                range(len(accuracy[kind])),
+                accuracy[kind],
+                color=colour,
+                marker=marker,
+                linestyle=line,
+                markersize=3.5,
+                linewidth=1.2,
             )
         axes.set_title(kind.replace("_", " "), fontsize=8.5)
         axes.set_ylim(0, 1.02)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        plain(axes)
+        set_plain_style(axes)
     for axes in panels.flat[len(kinds) :]:
         axes.set_visible(False)
     figure.supxlabel("strength (0: clean)", fontsize=8.5)
@@ -289,45 +304,45 @@ def save_robustness(path: Path, models: Mapping[str, dict]) -> None:
     save_figure(figure, path)
 
 
-def save_mistakes(path: Path, pictures: Sequence[tuple[Image.Image, Image.Image | None, str, str, float]]) -> None:
-    """Images that a model got wrong, up to 6 a row, and below each where it looked, if that is given.
+def save_mistakes(path: Path, mistakes: Sequence[tuple[Image.Image, Image.Image | None, str, str, float]]) -> None:
+    """Writes misclassified images, up to 6 per row, and below each its heat map if there is one.
 
     Args:
         path: to write.
-        pictures: (image, heat map over it or None, true label, predicted label, its probability) each.
+        mistakes: (image, image with a heat map or None, true label, predicted label, its probability).
     """
-    columns = min(len(pictures), 6)
-    deep = 2 if any(heat for _, heat, *_ in pictures) else 1
-    rows = -(-len(pictures) // columns)
-    figure = Figure(figsize=(WIDTH, (0.5 + 1.08 * deep) * rows), layout="constrained")
-    panels = figure.subplots(deep * rows, 6, squeeze=False)
+    columns = min(len(mistakes), 6)
+    height = 2 if any(overlay for _, overlay, *_ in mistakes) else 1  # panels per mistake
+    rows = -(-len(mistakes) // columns)
+    figure = Figure(figsize=(WIDTH, (0.5 + 1.08 * height) * rows), layout="constrained")
+    panels = figure.subplots(height * rows, 6, squeeze=False)
     for axes in panels.flat:
         axes.set_axis_off()
-    for i, (image, heat, label, predicted, probability) in enumerate(pictures):
-        row, column = deep * (i // columns), i % columns
+    for i, (image, overlay, label, predicted, probability) in enumerate(mistakes):
+        row, column = height * (i // columns), i % columns
         panels[row, column].imshow(np.asarray(image), interpolation="nearest")
         panels[row, column].set_title(f"{shorten(label)}\n→ {shorten(predicted)} {probability:.0%}", fontsize=7)
-        if heat:
-            panels[row + 1, column].imshow(np.asarray(heat), interpolation="nearest")
-    save_figure(figure, path, dpi=100)  # 105 pixels a picture: a PDF holds them unpacked
+        if overlay:
+            panels[row + 1, column].imshow(np.asarray(overlay), interpolation="nearest")
+    save_figure(figure, path, dpi=100)  # 105 pixels per image, as a PDF stores them uncompressed
 
 
 def save_pictures(
     path: Path, groups: Sequence[tuple[str, Sequence[tuple[Image.Image, str]]]], columns: int, title: str
 ) -> None:
-    """A contact sheet of groups of pictures, all groups of one length, side by side and `columns` to a row.
+    """Writes a contact sheet: groups of images with captions, `columns` groups per row.
 
     Args:
         path: the PNG to write.
-        groups: (what is written above, [(picture, what is written below in two lines)]) each.
-        columns: groups a row.
-        title: of the sheet.
+        groups: (heading, [(image, caption of two lines)]), all groups of the same length.
+        columns: groups per row.
+        title: title of the sheet.
     """
-    each = len(groups[0][1])
-    near, far = 0.06, 0.2  # inches between pictures of a group, and between groups
-    side = (WIDTH - far * (columns + 1) - near * columns * (each - 1)) / (columns * each)
-    above, below, top = 0.2, 0.38, 0.4  # inches of text
-    step_x, step_y = each * side + (each - 1) * near + far, above + side + below
+    n = len(groups[0][1])
+    near, far = 0.06, 0.2  # inches between the images of a group, and between groups
+    side = (WIDTH - far * (columns + 1) - near * columns * (n - 1)) / (columns * n)
+    above, below, top = 0.2, 0.38, 0.4  # inches for the heading, the caption and the title
+    step_x, step_y = n * side + (n - 1) * near + far, above + side + below
     height = top + step_y * -(-len(groups) // columns)
     figure = Figure(figsize=(WIDTH, height))
     figure.text(far / WIDTH, 1 - 0.25 / height, title, fontsize=9, va="center")
@@ -345,11 +360,9 @@ def save_pictures(
 
 
 def save_architecture(path: Path, layers: Sequence[Layer], name: str, input_shape: Sequence[int]) -> None:
-    """A model's layers as boxes from the top down, with the shapes of their outputs and their share of the
-    parameters.
-    """
+    """Writes a model's layers as boxes from top to bottom, with their output shapes and shares of the parameters."""
     total = sum(layer.n_parameters for layer in layers)
-    height, step = 0.4, 0.56  # inches of a box, and from one to the next
+    height, step = 0.4, 0.56  # inches: height of a box, and distance between boxes
     figure = Figure(figsize=(4.4, 0.55 + step * (len(layers) + 1)))
     axes = figure.add_axes((0, 0, 1, 1))
     top = figure.get_figheight()
@@ -377,8 +390,8 @@ def save_architecture(path: Path, layers: Sequence[Layer], name: str, input_shap
     save_figure(figure, path)
 
 
-def plain(axes: Axes, grid: str = "both") -> None:
-    """Small ticks, faint grid lines behind what is drawn, no frame above and on the right."""
+def set_plain_style(axes: Axes, grid: str = "both") -> None:
+    """Sets small tick labels, a faint grid behind the data, and no frame at the top and on the right."""
     axes.tick_params(labelsize=7.5)
     axes.grid(axis=grid, alpha=0.3)
     axes.set_axisbelow(True)

@@ -1,0 +1,127 @@
+"""Sections on how the models were trained, and how to do it again."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from classifier.reporting import card, figures
+from classifier.reporting.blocks import Block, CommandBlock, FigureBlock, Section, TableBlock
+from classifier.reporting.formatting import duration, join_words, percent, plural
+from classifier.reporting.results import ModelResult, Stage, describe_machine
+
+
+def training(folder: Path, models: list[ModelResult]) -> Section | None:
+    """Settings and learning curves; None if no model has a run.json."""
+    trained = [model for model in models if model.stages]
+    if not trained:
+        return None
+    columns = [describe_settings(model) for model in trained]
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    several = any(len(model.stages) > 1 for model in trained)
+    table = TableBlock(
+        ("setting", *(model.name for model in trained)),
+        [(name, *(column.get(name, "–") for column in columns)) for name in names],
+        "Training settings" + ("; of a model trained in several stages, those of the last." if several else "."),
+    )
+    curves = {}
+    for model in trained:
+        if model.history:
+            name = f"curves_{model.slug}"
+            figures.save_curves(folder / name, model.history)
+            curves[model.name] = FigureBlock(name, describe_curves(model))
+    blocks: list[Block] = [table, *curves.values()]
+    ranked = sorted(trained, key=lambda model: -model.accuracy)
+    best_curves = [curves[model.name] for model in ranked if model.name in curves][:2]
+    return Section("Training", [describe_training(model) for model in trained], blocks, best_curves or [table])
+
+
+def describe_training(model: ModelResult) -> str:
+    """Initial weights, time of training and validation accuracy in a sentence."""
+    facts = [f"started from {model.initial_weights}"]
+    if model.training_time:
+        facts.append(f"was trained for {model.training_time}")
+    accuracy = model.stages[-1].validation_accuracy
+    if accuracy is not None:
+        facts.append(f"reached a validation accuracy of {percent(accuracy)}")
+    return f"{model.name} {join_words(facts)}."
+
+
+def describe_curves(model: ModelResult) -> str:
+    """The caption of a model's learning curves."""
+    caption = f"{model.name}: loss and accuracy over {plural(len(model.history), 'epoch')}."
+    last = model.history[-1]
+    if {"train_accuracy", "validation_accuracy"} <= last.keys():
+        caption += (
+            f" In the last epoch, the accuracy was {percent(last['train_accuracy'])} on (augmented) training images "
+            f"and {percent(last['validation_accuracy'])} on the validation split."
+        )
+    return caption
+
+
+def describe_settings(model: ModelResult) -> dict[str, str]:
+    """The settings of a model's last stage, {name: value} as cells of a table."""
+    stage = model.stages[-1]
+    recipe, flags = dict(stage.recipe), stage.settings
+    rows = {"initial weights": model.initial_weights}
+    sizes = recipe.pop("sizes", None)  # [[epochs or share of the epochs, image size], …]
+    epochs = flags.get("num_train_epochs") or (sum(part for part, _ in sizes) if sizes else None)
+    epochs = recipe.pop("epochs", epochs)
+    if epochs is not None:
+        rows["epochs"] = f"{epochs:g}"
+    if sizes:
+        scale = epochs / sum(part for part, _ in sizes)
+        rows["epochs by image size"] = ", ".join(f"{scale * part:.3g} at {size}" for part, size in sizes)
+    rows["batch size"] = str(recipe.pop("batch_size", None) or flags.get("per_device_train_batch_size") or "–")
+    rows["learning rate"] = str(recipe.pop("learning_rate", None) or flags.get("learning_rate") or "–")
+    patience = flags.get("patience")
+    rows["early stopping"] = f"after {plural(patience, 'epoch')} without improvement" if patience else "none"
+    if stage.best_epoch:
+        rows["selected epoch"] = str(stage.best_epoch)
+    if stage.n_averaged:
+        rows["weights"] = f"mean of {plural(stage.n_averaged, 'stage')}"
+    for name, value in recipe.items():
+        if value is not None and name != "image_size":
+            rows[name.replace("_", " ")] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if stage.images_seen:
+        rows["images seen"] = f"{stage.images_seen:,}"
+    rows["training time"] = duration(stage.seconds) if stage.seconds else "–"
+    rows["machine"] = describe_machine(stage.machine)
+    rows["seed"] = str(flags.get("seed", "–"))
+    return rows
+
+
+def reproduction(models: list[ModelResult], command: str | None) -> Section | None:
+    """The commands that trained and evaluated the models; None if none is known."""
+    lines = list(commands_of([stage for model in models for stage in model.stages]))
+    if command:
+        lines += ["git switch main"] * any(line.startswith("git ") for line in lines) + [card.portable(command)]
+    if not lines:
+        return None
+    software: dict[str, list[str]] = {}
+    for model in models:
+        if model.stages:
+            software.setdefault(model.stages[-1].software, []).append(model.name)
+    sentences = [
+        f"The last stage of {join_words(names)} was trained with {versions}." for versions, names in software.items()
+    ]
+    changed = [
+        f"stage {i} of {model.name}"
+        for model in models
+        for i, stage in enumerate(model.stages, 1)
+        if stage.has_uncommitted_changes
+    ]
+    if changed:
+        sentences.append(f"The code differed from the commit below when {join_words(changed)} was trained.")
+    block = CommandBlock(lines)
+    return Section("Reproduction", sentences, [block], [block])
+
+
+def commands_of(stages: list[Stage]) -> Iterator[str]:
+    """The commands of all stages in order, each once, after a checkout of their commit where it changes."""
+    current, seen = "", set()
+    for commit, command in (step for stage in stages for step in stage.steps):
+        if commit and commit != current:
+            yield f"git checkout {commit}"
+            current = commit
+        if command not in seen:
+            yield command
+            seen.add(command)
