@@ -133,7 +133,7 @@ class Stage:
         """Commit ("" if unknown) and command of the run, and of the averaging of its weights if there was one."""
         records = [self.record, *filter(None, [self.record.get("averaged")])]
         # A model that was calibrated again is reproduced by the commit of that calibration.
-        commits = [(record.get("calibrated", record).get("commit") or "").rstrip("+") for record in records]
+        commits = [((record.get("calibrated") or record).get("commit") or "").rstrip("+") for record in records]
         return [(commit, card.portable(record["command"])) for commit, record in zip(commits, records, strict=True)]
 
     @property
@@ -225,7 +225,7 @@ class ModelResult:
     @property
     def views(self) -> int:
         """Views of each image whose probabilities the model averages."""
-        return self.evaluation.get("views", 1)
+        return self.evaluation.get("views") or 1
 
     @property
     def accuracy_one_view(self) -> float | None:
@@ -246,7 +246,7 @@ class ModelResult:
 
     def weighted(self, name: str) -> float | None:
         """Precision, recall or F1 as a mean over classes, weighted by their number of images."""
-        return self.evaluation.get("weighted", {}).get(name)
+        return (self.evaluation.get("weighted") or {}).get(name)
 
     def uncalibrated(self, name: str) -> float | None:
         """The nll, brier or ece before temperature scaling."""
@@ -255,7 +255,7 @@ class ModelResult:
     @property
     def top_k_accuracy(self) -> dict[str, float]:
         """{k: accuracy}."""
-        return self.evaluation.get("top_k_accuracy", {})
+        return self.evaluation.get("top_k_accuracy") or {}
 
     @property
     def temperature(self) -> float | None:
@@ -265,7 +265,7 @@ class ModelResult:
     @property
     def reliability(self) -> tuple[dict, dict | None] | None:
         """The bins of the reliability diagram, and those before temperature scaling."""
-        if "reliability" not in self.evaluation:
+        if not self.evaluation.get("reliability"):
             return None
         before = self.evaluation.get("before_temperature")
         return self.evaluation["reliability"], before["reliability"] if before else None
@@ -278,14 +278,14 @@ class ModelResult:
     @cached_property
     def confusions(self) -> list[Confusion]:
         """The most frequent confusions, most frequent first."""
-        return [Confusion(row["label"], row["predicted"], row["n"]) for row in self.evaluation.get("confused", [])]
+        return [Confusion(row["label"], row["predicted"], row["n"]) for row in self.evaluation.get("confused") or []]
 
     @cached_property
     def mistakes(self) -> list[Mistake]:
         """The most confident mistakes, most confident first."""
         return [
             Mistake(row["image"], row["label"], row["predicted"], row["probability"])
-            for row in self.evaluation.get("mistakes", [])
+            for row in self.evaluation.get("mistakes") or []
         ]
 
     @cached_property
@@ -341,7 +341,7 @@ class ModelResult:
         data = self.stages[-1].record["data"] if self.stages else {}
         labels = list(self.per_class)
         counts = data.get("counts")
-        if not counts or data.get("labels", labels) != labels:
+        if not counts or (data.get("labels") or labels) != labels:
             return None
         if any(len(numbers) != len(labels) for numbers in counts.values()):
             return None
@@ -398,7 +398,7 @@ def read_results(output_dir: Path, predictors: Mapping[str, Predictor]) -> Resul
     evaluation, timing = (card.read(output_dir / f"{name}.json") for name in ("evaluation", "timing"))
     if not evaluation:
         raise ModelError(f"no evaluation.json in {output_dir}: run evaluate.py first")
-    timings = {row["model"]: _timing(row) for row in timing.get("models", [])}
+    timings = {row["model"]: _timing(row) for row in timing.get("models") or []}
     folders = {predictor.name: (Path(path), predictor) for path, predictor in predictors.items()}
     models: list[ModelResult] = []
     for i, row in enumerate(evaluation["models"]):
@@ -414,7 +414,7 @@ def read_results(output_dir: Path, predictors: Mapping[str, Predictor]) -> Resul
         revision=evaluation.get("dataset_revision"),
         split=evaluation["split"],
         n=evaluation["n"],
-        bf16=evaluation.get("bf16", False),
+        bf16=bool(evaluation.get("bf16")),
         models=models,
         comparisons=[_comparison(row) for row in evaluation.get("comparisons") or []],
         average=(average["accuracy"], tuple(average["accuracy_ci95"])) if average else None,
