@@ -68,7 +68,7 @@ class Splits:
             raise KeyError(f"load_splits(…, splits=…) was not asked for {split!r}")
         return rows
 
-    def select(self, split: str, indices: np.ndarray) -> "Splits":
+    def select(self, split: str, indices: np.ndarray | Sequence[int]) -> "Splits":
         """The same splits, with only the rows at `indices` in `split`."""
         class_indices = self.class_indices | {split: self.class_indices[split][indices]}
         return replace(self, **{split: self[split].select(indices)}, class_indices=class_indices)

@@ -283,7 +283,7 @@ def mistakes(
 def load_test_images(splits: Splits, indices: Sequence[int], n: int) -> list[Image.Image]:
     """Test images by their ascending indices among the `n` readable ones."""
     if len(splits.test) == n:
-        part = splits.select("test", np.array(indices))
+        part = splits.select("test", list(indices))
         return [image for images, _ in image_batches("test", part, 64) for image in images]
     selected, start = [], 0  # Some images are unreadable, so an index is only known after reading all images before it.
     for images, _ in image_batches("test", splits, 64):
