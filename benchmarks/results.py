@@ -253,7 +253,7 @@ def accuracy(row: dict) -> float:
 
 
 def render_scale() -> str:
-    """What classifier.bulk does on one and on two cores, and what that comes to on a hundred machines, as Markdown."""
+    """What classifier.predict does on one and on two cores, and what that comes to on a hundred, as Markdown."""
     path = Path(__file__).parent / "scale.json"
     if not path.exists():
         return "Not measured yet: `benchmarks/scale.py` does."

@@ -1,4 +1,4 @@
-"""Times `python -m classifier.bulk` on one and on two cores, for docs/scale.md.
+"""Times `python -m classifier.predict` on one and on two cores, for docs/scale.md.
 
     python benchmarks/scale.py models/cnn models/vit --photos path/to/photographs --dataset uoft-cs/cifar10
 
@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see th
 
 from PIL import Image  # noqa: E402
 
-from classifier import bulk  # noqa: E402
+from classifier import predict  # noqa: E402
 from classifier import runs as record  # noqa: E402
 from classifier.data.sources import IMAGE_SUFFIXES  # noqa: E402
 from classifier.data.splits import load_images  # noqa: E402
@@ -47,7 +47,7 @@ def main() -> None:
         help="a folder of photographs, at any depth, that are labelled again and again",
     )
     add("--dataset", default="uoft-cs/cifar10", help="whose test images are written out as files (%(default)s)")
-    add("--images", type=int, default=4 * bulk.CHUNK, help="of each kind (%(default)s)")
+    add("--images", type=int, default=4 * predict.CHUNK, help="of each kind (%(default)s)")
     add("--rounds", type=int, default=3, help="of all runs (%(default)s)")
     add("--listed", type=int, default=20_000, help="files of the folder that is only gone through (%(default)s)")
     add("--output", type=Path, default=Path(__file__).parent / "scale.json", help="(beside this command)")
@@ -125,7 +125,7 @@ def describe(folder: Path) -> dict:
 
 def label(folder: Path, model: Path, cores: list[int], at_once: int) -> tuple[float, float]:
     """Images a second as so many runs at once say, in all, and the seconds that one takes beside that."""
-    words = ["-m", "classifier.bulk", str(folder), "--model", str(model.resolve())]
+    words = ["-m", "classifier.predict", str(folder), "--model", str(model.resolve())]
     environment = os.environ | {"OMP_NUM_THREADS": str(len(cores) // at_once), "HF_HUB_OFFLINE": "1"}
     with tempfile.TemporaryDirectory() as output:
         began = time.perf_counter()
@@ -147,7 +147,7 @@ def label(folder: Path, model: Path, cores: list[int], at_once: int) -> tuple[fl
         re.search(r"^([\d,]+) images, 0 of them errors.* ([\d,.]+) images/s", line, re.MULTILINE) for line in lines
     ]
     if not all(found):
-        raise DataError(f"classifier.bulk has not labelled every image of {folder}: run it by itself")
+        raise DataError(f"classifier.predict has not labelled every image of {folder}: run it by itself")
     told = [tuple(float(number.replace(",", "")) for number in said.groups()) for said in found]
     return round(sum(speed for _, speed in told), 1), round(seconds - max(n / speed for n, speed in told), 1)
 
@@ -159,9 +159,9 @@ def list_files(folder: Path, n: int) -> float:
     folder.mkdir()
     for i in range(n):
         (folder / f"{i:08}.jpg").touch()
-    source, parts = bulk.Pictures(str(folder)), bulk.Parts(folder, {}, bulk.schema(1))
+    source, parts = predict.Pictures(str(folder)), predict.Parts(folder, {}, predict.schema(1))
     began = time.perf_counter()
-    for number, items in enumerate(bulk.batches(source, bulk.CHUNK)):
+    for number, items in enumerate(predict.batches(source, predict.CHUNK)):
         parts.key(number, (f"{item.file} {source.stamp(item)}" for item in items))
     return round(n / (time.perf_counter() - began))
 

@@ -1,4 +1,4 @@
-"""Labels a folder of pictures on all machines of a Ray cluster, by what `python -m classifier.bulk` calls for a batch.
+"""Labels a folder of pictures on all machines of a Ray cluster, by what `classifier.predict` calls for a batch.
 
     pip install 'ray[data]'
     python docs/cluster.py photos --model models/vit --output predictions                     # this machine alone
@@ -7,7 +7,7 @@
 
 Run it from the repository's folder, with requirements.txt installed on every machine. OUTPUT is a folder of parquet
 files: the table's columns without `index`, as rows come in any order. A batch that was lost with its machine is
-computed again; a run that was stopped as a whole is not gone on with, which `classifier.bulk` can do.
+computed again; a run that was stopped as a whole is not gone on with, which `classifier.predict` can do.
 """
 
 import argparse
@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see th
 import pyarrow as pa  # noqa: E402
 import ray  # noqa: E402
 
-from classifier import bulk, errors, load_predictor  # noqa: E402
+from classifier import errors, load_predictor, predict  # noqa: E402
 from classifier.cli import positive_int  # noqa: E402
 from classifier.data.sources import IMAGE_SUFFIXES  # noqa: E402
 
@@ -40,12 +40,12 @@ class Label:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """`path` and `bytes` of N images -> N rows."""
-        answers = bulk.classify(self.predictor, batch["bytes"].to_pylist())
+        answers = predict.classify(self.predictor, batch["bytes"].to_pylist())
         rows = [
-            {"file": file} | bulk.cells(self.predictor, answer, self.k, bulk.why)
+            {"file": file} | predict.cells(self.predictor, answer, self.k, predict.why)
             for file, answer in zip(batch["path"].to_pylist(), answers, strict=True)
         ]
-        return pa.Table.from_pylist(rows, bulk.schema(self.k).remove(0))
+        return pa.Table.from_pylist(rows, predict.schema(self.k).remove(0))
 
 
 def main() -> None:
@@ -68,7 +68,7 @@ def main() -> None:
     labelled = images.map_batches(
         Label,
         fn_constructor_args=(args.model, args.top_k),
-        batch_size=bulk.CHUNK,
+        batch_size=predict.CHUNK,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=args.processes or max(1, cores - 1)),  # one is left to read and write
         num_cpus=1,

@@ -10,11 +10,11 @@ from pathlib import Path
 import httpx
 import pytest
 from test_app import running_app
-from test_bulk import pictures, run, tiny  # noqa: F401  (run and tiny are fixtures)
 from test_fit import folder, train, wait_for_epochs, weights  # noqa: F401  (folder is a fixture)
+from test_predict import pictures, run, tiny  # noqa: F401  (run and tiny are fixtures)
 from test_predictor import encoded, picture, save_tiny_vit
 
-from classifier import bulk
+from classifier import predict
 from classifier.errors import DataError
 from classifier.training.checkpoint import CHECKPOINT
 
@@ -100,21 +100,21 @@ def test_a_disk_that_is_full_in_evaluation_leaves_the_earlier_one(folder, small_
 @pytest.mark.parametrize("small_disk", [8], indirect=True)
 @pytest.mark.slow
 def test_a_disk_that_fills_up_in_labelling_costs_no_part(run, small_disk, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(bulk, "CHUNK", bulk.BATCH_SIZE)
+    monkeypatch.setattr(predict, "CHUNK", predict.BATCH_SIZE)
     images = pictures(tmp_path / "pictures", 100)
     whole = run(images, output="whole.csv")
-    write = bulk.Parts.write
+    write = predict.Parts.write
 
     def write_and_fill(parts, number, *args):
         write(parts, number, *args)
         if number == 1 and not (small_disk / "ballast").exists():
             fill(small_disk, leave=0)
 
-    monkeypatch.setattr(bulk.Parts, "write", write_and_fill)
+    monkeypatch.setattr(predict.Parts, "write", write_and_fill)
     with pytest.raises(DataError, match=r"can't write .*000002\.parquet .*No space left.*the same command"):
         run(images, output="disk/predictions.csv")
     (small_disk / "ballast").unlink()
-    monkeypatch.setattr(bulk.Parts, "write", write)
+    monkeypatch.setattr(predict.Parts, "write", write)
     assert run(images, output="disk/predictions.csv") == whole and "64 were labelled before" in run.line
 
 

@@ -1,4 +1,4 @@
-"""docs/scale.md: what it says of the code is so, and its page of code labels what classifier.bulk does."""
+"""docs/scale.md: what it says of the code is so, and its page of code labels what classifier.predict does."""
 
 import json
 import os
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from pyarrow import parquet
-from test_bulk import pictures
+from test_predict import pictures
 from test_predictor import save_tiny_vit
 
 from benchmarks import results
-from classifier import bulk
+from classifier import predict
 from classifier.images.workers import WORKERS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def test_the_page_says_what_the_code_does():
     page = (ROOT / "docs/scale.md").read_text()
-    assert f"chunks of {bulk.CHUNK} images" in page
+    assert f"chunks of {predict.CHUNK} images" in page
     assert f"decodes in {WORKERS} workers" in page and f"{WORKERS / 0.05:.0f} where l is 50 ms" in page
     assert f"p is ${results.PRICE:.2f}" in page
 
@@ -67,7 +67,7 @@ def test_the_same_rows_under_ray(tmp_path):
         assert done.returncode == 0, done.stderr
 
     run("docs/cluster.py", "--output", tmp_path / "rows")
-    run("-m", "classifier.bulk", "--output", tmp_path / "rows.parquet")
+    run("-m", "classifier.predict", "--output", tmp_path / "rows.parquet")
     under_ray = {
         str(Path(row["file"]).relative_to(folder)): row for row in parquet.read_table(tmp_path / "rows").to_pylist()
     }
@@ -75,7 +75,7 @@ def test_the_same_rows_under_ray(tmp_path):
     assert under_ray.keys() == rows.keys() and len(rows) == 71
     for file, row in rows.items():
         found = under_ray[file]
-        assert list(found) == bulk.schema(2).names[1:]
+        assert list(found) == predict.schema(2).names[1:]
         for name in ("status", "known", "label_1", "label_2", "error"):
             assert found[name] == row[name]
         for name in ("probability_1", "probability_2"):

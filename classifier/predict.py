@@ -1,9 +1,9 @@
 """Labels any number of images: a folder, a pattern or a dataset in, a table out, a row an image.
 
-    python -m classifier.bulk photos --model models/vit --output predictions.csv
-    python -m classifier.bulk 'photos/**/*.jpg' --model models/vit --output predictions.parquet     # quoted
-    python -m classifier.bulk uoft-cs/cifar10 --split test --model models/vit --output predictions.jsonl
-    torchrun --nproc_per_node 2 -m classifier.bulk photos --model models/vit --output predictions.csv
+    python -m classifier.predict photos --model models/vit --output predictions.csv
+    python -m classifier.predict 'photos/**/*.jpg' --model models/vit --output predictions.parquet     # quoted
+    python -m classifier.predict uoft-cs/cifar10 --split test --model models/vit --output predictions.jsonl
+    torchrun --nproc_per_node 2 -m classifier.predict photos --model models/vit --output predictions.csv
 
 The columns are the app's: index, file, status (ok or error), known, label_1, probability_1, … and error. `file` is the
 path within FOLDER, the path as a pattern spells it, or split/row of a dataset; bytes in it that are no UTF-8 are

@@ -22,7 +22,7 @@ from pyarrow import parquet
 from test_predictor import edit_config, encoded, picture, save_tiny_vit
 from tqdm import tqdm
 
-from classifier import bulk, errors, load_predictor
+from classifier import errors, load_predictor, predict
 from classifier.errors import DataError, Stopped
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,7 +55,7 @@ def own_cache(monkeypatch, tmp_path_factory):
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(bulk, "CHUNK", bulk.BATCH_SIZE)
+    monkeypatch.setattr(predict, "CHUNK", predict.BATCH_SIZE)
 
 
 @pytest.fixture
@@ -66,8 +66,8 @@ def run(tiny, tmp_path, monkeypatch, capsys):
 
     def call(source, *flags, output="predictions.csv", model=tiny) -> bytes:
         words = [source, "--model", model, "--output", tmp_path / output, "--top_k", "2", *flags]
-        monkeypatch.setattr(sys, "argv", ["bulk", *map(str, words)])
-        bulk.main()
+        monkeypatch.setattr(sys, "argv", ["predict", *map(str, words)])
+        predict.main()
         call.line = capsys.readouterr().out.strip()
         assert not (tmp_path / f"{output}.parts").exists()
         return (tmp_path / output).read_bytes()
@@ -86,7 +86,7 @@ def pictures(folder: Path, n: int) -> Path:
 
 def stop_after(monkeypatch, n: int) -> None:
     """Sends SIGTERM when the n-th part has been written, once."""
-    write, written = bulk.Parts.write, []
+    write, written = predict.Parts.write, []
 
     def write_and_stop(*args):
         write(*args)
@@ -94,7 +94,7 @@ def stop_after(monkeypatch, n: int) -> None:
         if len(written) == n:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(bulk.Parts, "write", write_and_stop)
+    monkeypatch.setattr(predict.Parts, "write", write_and_stop)
 
 
 def spoil(path: Path) -> None:
@@ -168,21 +168,21 @@ def test_a_folder_of_nothing_but_broken_files_is_a_table(run, tmp_path):
 
 @pytest.mark.slow
 def test_killed_and_given_again_it_is_the_table_of_an_uninterrupted_run(tiny, run, tmp_path):
-    folder = pictures(tmp_path / "pictures", 5 * bulk.CHUNK - 10)
+    folder = pictures(tmp_path / "pictures", 5 * predict.CHUNK - 10)
     whole = run(folder, output="whole.csv")
     words = [folder, "--model", tiny, "--output", tmp_path / "predictions.csv", "--top_k", "2"]
     parts = tmp_path / "predictions.csv.parts"
-    with subprocess.Popen([sys.executable, "-m", "classifier.bulk", *map(str, words)], cwd=ROOT) as process:
+    with subprocess.Popen([sys.executable, "-m", "classifier.predict", *map(str, words)], cwd=ROOT) as process:
         while not (parts / "000001.parquet").exists() and process.poll() is None:
             time.sleep(0.002)
         process.kill()
     assert process.returncode == -signal.SIGKILL and not (tmp_path / "predictions.csv").exists()
     n_parts = len(list(parts.glob("[0-9]*.parquet")))
     assert 2 <= n_parts < 5
-    for path in list(bulk.Pictures(str(folder)))[: n_parts * bulk.CHUNK]:
+    for path in list(predict.Pictures(str(folder)))[: n_parts * predict.CHUNK]:
         spoil(Path(path.where))  # the rows that are there are not computed again
     assert run(folder) == whole
-    assert f"{n_parts * bulk.CHUNK:,} were labelled before" in run.line
+    assert f"{n_parts * predict.CHUNK:,} were labelled before" in run.line
 
 
 def test_a_signal_ends_it_after_the_part_in_hand(run, tmp_path, monkeypatch, small_chunks):
@@ -229,14 +229,14 @@ def test_what_changed_in_between_is_labelled_again(run, tmp_path, monkeypatch, s
 def test_a_run_goes_on_with_another_number_of_processes(tiny, run, tmp_path, small_chunks):
     folder = pictures(tmp_path / "pictures", 100)
     whole = run(folder, output="whole.csv")
-    predictor, source = load_predictor(tiny), bulk.Pictures(str(folder))
+    predictor, source = load_predictor(tiny), predict.Pictures(str(folder))
     predictor.compile()
-    settings = source.settings | bulk.model_settings(predictor) | {"top_k": 2}
-    parts = bulk.Parts(tmp_path / "predictions.csv.parts", settings, bulk.schema(2))
-    with parts.locked(), bulk.StopSignal() as stop:
+    settings = source.settings | predict.model_settings(predictor) | {"top_k": 2}
+    parts = predict.Parts(tmp_path / "predictions.csv.parts", settings, predict.schema(2))
+    with parts.locked(), predict.StopSignal() as stop:
         parts.begin(overwrite=False)
-        bulk.label(
-            predictor, source, parts, set(), k=2, team=bulk.Team(rank=1, size=3), stop=stop, bar=tqdm(disable=True)
+        predict.label(
+            predictor, source, parts, set(), k=2, team=predict.Team(rank=1, size=3), stop=stop, bar=tqdm(disable=True)
         )
     assert parts.numbers() == {1}
     assert run(folder) == whole and "32 were labelled before" in run.line
@@ -244,7 +244,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tiny, run, tmp_path, sma
 
 @pytest.mark.slow
 def test_two_processes_write_what_one_does(tiny, run, tmp_path):
-    folder = pictures(tmp_path / "pictures", 3 * bulk.CHUNK - 10)
+    folder = pictures(tmp_path / "pictures", 3 * predict.CHUNK - 10)
     whole = run(folder, output="whole.csv")
     launch = [
         sys.executable,
@@ -254,7 +254,7 @@ def test_two_processes_write_what_one_does(tiny, run, tmp_path):
         "--nproc_per_node",
         "2",
         "-m",
-        "classifier.bulk",
+        "classifier.predict",
     ]
     words = [folder, "--model", tiny, "--output", tmp_path / "predictions.csv", "--top_k", "2"]
     done = subprocess.run([*launch, *map(str, words)], cwd=ROOT, capture_output=True, text=True)
@@ -291,7 +291,7 @@ def test_parts_of_another_run_are_refused(tiny, run, tmp_path, monkeypatch, smal
 
 def test_two_runs_of_one_table_at_once_are_refused(run, tmp_path):
     folder = pictures(tmp_path / "pictures", 2)
-    parts = bulk.Parts(tmp_path / "predictions.csv.parts", {}, bulk.schema(2))
+    parts = predict.Parts(tmp_path / "predictions.csv.parts", {}, predict.schema(2))
     with parts.locked(), pytest.raises(DataError, match=r"another process is writing to .*predictions\.csv\.parts"):
         run(folder)
 
@@ -303,7 +303,7 @@ def test_nothing_that_a_user_made_is_lost(run, tmp_path):
         run(folder)
     assert table.read_text() == "mine" and sorted(tmp_path.iterdir()) == [folder, table]
     assert run(folder, "--overwrite_output").count(b"\n") == 3
-    parts = bulk.Parts(tmp_path / "other.parts", {}, bulk.schema(2))
+    parts = predict.Parts(tmp_path / "other.parts", {}, predict.schema(2))
     with parts.locked():
         parts.begin(overwrite=False)
         (parts.folder / "mine.txt").write_text("mine")
@@ -334,19 +334,19 @@ def test_errors_are_one_line_and_leave_nothing_behind(tiny, run, tmp_path, monke
     dataset(Path("table"), train=2, validation=2)
     before = sorted(tmp_path.rglob("*"))
     words = [f"{tmp_path}/{source}", "--model", str(tiny), "--output", "predictions.csv", *flags]
-    monkeypatch.setattr(sys, "argv", ["bulk", *words])
+    monkeypatch.setattr(sys, "argv", ["predict", *words])
     with pytest.raises(SystemExit) as ended:
-        errors.run(bulk.main)
+        errors.run(predict.main)
     printed = capsys.readouterr()
-    [line] = [line for line in printed.err.splitlines() if line.startswith("bulk: ")]
+    [line] = [line for line in printed.err.splitlines() if line.startswith("predict: ")]
     assert ended.value.code == 2 and re.search(message, line) and printed.out == ""
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_pattern_that_the_shell_took_is_told(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["bulk", "a.jpg", "b.jpg", "--model", "m", "--output", "o.csv"])
+    monkeypatch.setattr(sys, "argv", ["predict", "a.jpg", "b.jpg", "--model", "m", "--output", "o.csv"])
     with pytest.raises(SystemExit) as ended:
-        bulk.main()
+        predict.main()
     assert ended.value.code == 2 and "quote the pattern" in capsys.readouterr().err
 
 
@@ -373,13 +373,13 @@ def tree(tmp_path, monkeypatch) -> Path:
 
 
 def files(source: str | Path, *leave_out: Path) -> list[str]:
-    return [item.file for item in bulk.Pictures(str(source), leave_out)]
+    return [item.file for item in predict.Pictures(str(source), leave_out)]
 
 
 def test_a_folder_is_taken_in_the_order_of_its_names(tree):
     assert files(tree, tree / "out.csv.parts") == ["[1]/h.jpg", "a.jpg", "b/c.jpg", "b/d/e.jpg", "b.d/g.JPG"]
     assert files(f"{tree}/") == files(tree)
-    assert bulk.Pictures(str(tree)).count() == {bulk.FILE: 6, bulk.OTHER: 1}
+    assert predict.Pictures(str(tree)).count() == {predict.FILE: 6, predict.OTHER: 1}
 
 
 @pytest.mark.parametrize(
@@ -412,11 +412,11 @@ def test_links_that_go_round_end(tree):
     (tree / "b/d/self").symlink_to("self")
     (tree / "b/d/self.jpg").symlink_to("self.jpg")
     assert set(files(tree)) == {*before, "b/d/self.jpg"}
-    assert bulk.Pictures(str(tree)).count()[bulk.LINK] == 1
+    assert predict.Pictures(str(tree)).count()[predict.LINK] == 1
 
 
 def test_it_reads_no_folder_before_it_comes_to_it(tree):
-    items = iter(bulk.Pictures(str(tree)))
+    items = iter(predict.Pictures(str(tree)))
     assert [next(items).file, next(items).file] == ["[1]/h.jpg", "a.jpg"]
     shutil.rmtree(tree / "b")
     error, following = next(items), next(items)
@@ -456,7 +456,7 @@ def test_a_dataset_needs_neither_labels_nor_train(tiny, run, tmp_path, monkeypat
 
 @pytest.mark.skipif("HUB_MIRROR" not in os.environ, reason="needs the true data: set HUB_MIRROR")
 def test_cifar10_is_a_dataset():
-    source = bulk.open_source(
+    source = predict.open_source(
         f"{os.environ['HUB_MIRROR']}/datasets/uoft-cs/cifar10", None, None, Path("predictions.csv")
     )
-    assert source.count() == {bulk.FILE: 10_000} and next(iter(source)).file == "test/0"
+    assert source.count() == {predict.FILE: 10_000} and next(iter(source)).file == "test/0"
