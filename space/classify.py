@@ -1,6 +1,5 @@
 """What page and API share: uploaded files in, a result a file, a table, a CSV file; and the endpoints made of these."""
 
-import csv
 import secrets
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from PIL import Image
 from classifier.errors import ClassifierError, ImageError
 from classifier.images.convert import to_rgb
 from classifier.models.predictor import Predictor
+from classifier.table import column_names, headers_and_data, result_row, write_csv_rows
 from space.ahead import Ahead
 from space.batching import Batcher
 from space.calls import MAX_NAME
@@ -84,25 +84,19 @@ def write_preview(image: Image.Image) -> str:
 
 
 def table(predictor: Predictor, results: Iterable[Result], top_k: int) -> dict[str, list]:
-    """Results as `{"headers", "data"}`, a row each: index, file, status, known, label_1, probability_1, …, error."""
+    """Results as `{"headers", "data"}`, one row each, with the columns of `classifier.table`."""
     k = min(top_k, len(predictor.labels))
-    ranks = [f"{column}_{rank}" for rank in range(1, k + 1) for column in ("label", "probability")]
-    data = []
+    rows = []
     for index, result in enumerate(results):
-        if result.error:
-            data.append([index, result.name, "error", None, *[None] * len(ranks), result.error])
-        else:
-            top = predictor.top(result.probabilities, k)
-            cells = [cell for entry in top for cell in (entry["label"], round(entry["score"], 6))]
-            data.append([index, result.name, "ok", result.known, *cells, ""])
-    return {"headers": ["index", "file", "status", "known", *ranks, "error"], "data": data}
+        top = [] if result.error else predictor.top(result.probabilities, k)
+        rows.append(result_row(index, result.name, top, result.known, result.error))
+    return headers_and_data(column_names(k), rows)
 
 
 def write_csv(rows: dict[str, list]) -> str:
     """Writes a `table` as predictions.csv into gradio's cache, where it is served and deleted with the uploads."""
     path = new_file("predictions.csv")
-    with path.open("w", newline="", encoding="utf-8-sig") as file:  # the signature tells spreadsheets that it is UTF-8
-        csv.writer(file).writerows([rows["headers"], *rows["data"]])
+    write_csv_rows(path, rows["headers"], rows["data"])
     return str(path)
 
 

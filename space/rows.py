@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from classifier.models.predictor import Predictor
+from classifier.table import column_names, headers_and_data, result_row
 from space.batching import Batcher
 from space.classify import Result, classify_files, new_file
 
@@ -142,16 +143,12 @@ def counts(rows: Sequence[Row], model: str) -> list[tuple[str, int]]:
 def table(rows: Sequence[Row], indices: Sequence[int], model: str, top_k: int) -> dict[str, list]:
     """`{"headers", "data"}` as `classify.table` gives it, of some rows by `model`, and whether the models agree."""
     k = min(top_k, max((len(row.tops[model]) for row in rows if not row.error), default=0))
-    ranks = [f"{column}_{rank}" for rank in range(1, k + 1) for column in ("label", "probability")]
-    data = []
+    cells = []
     for index in indices:
         row = rows[index]
-        if row.error:
-            data.append([index, row.name, "error", None, None, *[None] * len(ranks), row.error])
-        else:
-            cells = [cell for entry in row.tops[model][:k] for cell in (entry["label"], round(entry["score"], 6))]
-            data.append([index, row.name, "ok", row.known[model], agree(row), *cells, ""])
-    return {"headers": ["index", "file", "status", "known", "models_agree", *ranks, "error"], "data": data}
+        top, known = row.tops.get(model, [])[:k], row.known.get(model)
+        cells.append(result_row(index, row.name, top, known, row.error, models_agree=agree(row)))
+    return headers_and_data(column_names(k, ["models_agree"]), cells)
 
 
 def write_json(rows: dict[str, list]) -> str:
