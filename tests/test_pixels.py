@@ -20,7 +20,7 @@ from PIL import Image, ImageCms
 
 from classifier.errors import ImageError
 from classifier.images.convert import to_rgb
-from classifier.images.workers import LOOK_AHEAD, MAX_BYTES, Decoder, decode
+from classifier.images.workers import LOOK_AHEAD, MAX_BYTES, WORKERS, Decoder, decode
 
 ROOT = Path(__file__).parent.parent
 RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
@@ -413,7 +413,7 @@ def test_decode_many_streams(decoder):
     images = decoder.decode_many(endless())
     for count in range(1, 11):
         next(images)
-        assert len(taken) <= count + LOOK_AHEAD
+        assert len(taken) <= count + LOOK_AHEAD * WORKERS
     images.close()
 
 

@@ -47,7 +47,7 @@ TIME_LIMIT_S = 10.0  # of wall time, one image
 START_LIMIT_S = 60.0  # of wall time, until a new worker is ready: 0.2 s on an idle machine
 WORKER_MEMORY = 3 << 30  # bytes of address space (Linux only); what 120 megapixels take at worst (WebP with alpha)
 WORKERS = 2
-LOOK_AHEAD = 2 * WORKERS  # images that decode_many works on beyond the one that it hands out
+LOOK_AHEAD = 2  # images per worker that decode_many works on beyond the one that it hands out
 _ROOT = Path(__file__).parents[2]
 _REQUEST = struct.Struct("!cIQ")  # b"p" path or b"b" bytes; reduce_to in pixels, 0 for none; length of what follows
 # b"i" image, b"e" error, b"r" ready; width; height; length of what follows (RGB, or UTF-8)
@@ -271,7 +271,7 @@ class Decoder:
             pending = deque()
             for source in sources:
                 pending.append(threads.submit(attempt, source))
-                if len(pending) > LOOK_AHEAD:
+                if len(pending) > LOOK_AHEAD * self.workers:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
