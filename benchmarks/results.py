@@ -259,7 +259,7 @@ def render_scale() -> str:
         return "Not measured yet: `benchmarks/scale.py` does."
     found = json.loads(path.read_text())
     lines = [
-        "| pictures | model | one core | two, one process | two, a process each | start of a process |",
+        "| images | model | one core | two cores, one process | two cores, two processes | start of a process |",
         "|---|---|---|---|---|---|",
     ]
     ways: dict[tuple[str, str], dict] = {}
@@ -275,34 +275,31 @@ def render_scale() -> str:
     photographs, listed = found["kinds"]["photographs"], found["files_listed_per_second"]["median"]
     lines += [
         "",
-        f"Images a second, medians and extremes of {found['rounds']} rounds of {found['images']:,} images, by "
-        f"`benchmarks/scale.py` on {tell_machine(found['machine'])}. The photographs are {photographs['distinct']} "
-        "again and "
-        f"again, of {photographs['median_megapixels']:.1f} megapixels (median), all in the page cache. "
-        f"A process goes through {listed:,.0f} names of a local folder a second, with their sizes and dates.",
+        f"Images per second, medians and extremes of {found['rounds']} rounds of {found['images']:,} images, by "
+        f"`benchmarks/scale.py` on {tell_machine(found['machine'])}. The photographs are copies of "
+        f"{photographs['distinct']}, of {photographs['median_megapixels']:.1f} megapixels (median), in the page cache. "
+        f"A process lists {listed:,.0f} names of a local folder per second.",
         "",
         f"{IMAGES / 1e6:.0f} million images on {MACHINES} such machines, {2 * MACHINES} processes:",
         "",
-        "| pictures | model | hours | vCPU-hours | cost | read in all | a machine reads | shard | more for it |",
+        "| images | model | hours | vCPU-hours | cost | read in all | a machine reads | shard | overhead |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for (kind, model), way in ways.items():
         size, speed = found["kinds"][kind]["bytes_per_image"], way[2, 2]["images_per_second"]["median"]
         hours, start, processes = IMAGES / MACHINES / speed / 3600, way[1, 1]["start_s"]["median"], 2 * MACHINES
         shard = (IMAGES * start * (speed / 2) / processes) ** 0.5
-        more = (
-            2 * (start * (speed / 2) * processes / IMAGES) ** 0.5
-        )  # starts and the wait for the last shard, of `hours`
+        # Starts, and the wait for the last shard, as a fraction of `hours`
+        overhead = 2 * (start * (speed / 2) * processes / IMAGES) ** 0.5
         lines.append(
             f"| {kind} | `models/{model}` | {hours:.1f} | {hours * processes:,.0f} | ${hours * processes * PRICE:,.0f} "
             f"| {IMAGES * size / 1e12:.2g} TB | {speed * size / 1e6:.2g} MB/s | {round(shard, -3):,.0f} images | "
-            f"{more:.0%} |"
+            f"{overhead:.0%} |"
         )
     lines += [
         "",
-        f"One process that went through {IMAGES / 1e6:.0f} million single files, only to know which are its own, "
-        "would need "
-        f"{IMAGES / listed / 3600:.1f} hours for that on a local disk.",
+        f"Each process lists the names of all files. Of {IMAGES / 1e6:.0f} million single files, on a local disk, "
+        f"that takes {IMAGES / listed / 60:.0f} minutes.",
     ]
     return "\n".join(lines)
 

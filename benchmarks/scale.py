@@ -2,11 +2,11 @@
 
     python benchmarks/scale.py models/cnn models/vit --photos path/to/photographs --dataset uoft-cs/cifar10
 
-In turns, so that whatever else the machine does meets each: a run of one thread on one core, one of two threads on two,
-and two of one thread side by side, as shards are labelled; of photographs as files and of CIFAR-10's test images as
-files. The speed is what the commands say, from the first image to the last, added up; the rest of their time is their
-start. Also how fast it goes through a folder's names, sizes and dates, which each run does for all files. Writes
-benchmarks/scale.json; benchmarks/results.py then writes the page's tables.
+Runs, in turns so that other load on the machine affects all alike: one with one thread on one core, one with two
+threads on two, and two with one thread each side by side, as shards would; on photographs and on CIFAR-10's test
+images, both as files. The speed is the sum of what the commands report, from the first image to the last; the rest of
+their time is their start. Also measures how fast names are listed. Writes benchmarks/scale.json, from which
+benchmarks/results.py makes the page's tables.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from classifier import predict  # noqa: E402
 from classifier import runs as record  # noqa: E402
 from classifier.data.sources import IMAGE_SUFFIXES  # noqa: E402
 from classifier.data.splits import load_images  # noqa: E402
+from classifier.data.unlabelled import Files  # noqa: E402
 from classifier.errors import DataError, run  # noqa: E402
 from classifier.files import write_json  # noqa: E402
 
@@ -153,16 +154,12 @@ def label(folder: Path, model: Path, cores: list[int], at_once: int) -> tuple[fl
 
 
 def list_files(folder: Path, n: int) -> float:
-    """Files a second, of n empty ones that are new, that are gone through as a run goes through all that are not its
-    own.
-    """
+    """Files per second that a run lists, of n empty ones in a new folder."""
     folder.mkdir()
     for i in range(n):
         (folder / f"{i:08}.jpg").touch()
-    source, parts = predict.Pictures(str(folder)), predict.Parts(folder, {}, predict.schema(1))
     began = time.perf_counter()
-    for number, items in enumerate(predict.batches(source, predict.CHUNK)):
-        parts.key(number, (f"{item.file} {source.stamp(item)}" for item in items))
+    Files(str(folder))
     return round(n / (time.perf_counter() - began))
 
 

@@ -16,6 +16,7 @@ from test_predictor import encoded, picture, save_tiny_vit
 
 from classifier import predict
 from classifier.errors import DataError
+from classifier.files import write_json
 from classifier.training.checkpoint import CHECKPOINT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,18 +104,17 @@ def test_a_disk_that_fills_up_in_labelling_costs_no_part(run, small_disk, tmp_pa
     monkeypatch.setattr(predict, "CHUNK", predict.BATCH_SIZE)
     images = pictures(tmp_path / "pictures", 100)
     whole = run(images, output="whole.csv")
-    write = predict.Parts.write
 
-    def write_and_fill(parts, number, *args):
-        write(parts, number, *args)
-        if number == 1 and not (small_disk / "ballast").exists():
+    def write_and_fill(path, rows):
+        write_json(path, rows)
+        if path.name.startswith("000001-") and not (small_disk / "ballast").exists():
             fill(small_disk, leave=0)
 
-    monkeypatch.setattr(predict.Parts, "write", write_and_fill)
-    with pytest.raises(DataError, match=r"can't write .*000002\.parquet .*No space left.*the same command"):
+    monkeypatch.setattr(predict, "write_json", write_and_fill)
+    with pytest.raises(DataError, match=r"can't write .*000002-\w+\.json .*No space left.*the same command"):
         run(images, output="disk/predictions.csv")
     (small_disk / "ballast").unlink()
-    monkeypatch.setattr(predict.Parts, "write", write)
+    monkeypatch.setattr(predict, "write_json", write_json)
     assert run(images, output="disk/predictions.csv") == whole and "64 were labelled before" in run.line
 
 

@@ -1,13 +1,10 @@
-"""Labels for any number of images: the predictor's, whatever the format, the number of processes and of
-interruptions.
-"""
+"""`classifier.predict` gives the predictor's labels, in any format, however often interrupted, and in shards."""
 
 import csv
 import glob
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,14 +13,16 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from pyarrow import parquet
 from test_predictor import edit_config, encoded, picture, save_tiny_vit
-from tqdm import tqdm
 
 from classifier import errors, load_predictor, predict
+from classifier.data.unlabelled import LINK, OTHER, Files, open_source
 from classifier.errors import DataError, Stopped
+from classifier.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = ["index", "file", "status", "known", "label_1", "probability_1", "label_2", "probability_2", "error"]
@@ -64,13 +63,14 @@ def run(tiny, tmp_path, monkeypatch, capsys):
     printed.
     """
 
-    def call(source, *flags, output="predictions.csv", model=tiny) -> bytes:
+    def call(source, *flags, output="predictions.csv", written=None, model=tiny) -> bytes:
         words = [source, "--model", model, "--output", tmp_path / output, "--top_k", "2", *flags]
         monkeypatch.setattr(sys, "argv", ["predict", *map(str, words)])
         predict.main()
         call.line = capsys.readouterr().out.strip()
-        assert not (tmp_path / f"{output}.parts").exists()
-        return (tmp_path / output).read_bytes()
+        written = tmp_path / (written or output)  # a shard's name is its own
+        assert not written.with_name(f"{written.name}.parts").exists()
+        return written.read_bytes()
 
     return call
 
@@ -86,15 +86,19 @@ def pictures(folder: Path, n: int) -> Path:
 
 def stop_after(monkeypatch, n: int) -> None:
     """Sends SIGTERM when the n-th part has been written, once."""
-    write, written = predict.Parts.write, []
+    written = []
 
     def write_and_stop(*args):
-        write(*args)
+        write_json(*args)
         written.append(args)
         if len(written) == n:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(predict.Parts, "write", write_and_stop)
+    monkeypatch.setattr(predict, "write_json", write_and_stop)
+
+
+def parts_in(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[0-9]*.json"))
 
 
 def spoil(path: Path) -> None:
@@ -166,149 +170,188 @@ def test_a_folder_of_nothing_but_broken_files_is_a_table(run, tmp_path):
 # --- Going on
 
 
+def words(source: Path, model: Path, output: Path, *flags: str) -> list[str]:
+    flags = ("--model", model, "--output", output, "--top_k", "2", *flags)
+    return [sys.executable, "-m", "classifier.predict", *map(str, (source, *flags))]
+
+
 @pytest.mark.slow
-def test_killed_and_given_again_it_is_the_table_of_an_uninterrupted_run(tiny, run, tmp_path):
-    folder = pictures(tmp_path / "pictures", 5 * predict.CHUNK - 10)
+@pytest.mark.parametrize(("first", "second"), [("local", "local"), ("ray", "ray"), ("ray", "local")])
+def test_a_killed_run_is_continued_to_the_same_bytes(tiny, run, tmp_path, first, second):
+    if "ray" in (first, second):
+        pytest.importorskip("ray", reason="pip install 'ray[data]' to test --engine ray")
+    folder = pictures(tmp_path / "pictures", 8 * predict.CHUNK - 10)
+    (folder / "b/broken.jpg").write_bytes(b"no image")
     whole = run(folder, output="whole.csv")
-    words = [folder, "--model", tiny, "--output", tmp_path / "predictions.csv", "--top_k", "2"]
-    parts = tmp_path / "predictions.csv.parts"
-    with subprocess.Popen([sys.executable, "-m", "classifier.predict", *map(str, words)], cwd=ROOT) as process:
-        while not (parts / "000001.parquet").exists() and process.poll() is None:
+    output, parts = tmp_path / "predictions.csv", tmp_path / "predictions.csv.parts"
+    with subprocess.Popen(words(folder, tiny, output, "--engine", first), cwd=ROOT) as process:
+        while not parts_in(parts) and process.poll() is None:
             time.sleep(0.002)
         process.kill()
-    assert process.returncode == -signal.SIGKILL and not (tmp_path / "predictions.csv").exists()
-    n_parts = len(list(parts.glob("[0-9]*.parquet")))
-    assert 2 <= n_parts < 5
-    for path in list(predict.Pictures(str(folder)))[: n_parts * predict.CHUNK]:
-        spoil(Path(path.where))  # the rows that are there are not computed again
-    assert run(folder) == whole
-    assert f"{n_parts * predict.CHUNK:,} were labelled before" in run.line
+    assert process.returncode == -signal.SIGKILL and not output.exists()
+    finished = parts_in(parts)
+    assert 1 <= len(finished) < 8
+    items = Files(str(folder)).items(0, 8 * predict.CHUNK)
+    for part in finished:
+        start = int(part.name[:6]) * predict.CHUNK
+        for item in items[start : start + predict.CHUNK]:
+            spoil(Path(item.where))  # so that a row that is computed again differs
+    command = words(folder, tiny, output, "--engine", second)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert output.read_bytes() == whole and not parts.exists()
+    assert done.stdout.startswith("2,039 images, 1 of them errors")
+    assert f"; {len(finished) * predict.CHUNK:,} were labelled before;" in done.stdout
 
 
-def test_a_signal_ends_it_after_the_part_in_hand(run, tmp_path, monkeypatch, small_chunks):
+def test_a_signal_stops_it_after_the_current_part(run, tmp_path, monkeypatch, small_chunks):
     folder = pictures(tmp_path / "pictures", 100)
     whole = run(folder, output="whole.parquet")
     stop_after(monkeypatch, 2)
-    with pytest.raises(Stopped, match=r"predictions\.parquet\.parts: go on by the same command"):
+    with pytest.raises(Stopped, match=r"predictions\.parquet\.parts, continue by the same command"):
         run(folder, output="predictions.parquet")
-    assert len(list((tmp_path / "predictions.parquet.parts").glob("[0-9]*.parquet"))) == 2
+    assert len(parts_in(tmp_path / "predictions.parquet.parts")) == 2
     assert run(folder, output="predictions.parquet") == whole and "64 were labelled before" in run.line
 
 
-def change_the_first(folder: Path, parts: Path) -> None:
+def change_the_first(folder: Path) -> None:
     (folder / "a/0000.png").write_bytes(encoded(picture(1000, (36, 36))))
 
 
-def remove_the_first(folder: Path, parts: Path) -> None:
+def remove_the_first(folder: Path) -> None:
     (folder / "a/0000.png").unlink()
 
 
-def add_one_at_the_end(folder: Path, parts: Path) -> None:
+def add_one_at_the_end(folder: Path) -> None:
     (folder / "b/z.png").write_bytes(encoded(picture(1000, (36, 36))))
-
-
-def damage_a_part(folder: Path, parts: Path) -> None:
-    (parts / "000001.parquet").write_bytes(b"PAR1")
 
 
 @pytest.mark.parametrize(
     ("change", "n_kept"),
-    [(change_the_first, 64), (remove_the_first, 0), (add_one_at_the_end, 96), (damage_a_part, 64)],
+    [(change_the_first, 64), (remove_the_first, 0), (add_one_at_the_end, 96)],
 )
 def test_what_changed_in_between_is_labelled_again(run, tmp_path, monkeypatch, small_chunks, change, n_kept):
     folder = pictures(tmp_path / "pictures", 100)
     stop_after(monkeypatch, 3)
     with pytest.raises(Stopped):
         run(folder)
-    change(folder, tmp_path / "predictions.csv.parts")
+    change(folder)
     found = run(folder)
     assert f"{n_kept} were labelled before" in run.line if n_kept else "before" not in run.line
     assert found == run(folder, output="whole.csv")
 
 
-def test_a_run_goes_on_with_another_number_of_processes(tiny, run, tmp_path, small_chunks):
-    folder = pictures(tmp_path / "pictures", 100)
-    whole = run(folder, output="whole.csv")
-    predictor, source = load_predictor(tiny), predict.Pictures(str(folder))
-    predictor.compile()
-    settings = source.settings | predict.model_settings(predictor) | {"top_k": 2}
-    parts = predict.Parts(tmp_path / "predictions.csv.parts", settings, predict.schema(2))
-    with parts.locked(), predict.StopSignal() as stop:
-        parts.begin(overwrite=False)
-        predict.label(
-            predictor, source, parts, set(), k=2, team=predict.Team(rank=1, size=3), stop=stop, bar=tqdm(disable=True)
-        )
-    assert parts.numbers() == {1}
-    assert run(folder) == whole and "32 were labelled before" in run.line
+def test_parts_of_another_model_or_setting_are_not_used(tiny, run, tmp_path, monkeypatch, small_chunks):
+    folder, parts = pictures(tmp_path / "pictures", 70), tmp_path / "predictions.csv.parts"
+    other = save_tiny_vit(tmp_path / "tiny", seed=1)  # of the same name
+    stricter = save_tiny_vit(tmp_path / "stricter/tiny", known_threshold=1e9)
+    for model, flags in [(other, ()), (stricter, ()), (tiny, ("--top_k", "3"))]:
+        stop_after(monkeypatch, 1)
+        with pytest.raises(Stopped):
+            run(folder)
+        assert len(parts_in(parts)) == 1
+        found = run(folder, *flags, model=model)
+        assert "before" not in run.line
+        assert found == run(folder, *flags, output="whole.csv", model=model)
+        for name in ("predictions.csv", "whole.csv"):
+            (tmp_path / name).unlink()
+
+
+def test_a_damaged_part_is_named(run, tmp_path, monkeypatch, small_chunks):
+    folder = pictures(tmp_path / "pictures", 40)
+    stop_after(monkeypatch, 1)
+    with pytest.raises(Stopped):
+        run(folder)
+    [part] = parts_in(tmp_path / "predictions.csv.parts")
+    part.write_bytes(b"[{")
+    with pytest.raises(DataError, match=rf"{part.name} is damaged .*: delete it"):
+        run(folder)
+
+
+# --- Shards and Ray
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_shards_in_order_are_the_whole(run, tmp_path, small_chunks, suffix):
+    folder = pictures(tmp_path / "pictures", 150)  # 5 chunks
+    (folder / "a/0005.jpg").write_bytes(b"no image")
+    whole = run(folder, output=f"whole{suffix}")
+    names = []
+    for i in (1, 2, 3):
+        names.append(f"rows-0000{i}-of-00003{suffix}")
+        run(folder, "--shard", f"{i}/3", output=f"rows{suffix}", written=names[-1])
+    shards = [(tmp_path / name).read_bytes() for name in names]
+    assert "55 images, 0 of them errors" in run.line
+    if suffix == ".csv":
+        assert whole == shards[0] + b"".join(shard.split(b"\n", 1)[1] for shard in shards[1:])
+    else:
+        tables = [parquet.read_table(tmp_path / name) for name in names]
+        assert pa.concat_tables(tables) == parquet.read_table(tmp_path / "whole.parquet")
+
+
+def test_more_shards_than_chunks_are_empty_tables(run, tmp_path):
+    folder = pictures(tmp_path / "pictures", 3)
+    for i, n_rows in [(1, 0), (2, 3)]:
+        run(folder, "--shard", f"{i}/2", output="rows.csv", written=f"rows-0000{i}-of-00002.csv")
+        assert len(rows_of(tmp_path / f"rows-0000{i}-of-00002.csv")) == n_rows
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "a/b", "-1/2"])
+def test_what_is_no_shard_is_refused(monkeypatch, capsys, text):
+    monkeypatch.setattr(sys, "argv", ["predict", "a", "--model", "m", "--output", "o.csv", f"--shard={text}"])
+    with pytest.raises(SystemExit):
+        predict.main()
+    assert f"{text} is not I/N" in capsys.readouterr().err
+
+
+def test_ray_that_is_not_installed_is_an_error_of_one_line(tiny, tmp_path):
+    (tmp_path / "ray.py").write_text("raise ImportError('No module named ray')")
+    done = subprocess.run(
+        words(tmp_path, tiny, tmp_path / "rows.csv", "--engine", "ray"),
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and "pip install 'ray[data]'" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
-def test_two_processes_write_what_one_does(tiny, run, tmp_path):
-    folder = pictures(tmp_path / "pictures", 3 * predict.CHUNK - 10)
-    whole = run(folder, output="whole.csv")
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        "-m",
-        "classifier.predict",
-    ]
-    words = [folder, "--model", tiny, "--output", tmp_path / "predictions.csv", "--top_k", "2"]
-    done = subprocess.run([*launch, *map(str, words)], cwd=ROOT, capture_output=True, text=True)
+@pytest.mark.parametrize("kind", ["folder", "dataset"])
+def test_ray_writes_what_one_process_does(tiny, run, tmp_path, kind):
+    pytest.importorskip("ray", reason="pip install 'ray[data]' to test --engine ray")
+    if kind == "folder":
+        source = pictures(tmp_path / "pictures", 2 * predict.CHUNK + 10)
+        (source / "a" / os.fsdecode(b"\xff.png")).write_bytes(encoded(picture(0)))
+        (source / "b/broken.jpg").write_bytes(b"no image")
+        (source / "notes.txt").write_text("nobody asked")
+    else:
+        source = dataset(tmp_path / "table", test=300)
+    whole = run(source, output="whole.jsonl")
+    command = words(source, tiny, tmp_path / "ray.jsonl", "--engine", "ray")
+    environment = os.environ | {"HF_DATASETS_CACHE": str(datasets.config.HF_DATASETS_CACHE)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "predictions.csv").read_bytes() == whole and not (tmp_path / "predictions.csv.parts").exists()
-    [line] = done.stdout.strip().splitlines()
-    assert line.startswith("758 images, 0 of them errors") and line.endswith("images/s by 2 processes")
-    refused = subprocess.run([*launch, *map(str, words)], cwd=ROOT, capture_output=True, text=True)
-    assert refused.returncode != 0 and refused.stderr.count("--overwrite_output") == 1, "told by one process"
+    assert (tmp_path / "ray.jsonl").read_bytes() == whole
+    assert done.stdout.split(", in ")[0] == run.line.split(", in ")[0]
 
 
 # --- Refused
 
 
-def test_parts_of_another_run_are_refused(tiny, run, tmp_path, monkeypatch, small_chunks):
-    folder = pictures(tmp_path / "pictures", 70)
-    stop_after(monkeypatch, 1)
-    with pytest.raises(Stopped):
-        run(folder)
-    other = save_tiny_vit(tmp_path / "tiny", seed=1)  # of the same name
-    for changed, source, flags, model in [
-        ("weights", folder, (), other),
-        ("top_k", folder, ("--top_k", "3"), tiny),
-        ("source", folder / "a", (), tiny),
-    ]:
-        with pytest.raises(
-            DataError, match=rf"predictions\.csv\.parts holds .*{changed} .* \(now .*--overwrite_output"
-        ):
-            run(source, *flags, model=model)
-    assert len(list((tmp_path / "predictions.csv.parts").glob("[0-9]*.parquet"))) == 1
-    begun_anew = run(folder, "--overwrite_output", model=other)
-    assert "before" not in run.line and begun_anew == run(folder, output="whole.csv", model=other)
-
-
-def test_two_runs_of_one_table_at_once_are_refused(run, tmp_path):
-    folder = pictures(tmp_path / "pictures", 2)
-    parts = predict.Parts(tmp_path / "predictions.csv.parts", {}, predict.schema(2))
-    with parts.locked(), pytest.raises(DataError, match=r"another process is writing to .*predictions\.csv\.parts"):
-        run(folder)
-
-
-def test_nothing_that_a_user_made_is_lost(run, tmp_path):
+def test_nothing_that_a_user_made_is_lost(tiny, run, tmp_path, monkeypatch):
     folder, table = pictures(tmp_path / "pictures", 2), tmp_path / "predictions.csv"
     table.write_text("mine")
     with pytest.raises(DataError, match=r"predictions\.csv exists: .*--overwrite_output"):
         run(folder)
     assert table.read_text() == "mine" and sorted(tmp_path.iterdir()) == [folder, table]
     assert run(folder, "--overwrite_output").count(b"\n") == 3
-    parts = predict.Parts(tmp_path / "other.parts", {}, predict.schema(2))
-    with parts.locked():
-        parts.begin(overwrite=False)
-        (parts.folder / "mine.txt").write_text("mine")
-        parts.remove()
-    assert [path.name for path in parts.folder.iterdir()] == ["mine.txt"]
+    note = tmp_path / "other.csv.parts/mine.txt"
+    note.parent.mkdir()
+    note.write_text("mine")
+    monkeypatch.setattr(sys, "argv", ["predict", *words(folder, tiny, tmp_path / "other.csv")[3:]])
+    predict.main()
+    assert list(note.parent.iterdir()) == [note]
 
 
 @pytest.mark.parametrize(
@@ -373,13 +416,13 @@ def tree(tmp_path, monkeypatch) -> Path:
 
 
 def files(source: str | Path, *leave_out: Path) -> list[str]:
-    return [item.file for item in predict.Pictures(str(source), leave_out)]
+    return [item.file for item in Files(str(source), leave_out).items(0, 100)]
 
 
 def test_a_folder_is_taken_in_the_order_of_its_names(tree):
     assert files(tree, tree / "out.csv.parts") == ["[1]/h.jpg", "a.jpg", "b/c.jpg", "b/d/e.jpg", "b.d/g.JPG"]
     assert files(f"{tree}/") == files(tree)
-    assert predict.Pictures(str(tree)).count() == {predict.FILE: 6, predict.OTHER: 1}
+    assert Files(str(tree)).left_out == {OTHER: 1, LINK: 0}
 
 
 @pytest.mark.parametrize(
@@ -412,15 +455,24 @@ def test_links_that_go_round_end(tree):
     (tree / "b/d/self").symlink_to("self")
     (tree / "b/d/self.jpg").symlink_to("self.jpg")
     assert set(files(tree)) == {*before, "b/d/self.jpg"}
-    assert predict.Pictures(str(tree)).count()[predict.LINK] == 1
+    assert Files(str(tree)).left_out[LINK] == 1
+    assert set(files("tree/**/*.jpg")) == {f"tree/{file}" for file in files(tree) if file.endswith(".jpg")}
 
 
-def test_it_reads_no_folder_before_it_comes_to_it(tree):
-    items = iter(predict.Pictures(str(tree)))
-    assert [next(items).file, next(items).file] == ["[1]/h.jpg", "a.jpg"]
-    shutil.rmtree(tree / "b")
-    error, following = next(items), next(items)
-    assert (error.file, error.error) == ("b", "No such file or directory") and following.file == "b.d/g.JPG"
+def test_a_folder_that_can_not_be_listed_is_named(tree, run, tmp_path, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(folder):
+        if folder == f"{tree}/b":
+            raise PermissionError(13, "Permission denied", folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # as root, every folder can be listed
+    assert files(tree, tree / "out.csv.parts") == ["[1]/h.jpg", "a.jpg", "b", "b.d/g.JPG"]
+    run(tree)
+    [row] = [row for row in rows_of(tmp_path / "predictions.csv") if row["file"] == "b"]
+    assert row["status"] == "error" and row["error"] == "Permission denied"
+    assert files("tree/[ac]*") == ["tree/a.jpg"], "a folder that the pattern does not need is no error"
 
 
 def dataset(folder: Path, **n: int) -> Path:
@@ -456,7 +508,5 @@ def test_a_dataset_needs_neither_labels_nor_train(tiny, run, tmp_path, monkeypat
 
 @pytest.mark.skipif("HUB_MIRROR" not in os.environ, reason="needs the true data: set HUB_MIRROR")
 def test_cifar10_is_a_dataset():
-    source = predict.open_source(
-        f"{os.environ['HUB_MIRROR']}/datasets/uoft-cs/cifar10", None, None, Path("predictions.csv")
-    )
-    assert source.count() == {predict.FILE: 10_000} and next(iter(source)).file == "test/0"
+    source = open_source(f"{os.environ['HUB_MIRROR']}/datasets/uoft-cs/cifar10")
+    assert len(source) == 10_000 and source.items(0, 1)[0].file == "test/0"

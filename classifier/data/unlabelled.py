@@ -1,0 +1,166 @@
+"""Images to be labelled: files in a folder, files that match a pattern, or rows of a dataset. Nothing is decoded."""
+
+import fnmatch
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from classifier.data.sources import IMAGE_SUFFIXES, TABLE_SUFFIXES, TABLES
+from classifier.data.splits import load_images
+from classifier.errors import DataError
+
+OTHER, LINK = "other files", "links to folders"  # kinds of what is left out of a folder
+
+
+class Item(NamedTuple):
+    """One image."""
+
+    file: str  # its name in a table
+    where: str | int  # path, or row of the dataset
+    stamp: str = ""  # size (bytes) and date (ns) of the file, which change when the file does
+    error: str = ""  # why it can't be read, if that is known already
+
+
+class Files:
+    """The image files in a folder, at any depth, or all files that match a pattern; sorted by name, folder by folder.
+
+    Hidden files and folders are left out, and links to folders are not followed. A folder that can't be listed is an
+    item with that error.
+
+    Args:
+        source: a folder, or a pattern: `*`, `?`, `[…]` within a name, `**` for any number of folders.
+        leave_out: absolute paths to leave out, such as the output of the command.
+
+    Raises:
+        OSError: the folder itself can't be listed.
+    """
+
+    def __init__(self, source: str, leave_out: Iterable[Path] = ()):
+        self.root, self.prefix, pattern = Path(source), "", ()
+        if not self.root.is_dir():
+            parts = self.root.parts
+            n_fixed = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
+            self.root, pattern = Path(*parts[:n_fixed]), parts[n_fixed:]
+            self.prefix = f"{str(self.root).rstrip('/')}/" if n_fixed else ""
+        self.root, self.leave_out = self.root.resolve(), {str(path) for path in leave_out}
+        self.settings = {"source": as_text(str(Path(self.root, *pattern)))}
+        self.left_out: Counter[str] = Counter()
+        self.errors: dict[str, str] = {}  # by path of a folder that can't be listed
+        found = list(self._walk(pattern or ("**",))) if self.root.is_dir() else []
+        suffixes = [Path(path).suffix.lower() for path in found]
+        self.has_tables = not pattern and not TABLE_SUFFIXES.isdisjoint(suffixes)
+        images = [path for path, suffix in zip(found, suffixes, strict=True) if pattern or suffix in IMAGE_SUFFIXES]
+        self.left_out[OTHER] = len(found) - len(images)
+        self.paths = sorted([*images, *self.errors], key=lambda path: path.replace("/", "\0"))  # folder by folder
+
+    def _walk(self, pattern: Sequence[str]) -> Iterator[str]:
+        """Paths within `root` of the files that match."""
+
+        def add_error(error: OSError) -> None:
+            if Path(error.filename) == self.root:
+                raise error
+            self.errors[str(Path(error.filename).relative_to(self.root))] = error.strerror
+
+        for folder, folders, files in os.walk(self.root, onerror=add_error):
+            names = Path(folder).relative_to(self.root).parts
+            hidden = {n for n in (*folders, *files) if n[0] == "." or f"{folder}/{n}" in self.leave_out}
+            folders[:] = [n for n in folders if n not in hidden and matches((*names, n), pattern, is_folder=True)]
+            self.left_out[LINK] += sum(Path(folder, name).is_symlink() for name in folders)
+            yield from ("/".join((*names, n)) for n in files if n not in hidden and matches((*names, n), pattern))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def items(self, start: int, stop: int) -> list[Item]:
+        """The images from `start` to before `stop`."""
+        items = []
+        for path in self.paths[start:stop]:
+            where, stamp = f"{self.root}/{path}", ""
+            with suppress(OSError):  # reading it gives the error
+                status = Path(where).stat()
+                stamp = f"{status.st_size} {status.st_mtime_ns}"
+            items.append(Item(as_text(self.prefix + path), where, stamp, self.errors.get(path, "")))
+        return items
+
+    @staticmethod
+    def read(item: Item) -> str:
+        """The path to decode."""
+        return item.where
+
+
+class Rows:
+    """The images of a dataset's split. Arguments and errors as `load_images`."""
+
+    def __init__(self, source: str, split: str | None = None, image_column: str | None = None):
+        self.images = load_images(source, split=split, image_column=image_column)
+        self.left_out: Counter[str] = Counter()
+        self.settings = {
+            "source": self.images.name,
+            "split": self.images.split,
+            "image_column": self.images.column,
+            "content": self.images.revision,  # instead of a stamp per row
+        }
+
+    def __len__(self) -> int:
+        return len(self.images.rows)
+
+    def items(self, start: int, stop: int) -> list[Item]:
+        """The images from `start` to before `stop`."""
+        return [Item(f"{self.images.split}/{row}", row) for row in range(start, min(stop, len(self)))]
+
+    def read(self, item: Item) -> str | bytes:
+        """The bytes, or the path, to decode; no bytes for an empty cell, which is an error there."""
+        cell = self.images.rows[item.where][self.images.column] or {"bytes": None, "path": None}
+        return (cell["path"] or b"") if cell["bytes"] is None else cell["bytes"]
+
+
+def open_source(
+    source: str, split: str | None = None, image_column: str | None = None, leave_out: Sequence[Path] = ()
+) -> Files | Rows:
+    """A folder, a pattern, or a dataset. A folder of parquet files without images is a dataset.
+
+    Args:
+        source: a folder, a pattern as `Files` takes it, or a dataset as `load_images` takes it.
+        split: of a dataset.
+        image_column: of a dataset.
+        leave_out: absolute paths of what is written meanwhile. They can't be in the folder of a dataset.
+
+    Raises:
+        DataError: there are no images, or the dataset can't be used.
+    """
+    path = Path(source)
+    is_table = path.is_file() and path.suffix.lower() in TABLES
+    if (path.exists() or glob.has_magic(source)) and not is_table and not split and not image_column:
+        files = Files(source, leave_out)
+        if files.paths:
+            return files
+        if not path.is_dir():
+            raise DataError(
+                f"nothing matches {source!r}: check the pattern, in which ** stands for any number of folders"
+            )
+        if not files.has_tables:
+            raise DataError(f"no images in {source}: check the path, or pass '{source}/**' for files of any suffix")
+    for own in leave_out:
+        if path.is_dir() and path.resolve() in own.parents:
+            raise DataError(f"{own} would be part of the dataset {source}: pass an --output outside of that folder")
+    return Rows(source, split, image_column)
+
+
+def matches(names: Sequence[str], pattern: Sequence[str], *, is_folder: bool = False) -> bool:
+    """Whether the names in a path match a pattern; for a folder, whether the path of something in it could."""
+    if not names:
+        return bool(pattern) if is_folder else all(part == "**" for part in pattern)
+    if not pattern:
+        return False
+    if pattern[0] == "**":
+        return is_folder or matches(names, pattern[1:]) or matches(names[1:], pattern)
+    return fnmatch.fnmatchcase(names[0], pattern[0]) and matches(names[1:], pattern[1:], is_folder=is_folder)
+
+
+def as_text(name: str) -> str:
+    """A name or message as Unicode: a byte that is not UTF-8 becomes \\xff."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
