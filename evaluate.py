@@ -27,7 +27,8 @@ from classifier.cli import add_hub_flags, positive_int
 from classifier.data.loaders import fingerprint, image_batches
 from classifier.data.splits import Splits, load_splits, sample_by_class
 from classifier.errors import DataError, ModelError, run
-from classifier.evaluation import corruptions, evaluate_metrics, metrics, ood, predictions, profiling
+from classifier.evaluation import corruptions, metrics, ood, predictions, profiling
+from classifier.evaluation.evaluate_metrics.classification import Classification
 from classifier.evaluation.predictions import CACHE, Predictions
 from classifier.files import write_json, write_text
 from classifier.hub import check_login
@@ -228,9 +229,7 @@ def summarize(test: Predictions, names: list[str], temperature: float | None) ->
     """What evaluation.json says of one model on test: fractions, and means over classes."""
     logits, labels = test.logits, test.labels
     predicted = logits.argmax(axis=1)
-    found = evaluate_metrics.load("classification").compute(
-        predictions=predicted, references=labels, labels=list(range(len(names)))
-    )
+    found = Classification().compute(predictions=predicted, references=labels, labels=list(range(len(names))))
     counts = np.bincount(labels, minlength=len(names))
     columns = found.pop("per_class")
     per_class = {

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 from classifier import load_predictor
-from classifier.evaluation import evaluate_metrics
+from classifier.evaluation.evaluate_metrics.classification import Classification
 from classifier.images.convert import to_rgb
 from classifier.images.workers import decode
 
@@ -90,6 +90,8 @@ def test_evaluation_agrees_with_the_pipeline_and_the_library(folder, tmp_path):
     subprocess.run(command, check=True, capture_output=True)
     measured = json.loads((tmp_path / "evaluation.json").read_text())
 
+    from evaluate import evaluator  # after classifier.evaluation.evaluate_metrics, which finds the library
+
     from classifier.data.loaders import image_batches
     from classifier.data.splits import load_splits
 
@@ -100,13 +102,12 @@ def test_evaluation_agrees_with_the_pipeline_and_the_library(folder, tmp_path):
     assert measured["n"] == 200 and measured["models"][0]["accuracy"] == pytest.approx(right)
     assert isinstance(images[0], Image.Image)
 
-    answers = evaluate_metrics.library().evaluator("image-classification")
     model = AutoModelForImageClassification.from_pretrained(folder)
-    found = answers.compute(
+    found = evaluator("image-classification").compute(
         model_or_pipeline=model,
         feature_extractor=AutoImageProcessor.from_pretrained(folder),
         data=splits.test.rename_column(splits.image_column, "image"),
-        metric=evaluate_metrics.load("classification"),
+        metric=Classification(),
         label_mapping=model.config.label2id,
     )
     assert found["accuracy"] == pytest.approx(right)

@@ -1,7 +1,9 @@
 """Measures against cases worked by hand, against scikit-learn and SciPy, and through the library `evaluate`."""
 
+import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,8 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import binomtest
 from sklearn.metrics import brier_score_loss, precision_recall_fscore_support, top_k_accuracy_score
 
-from classifier.evaluation import evaluate_metrics, metrics
+from classifier.evaluation import metrics
+from classifier.evaluation.evaluate_metrics.classification import Classification
 
 ROOT = Path(__file__).resolve().parent.parent
 # Three classes: 2 of 3, 3 of 4 and 1 of 3 images right.
@@ -27,7 +30,7 @@ def guesses():
 
 
 def test_metrics_by_hand():
-    found = evaluate_metrics.load("classification").compute(references=REFERENCES, predictions=PREDICTIONS)
+    found = Classification().compute(references=REFERENCES, predictions=PREDICTIONS)
     assert found["accuracy"] == 0.6
     assert found["confusion_matrix"] == [[2, 1, 0], [0, 3, 1], [1, 1, 1]]
     precision, recall = [2 / 3, 3 / 5, 1 / 2], [2 / 3, 3 / 4, 1 / 3]
@@ -38,24 +41,27 @@ def test_metrics_by_hand():
 
 
 def test_a_class_without_images_counts_as_zero():
-    found = evaluate_metrics.load("classification").compute(
-        references=[0, 0, 1], predictions=[0, 0, 1], labels=[0, 1, 2]
-    )
+    found = Classification().compute(references=[0, 0, 1], predictions=[0, 0, 1], labels=[0, 1, 2])
     assert found["per_class"]["recall"] == [1, 1, 0] and found["recall"] == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("start", ["root", "elsewhere"])
-def test_our_script_does_not_shadow_the_library(start, tmp_path):
-    """Started at the root, `import evaluate` finds evaluate.py first; metrics still get the library."""
-    code = "from classifier.evaluation.evaluate_metrics import library, load; "
-    code += "print(library().__version__, load('classification').name)"
-    result = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}"],
-        cwd=ROOT if start == "root" else tmp_path,
-        capture_output=True,
-        text=True,
+@pytest.mark.parametrize(
+    "metric",
+    ["Classification()", "evaluate.load(sys.modules[Classification.__module__].__file__)"],
+    ids=["class", "path"],
+)
+def test_the_script_does_not_shadow_the_library(metric, start, tmp_path):
+    """With the repository first on sys.path, `import evaluate` would be the script evaluate.py."""
+    code = (
+        "import sys; from classifier.evaluation.evaluate_metrics.classification import Classification; "
+        f"import evaluate; print(evaluate.__version__, {metric}.name)"
     )
-    assert result.stdout.split() == ["0.4.6", "classification"], result.stderr
+    cwd, environment = (ROOT, {}) if start == "root" else (tmp_path, {"PYTHONPATH": str(ROOT)})
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=cwd, env=os.environ | environment, capture_output=True, text=True
+    )
+    assert result.stdout.split() == [version("evaluate"), "classification"], result.stderr
 
 
 def test_nll_by_hand():
@@ -213,7 +219,7 @@ def test_bootstrap_by_hand():
 
 def test_bootstrap_is_around_the_metrics():
     references, predictions = np.tile(REFERENCES, 1000), np.tile(PREDICTIONS, 1000)
-    found = evaluate_metrics.load("classification").compute(references=references, predictions=predictions)
+    found = Classification().compute(references=references, predictions=predictions)
     for name, (low, high) in metrics.bootstrap(references, predictions).items():
         assert low < found[name] < high and high - low < 0.025
 

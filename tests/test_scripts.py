@@ -18,9 +18,11 @@ def command(*words: str, cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *words], cwd=cwd, capture_output=True, text=True)
 
 
+@pytest.mark.parametrize("start", ["root", "elsewhere"])
 @pytest.mark.parametrize("script", ["train.py", "finetune_vit.py", "evaluate.py"])
-def test_help_from_anywhere(script, tmp_path):
-    result = command(str(ROOT / script), "--help", cwd=tmp_path)
+def test_help_from_anywhere(script, start, tmp_path):
+    """Each script imports all that it needs, evaluate.py the library of its own name."""
+    result = command(str(ROOT / script), "--help", cwd=ROOT if start == "root" else tmp_path)
     assert result.returncode == 0, result.stderr
     assert "--dataset" in result.stdout and "--output_dir" in result.stdout
 

@@ -1,30 +1,23 @@
-"""Metrics of the library `evaluate`, as a module of our own: loaded by path, so that nothing is downloaded.
+"""Metrics as classes of the library `evaluate`: `evaluate.load("accuracy")` would download its code at run time.
 
-It computes with scikit-learn. `evaluate.load("accuracy")` would fetch its code from the Hub at run time.
+The scripts and pytest start with the repository first on `sys.path`, where `import evaluate` would find the script
+evaluate.py. Importing this package makes it find the library, wherever Python was started.
 """
 
 import sys
-from pathlib import Path
-from types import ModuleType
-
-FOLDER = Path(__file__).parent
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.metadata import distribution
 
 
-def library() -> ModuleType:
-    """The installed library `evaluate`, which the script evaluate.py at the root shadows for whoever starts there."""
-    root = FOLDER.parents[2]
-    shadowed = [entry for entry in sys.path if Path(entry).resolve() == root]
-    script = sys.modules.get("evaluate")
-    if script is not None and Path(script.__file__).resolve() == root / "evaluate.py":
-        del sys.modules["evaluate"]
-    sys.path[:] = [entry for entry in sys.path if entry not in shadowed]
-    try:
-        import evaluate
-    finally:
-        sys.path[:0] = shadowed
-    return evaluate
+class LibraryFinder:
+    """Finds `evaluate` where it is installed, and leaves all other modules to the finders that follow."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """The library's spec, for `import evaluate` alone; its submodules are found in the library's own folder."""
+        if name != "evaluate":
+            return None
+        return PathFinder.find_spec(name, [str(distribution(name).locate_file(""))])
 
 
-def load(name: str):
-    """The metric in this folder's `name`.py, an `evaluate.Metric` whose `compute` takes predictions and references."""
-    return library().load(str(FOLDER / f"{name}.py"))
+sys.meta_path.insert(0, LibraryFinder)

@@ -1,16 +1,16 @@
 """Accuracy, precision, recall and F1, macro and per class, and the confusion matrix."""
 
 import datasets
-from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
-
 import evaluate
+from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
 
 class Classification(evaluate.Metric):
     """Computes {"accuracy", "precision", "recall", "f1", "per_class": {the last three: a list}, "confusion_matrix"}.
 
-    All are fractions, but for the matrix of counts, whose rows are true classes and whose columns predicted ones. A
-    class that is never predicted has precision 0, one without images recall 0.
+    All are fractions except the matrix of counts, whose rows are true classes and whose columns are predicted ones. A
+    class that is never predicted has precision 0, a class without images has recall 0. `evaluate.load` of this file's
+    path gives the same metric.
     """
 
     def _info(self):
