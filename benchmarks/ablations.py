@@ -1,6 +1,6 @@
 """Tries fine-tuning's settings one at a time, on a cut of 10,000 training and 5,000 validation images.
 
-    python benchmarks/ablations.py --dataset uoft-cs/cifar10 --seeds 0 1
+    python -m benchmarks.ablations --dataset uoft-cs/cifar10 --seeds 0 1
 
 Two epochs at 160 pixels, a few minutes a run. What wins by less than the seeds differ has not won. Adds what it finds
 to benchmarks/ablations.json, where a variant that has all of its seeds is not run again.
@@ -14,12 +14,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from classifier import runs
+from classifier.files import write_json
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see the library
-
-from classifier import runs  # noqa: E402
-from classifier.files import write_json  # noqa: E402
-
 BASE = "--image_size 160 --train_sizes 1:1 --num_train_epochs 2 --max_train_samples 10000 --max_eval_samples 5000"
 VARIANTS = {
     "as it is": "",
@@ -71,7 +69,7 @@ def results() -> dict:
 
 def run(model: str, dataset: str, name: str, seed: int) -> float:
     """The validation accuracy that the variant reaches."""
-    script = [ROOT / "benchmarks/tuners.py", TUNERS[name]] if name in TUNERS else [ROOT / "finetune_vit.py"]
+    script = ["-m", "benchmarks.tuners", TUNERS[name]] if name in TUNERS else [ROOT / "finetune_vit.py"]
     with tempfile.TemporaryDirectory() as parent:
         output_dir = Path(parent) / "run"
         words = ["--model", model, "--dataset", dataset, "--seed", seed, "--output_dir", output_dir]

@@ -1,6 +1,6 @@
 """Compares fine-tuned backbones: what each cost, what it reaches, and how fast it answers.
 
-    python benchmarks/backbones.py runs/vit runs/vit-probe runs/mobilenet runs/mobilenet-probe
+    python -m benchmarks.backbones runs/vit runs/vit-probe runs/mobilenet runs/mobilenet-probe
 
 Takes folders that finetune_vit.py wrote and evaluate.py measured, times each on one image at a time, and writes
 benchmarks/backbones.json, from which benchmarks/results.py makes the README's table.
@@ -9,18 +9,14 @@ benchmarks/backbones.json, from which benchmarks/results.py makes the README's t
 import argparse
 import json
 import statistics
-import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see the library
-
-import numpy as np  # noqa: E402
-from PIL import Image  # noqa: E402
+import numpy as np
+from PIL import Image
 
 from classifier import load_predictor, runs
-from classifier.files import write_json  # noqa: E402
+from classifier.files import write_json
 from classifier.reporting import card
 
 WARM_UP, TIMED = 10, 100  # calls

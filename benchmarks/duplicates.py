@@ -2,7 +2,7 @@
 finds.
 
     python -m classifier.clean uoft-cs/cifar10 --model models/cnn --output_dir clean
-    python benchmarks/duplicates.py models/cnn models/mobilenet models/vit --found clean --known duplicates_cifar10.csv
+    python -m benchmarks.duplicates models/cnn models/mobilenet models/vit --found clean --known duplicates_cifar10.csv
 
 `--known` is the list of Barz and Denzler (arXiv:1902.00423), meta/duplicates_cifar10.csv of github.com/cvjena/cifair.
 They looked at the nearest training images of test images by a CNN's features, and sorted by eye: 1, near-duplicate, is
@@ -12,31 +12,18 @@ the same photograph after other processing; 2, very similar, is another. Writes 
 import argparse
 import csv
 import json
-import sys
 from functools import partial
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see the library
+import numpy as np
 
-import numpy as np  # noqa: E402
-
-from classifier import load_predictor  # noqa: E402
-from classifier.data.loaders import (
-    fingerprint,  # noqa: E402
-    image_batches,  # noqa: E402
-)
-from classifier.data.splits import (
-    Splits,  # noqa: E402
-    load_splits,  # noqa: E402
-)
-from classifier.errors import DataError, run  # noqa: E402
-from classifier.evaluation import (
-    metrics,  # noqa: E402
-    predictions,  # noqa: E402
-)
-from classifier.files import write_json  # noqa: E402
-from classifier.models.predictor import Predictor  # noqa: E402
+from classifier import load_predictor
+from classifier.data.loaders import fingerprint, image_batches
+from classifier.data.splits import Splits, load_splits
+from classifier.errors import DataError, run
+from classifier.evaluation import metrics, predictions
+from classifier.files import write_json
+from classifier.models.predictor import Predictor
 
 JUDGMENTS = {"1": "near", "2": "very_similar"}  # there is no 0, exact, in CIFAR-10
 

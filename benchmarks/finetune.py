@@ -1,6 +1,6 @@
 """Times fine-tuning against the plain recipe, on a fixed cut of 10,000 training and 2,000 validation images.
 
-    python benchmarks/finetune.py --model facebook/deit-tiny-patch16-224 --dataset uoft-cs/cifar10
+    python -m benchmarks.finetune --model facebook/deit-tiny-patch16-224 --dataset uoft-cs/cifar10
 
 The plain recipe is what transformers' example does, for an epoch: Trainer's defaults (float32, AdamW 5e-5, batch 8) at
 the model's own resolution, with Pillow transforms in workers; its seconds are those of training and of one validation.
@@ -18,27 +18,19 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+import torch
+from torchvision import transforms
+from transformers import AutoModelForImageClassification, Trainer, TrainingArguments
+
+from classifier import runs as record
+from classifier.data.loaders import DecodedSplit
+from classifier.data.splits import Splits, load_splits
+from classifier.files import write_json
+from classifier.models import processor as processors
+from classifier.models.loading import load_processor, locate
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see the library
-
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from torchvision import transforms  # noqa: E402
-from transformers import AutoModelForImageClassification, Trainer, TrainingArguments  # noqa: E402
-
-from classifier import runs as record  # noqa: E402
-from classifier.data.loaders import DecodedSplit  # noqa: E402
-from classifier.data.splits import (
-    Splits,  # noqa: E402
-    load_splits,  # noqa: E402
-)
-from classifier.files import write_json  # noqa: E402
-from classifier.models import processor as processors  # noqa: E402
-from classifier.models.loading import (
-    load_processor,  # noqa: E402
-    locate,  # noqa: E402
-)
-
 OURS = ("--image_size", "160", "--train_sizes", "1:1", "--num_train_epochs", "1")
 
 

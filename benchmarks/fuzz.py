@@ -1,7 +1,7 @@
 """Feeds damaged images of every format to the decoder, and counts what becomes of them.
 
-    python benchmarks/fuzz.py --files 100000        # about 20 s per 10,000
-    python benchmarks/fuzz.py --folder broken/      # files of a collection, such as PngSuite
+    python -m benchmarks.fuzz --files 100000        # about 20 s per 10,000
+    python -m benchmarks.fuzz --folder broken/      # files of a collection, such as PngSuite
 
 A worker that dies or has to be stopped is a finding: it harms nobody, as another takes its place, but its file is kept
 in --keep. Writes benchmarks/fuzz.json unless --folder is given.
@@ -16,18 +16,15 @@ from collections import Counter
 from hashlib import sha256
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see the library
-
-import numpy as np  # noqa: E402
-import pillow_heif  # noqa: E402
-from hypothesis import HealthCheck, Phase, given, seed, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-from PIL import Image, ImageCms  # noqa: E402
+import numpy as np
+import pillow_heif
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
 
 from classifier import runs
-from classifier.errors import ImageError  # noqa: E402
-from classifier.files import write_json  # noqa: E402
+from classifier.errors import ImageError
+from classifier.files import write_json
 from classifier.images.workers import MAX_SIDE, Decoder
 
 NUMBERS = (

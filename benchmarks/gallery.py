@@ -1,6 +1,6 @@
 """Times a gallery of large photographs through the app, through its parts alone, and through the obvious app.
 
-    python benchmarks/gallery.py                    # 200 photographs of 12 megapixels; 40 for the obvious app
+    python -m benchmarks.gallery                    # 200 photographs of 12 megapixels; 40 for the obvious app
 
 In one run, by gradio_client, from the call to the last result:
     app       python app.py with its default model, /classify_gallery
@@ -23,21 +23,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import gradio as gr
 import numpy as np
+from gradio_client import Client, handle_file
+from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see the library
-
-import gradio as gr  # noqa: E402
-from gradio_client import Client, handle_file  # noqa: E402
-from PIL import Image  # noqa: E402
-
-from app import EMBEDDED, load_predictors  # noqa: E402
-from benchmarks.startup import healthy, resident_mb, running_app  # noqa: E402
+from app import EMBEDDED, load_predictors
+from benchmarks.startup import healthy, resident_mb, running_app
 from classifier import runs
-from classifier.files import write_json  # noqa: E402
+from classifier.files import write_json
 from classifier.images.workers import decode_many
 
+ROOT = Path(__file__).resolve().parent.parent
 SIZE = 4000, 3000
 SINGLES = 20
 COMPILED_AFTER_S = 20.0  # the app compiles its models once it is healthy
@@ -88,7 +85,8 @@ def served(what: str, *words: str) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    process = subprocess.Popen([sys.executable, __file__, "--serve", what, port, *words], stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "benchmarks.gallery", "--serve", what, port, *words]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     try:
         while not healthy(f"http://127.0.0.1:{port}", path="/config"):
             if process.poll() is not None:

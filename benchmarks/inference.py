@@ -1,6 +1,6 @@
 """Times a predictor, and a compiled one, against the same model as `transformers` loads it, in fp32, on decoded images.
 
-    python benchmarks/inference.py models/cnn models/vit
+    python -m benchmarks.inference models/cnn models/vit
 
 All prepare pixels (of 32 x 32) by the saved processor. They take turns, so that whatever else the machine does meets
 each. Writes benchmarks/inference.json: images a second, the median of the turns, one image at a time and in batches of
@@ -9,21 +9,17 @@ each. Writes benchmarks/inference.json: images a second, the median of the turns
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see the library
-
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
-from transformers import AutoImageProcessor, AutoModelForImageClassification  # noqa: E402
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from classifier import load_predictor, runs
-from classifier.files import write_json  # noqa: E402
+from classifier.files import write_json
 from classifier.training.runtime import keep_freed_memory
 
 BATCHES = {1: 40, 64: 5}  # images at a time: turns

@@ -1,7 +1,7 @@
 """Loads `python app.py` with 1, 8, 32 and 128 clients at once, and checks every reply against the predictor.
 
-    python benchmarks/load.py                       # 10,000 requests, a few minutes on two cores
-    python benchmarks/load.py --requests 200 --clients 1 32
+    python -m benchmarks.load                       # 10,000 requests, a few minutes on two cores
+    python -m benchmarks.load --requests 200 --clients 1 32
 
 A request is what a script sends: the upload of a photograph, the call of /classify, and its answer. One that is told
 that the app is busy waits as long as the reply says, and tries again. Before, what 32 clients get from an app that only
@@ -23,21 +23,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import numpy as np
+import psutil
+from PIL import Image
+
+from app import load_predictors
+from benchmarks.gallery import served
+from benchmarks.startup import resident_mb, running_app
+from classifier import runs
+from classifier.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see the library
-
-import httpx  # noqa: E402
-import psutil  # noqa: E402
-from PIL import Image  # noqa: E402
-
-from app import load_predictors  # noqa: E402
-from benchmarks.gallery import served  # noqa: E402
-from benchmarks.startup import resident_mb, running_app  # noqa: E402
-from classifier import runs  # noqa: E402
-from classifier.files import write_json  # noqa: E402
-
 PHOTOGRAPHS = 64  # different ones
 SAME = 1e-4  # how far a probability may be from the predictor's
 TIMEOUT_S = 300.0

@@ -1,7 +1,7 @@
 """Chooses how large photographs reach a model, and which of them it takes for one of its labels, by measuring on some.
 
-    python benchmarks/photographs.py models/cnn models/vit --photos path/to/photographs --dataset uoft-cs/cifar10
-    python benchmarks/photographs.py models/vit --photos path/to/photographs --save         # into config.json
+    python -m benchmarks.photographs models/cnn models/vit --photos path/to/photographs --dataset uoft-cs/cifar10
+    python -m benchmarks.photographs models/vit --photos path/to/photographs --save         # into config.json
 
 The photographs are a folder a label, and one that is called `none`. `reduce_to` is the reduction at which most labels
 are right: a model tuned on small images has never seen a sharp one. Of those with as many right, whose energy tells
@@ -13,24 +13,20 @@ benchmarks/photographs.json has these choices, and all that was tried, of the mo
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see the library
-
-import numpy as np  # noqa: E402
-from PIL import Image  # noqa: E402
+import numpy as np
+from PIL import Image
 
 from classifier import load_predictor, runs
 from classifier.data.loaders import image_batches
 from classifier.data.splits import load_splits
-from classifier.errors import DataError, run  # noqa: E402
+from classifier.errors import DataError, run
 from classifier.evaluation import metrics, ood
-from classifier.files import write_json  # noqa: E402
+from classifier.files import write_json
 from classifier.images.workers import decode_many
 from classifier.models import processor
-from classifier.models.predictor import Predictor  # noqa: E402
+from classifier.models.predictor import Predictor
 
 REDUCTIONS = 32, 40, 48, 64, 96, 128, 224  # pixels of the shorter side; decoding more takes time
 KNOWN_AT = None, 32  # which means nothing to a model that sees no more

@@ -1,6 +1,6 @@
 """Writes the README's results from the files that hold them: *.json here, run.json and evaluation.json in models/.
 
-python benchmarks/results.py
+python -m benchmarks.results
 
 Rewrites what is between the two marks in README.md, docs/results.md and docs/scale.md.
 """
@@ -8,16 +8,13 @@ Rewrites what is between the two marks in README.md, docs/results.md and docs/sc
 import json
 import math
 import statistics
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from classifier.files import write_text
+from classifier.reporting import card
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see the library
-
-from classifier.files import write_text  # noqa: E402
-from classifier.reporting import card  # noqa: E402
-
 RECORDS = ("evaluation", "timing", "run")
 IMAGES, MACHINES, PRICE = 100_000_000, 100, 0.04  # docs/scale.md's example; the price is dollars a vCPU-hour
 BEGIN, END = "<!-- results: written by benchmarks/results.py -->", "<!-- end of results -->"

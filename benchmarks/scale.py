@@ -1,6 +1,6 @@
 """Times `python -m classifier.predict` on one and on two cores, for docs/scale.md.
 
-    python benchmarks/scale.py models/cnn models/vit --photos path/to/photographs --dataset uoft-cs/cifar10
+    python -m benchmarks.scale models/cnn models/vit --photos path/to/photographs --dataset uoft-cs/cifar10
 
 Runs, in turns so that other load on the machine affects all alike: one with one thread on one core, one with two
 threads on two, and two with one thread each side by side, as shards would; on photographs and on CIFAR-10's test
@@ -20,19 +20,17 @@ import time
 from itertools import cycle, islice
 from pathlib import Path
 
+from PIL import Image
+
+from classifier import predict
+from classifier import runs as record
+from classifier.data.sources import IMAGE_SUFFIXES
+from classifier.data.splits import load_images
+from classifier.data.unlabelled import Files
+from classifier.errors import DataError, run
+from classifier.files import write_json
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see the library
-
-from PIL import Image  # noqa: E402
-
-from classifier import predict  # noqa: E402
-from classifier import runs as record  # noqa: E402
-from classifier.data.sources import IMAGE_SUFFIXES  # noqa: E402
-from classifier.data.splits import load_images  # noqa: E402
-from classifier.data.unlabelled import Files  # noqa: E402
-from classifier.errors import DataError, run  # noqa: E402
-from classifier.files import write_json  # noqa: E402
-
 WAYS = (1, 1), (2, 1), (2, 2)  # (cores, runs at once): the cores' threads are shared out among the runs
 
 

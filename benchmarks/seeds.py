@@ -1,6 +1,6 @@
 """Trains a recipe with several seeds, measures each model, and writes what it reached: mean, spread, time.
 
-    python benchmarks/seeds.py --recipe fast --seeds 0 1 2 --dataset uoft-cs/cifar10
+    python -m benchmarks.seeds --recipe fast --seeds 0 1 2 --dataset uoft-cs/cifar10
 
 Writes benchmarks/seeds_fast.json. Each seed is a run of train.py on 98% of train (the other 2% watches the training)
 and one of evaluate.py on test. A seed whose run is finished is not run again.
@@ -13,10 +13,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see the library
+from classifier.files import write_json
 
-from classifier.files import write_json  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Times `python app.py` from its start to its first answer, as a client over HTTP sees it, and the memory it then
 holds.
 
-    python benchmarks/startup.py [--runs 5]
+    python -m benchmarks.startup [--runs 5]
 
 Writes benchmarks/startup.json.
 """
@@ -19,15 +19,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from subprocess import DEVNULL
 
+import httpx
+import psutil
+from gradio_client import Client, handle_file
+
+from classifier import runs as record
+from classifier.files import write_json
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see the library
-
-import httpx  # noqa: E402
-import psutil  # noqa: E402
-from gradio_client import Client, handle_file  # noqa: E402
-
-from classifier import runs as record  # noqa: E402
-from classifier.files import write_json  # noqa: E402
 
 
 @contextmanager

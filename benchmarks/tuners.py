@@ -1,26 +1,22 @@
 """finetune_vit.py with something that it does not have, to see whether it should.
 
-    python benchmarks/tuners.py RandAugment --dataset uoft-cs/cifar10 --output_dir runs/randaugment
-    python benchmarks/tuners.py Averaged …
+    python -m benchmarks.tuners RandAugment --dataset uoft-cs/cifar10 --output_dir runs/randaugment
+    python -m benchmarks.tuners Averaged …
 
 The flags are finetune_vit.py's. benchmarks/ablations.py compares these with what finetune_vit.py has.
 """
 
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # a script in a folder of its own does not see the library
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torchvision.transforms import v2
+from transformers import TrainerCallback
 
-import torch  # noqa: E402
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn  # noqa: E402
-from torchvision.transforms import v2  # noqa: E402
-from transformers import TrainerCallback  # noqa: E402
-
-import finetune_vit  # noqa: E402
-from classifier import errors  # noqa: E402
-from classifier.training import finetune_trainer  # noqa: E402
-from classifier.training.runtime import seeded_generator  # noqa: E402
+import finetune_vit
+from classifier import errors
+from classifier.training import finetune_trainer
+from classifier.training.runtime import seeded_generator
 
 
 class RandAugment(finetune_trainer.FinetuneTrainer):

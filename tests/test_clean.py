@@ -256,7 +256,7 @@ def test_readme_has_the_figures_of_the_benchmark():
     for row in found["models"]:
         [measured] = json.loads((ROOT / f"models/{row['model']}/evaluation.json").read_text())["models"]
         assert row["all"]["accuracy"] == measured["accuracy"], (
-            f"models/{row['model']} changed: run benchmarks/duplicates.py"
+            f"models/{row['model']} changed: run python -m benchmarks.duplicates"
         )
 
 

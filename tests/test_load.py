@@ -1,4 +1,4 @@
-"""benchmarks/load.py's short form: the app with the embedded models, under one client and under many."""
+"""benchmarks.load's short form: the app with the embedded models, under one client and under many."""
 
 import json
 import subprocess
@@ -14,8 +14,8 @@ CLIENTS = [1, 32, 32, 32]  # at the last, whatever so many at once need has been
 @pytest.mark.slow
 def test_no_reply_is_lost_or_wrong_and_memory_stays_flat(tmp_path):
     output = tmp_path / "load.json"
-    command = [sys.executable, ROOT / "benchmarks/load.py", "--requests", "800", "--output", output, "--clients"]
-    ran = subprocess.run([*command, *map(str, CLIENTS)], cwd=tmp_path, capture_output=True, text=True)
+    command = [sys.executable, "-m", "benchmarks.load", "--requests", "800", "--output", output, "--clients"]
+    ran = subprocess.run([*command, *map(str, CLIENTS)], cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     rows = json.loads(output.read_text())["rows"]
     assert [row["clients"] for row in rows] == CLIENTS

@@ -466,14 +466,19 @@ def test_workers_end_with_their_parent(end, tmp_path):
     # A script without a __main__ guard, started elsewhere: a worker must not run it again.
     script = tmp_path / "caller.py"
     script.write_text(
-        f"import signal, sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
+        "import signal, time\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it otherwise
         "from classifier.images import workers\n"
         "print(workers.decode('a.png').size, workers._shared._idle.queue[-1].process.pid, flush=True)\n"
         "time.sleep(60)\n"
     )
     with subprocess.Popen(
-        [sys.executable, str(script)], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as caller:
         line = caller.stdout.readline()
         assert line.startswith("(400, 300) ")

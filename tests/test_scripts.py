@@ -48,7 +48,7 @@ def test_pages_show_the_figures_of_the_files(page):
     from benchmarks import results
 
     text = (ROOT / page).read_text()
-    assert results.place(text, results.PAGES[page]) == text, "run benchmarks/results.py"
+    assert results.place(text, results.PAGES[page]) == text, "run python -m benchmarks.results"
 
 
 def test_train_says_what_its_recipes_reach():
