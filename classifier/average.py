@@ -129,5 +129,10 @@ def tell_chain(own: dict) -> str:
     return ", ".join(stage["settings"]["output_dir"] for stage in card.stages_of(own)[:-1]) or "none: it has one stage"
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The command classifier-average: `main`, with an error of the user in one line."""
     run(main)
+
+
+if __name__ == "__main__":
+    cli()

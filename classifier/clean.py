@@ -572,5 +572,10 @@ def tile(splits: Splits, split: str, index: int, file: str | None, label: str) -
     return image, f"{split} {name}\n{figures.shorten(label)}"
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The command classifier-clean: `main`, with an error of the user in one line."""
     run(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -45,5 +45,10 @@ def main() -> None:
         print(push_space(args.repo, [name for name in args.models.split(",") if name], private=args.private))
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The command classifier-publish: `main`, with an error of the user in one line."""
     errors.run(main)
+
+
+if __name__ == "__main__":
+    cli()
