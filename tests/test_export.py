@@ -1,7 +1,9 @@
 """Folders that travel: ONNX that answers alike, code that goes along, and a stranger's process that has to agree."""
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +21,21 @@ from classifier.errors import ModelError
 from classifier.models import cnn
 from classifier.publish import export
 
+ROOT = Path(__file__).resolve().parent.parent
+# A process that cannot import this project loads the folder that it is given in each of the ways that transformers has.
+LOAD_ANYWHERE = """
+import sys
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, pipeline
+
+folder = sys.argv[1]
+config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
+processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True)
+classify = pipeline("image-classification", model=folder, trust_remote_code=True, device="cpu")
+assert config.model_type == "cifar_cnn" and model.config.num_labels == 10 and processor.size.height == 32
+assert classify(sys.argv[2])[0]["label"] == "frog", classify(sys.argv[2])
+assert "classifier" not in sys.modules
+"""
 IMAGES = [picture(i, (32, 32)) for i in range(4)] + [picture(4, (90, 61))]
 
 
@@ -111,6 +128,26 @@ def test_only_a_model_of_our_own_brings_code(models):
     assert (models["cnn"] / "cnn.py").read_bytes() == Path(cnn.__file__).read_bytes()
     assert not (models["vit"] / "cnn.py").exists()
     assert "auto_map" not in json.loads((models["vit"] / "config.json").read_text())
+
+
+def test_the_embedded_model_has_todays_code():
+    """models/cnn/cnn.py is a generated copy: after a change of classifier/models/cnn.py, copy that file there."""
+    config = json.loads((ROOT / "models/cnn/config.json").read_text())
+    assert config["auto_map"] == export.AUTO_MAP
+    assert (ROOT / "models/cnn/cnn.py").read_bytes() == Path(cnn.__file__).read_bytes()
+
+
+@pytest.mark.parametrize("start", ["from the repository", "from a copy elsewhere"])
+def test_the_embedded_model_loads_without_this_project(start, tmp_path):
+    copied = shutil.copytree(ROOT / "models/cnn", tmp_path / "a model") if "copy" in start else None
+    folder, cwd = (str(copied), tmp_path) if copied else ("models/cnn", ROOT)
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    environment["HF_HUB_OFFLINE"] = "1"
+    image = ROOT / "examples/frog_1.png"
+    # -I: neither the working directory nor PYTHONPATH is searched for modules
+    command = [sys.executable, "-I", "-c", LOAD_ANYWHERE, folder, str(image)]
+    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 def test_code_beside_the_weights_is_not_run_where_this_project_is_at_hand(copy_of):
