@@ -54,7 +54,7 @@ from classifier.errors import ClassifierError, DataError, ImageError, ModelError
 from classifier.evaluation import predictions
 from classifier.files import replacing, write_json
 from classifier.images.workers import WORKERS, Decoder
-from classifier.models.predictor import Picture, Predictor, batched, load_predictor
+from classifier.models.predictor import ImageInput, Predictor, batched, load_predictor
 from classifier.table import column_names, result_row, write_csv_rows
 from classifier.training.runtime import StopSignal
 
@@ -78,7 +78,7 @@ class Chunk(NamedTuple):
 
 
 def label(
-    chunks: Iterable[Chunk], predictor: Predictor, decoder: Decoder, read: Callable[[Item], Picture], k: int
+    chunks: Iterable[Chunk], predictor: Predictor, decoder: Decoder, read: Callable[[Item], ImageInput], k: int
 ) -> Iterator[tuple[Chunk, Iterator[dict]]]:
     """Each chunk with its rows, in order. The rows have to be taken before the next chunk is.
 
@@ -105,7 +105,7 @@ def label(
 
 
 def predict_images(
-    images: Iterable[Picture], predictor: Predictor, decoder: Decoder
+    images: Iterable[ImageInput], predictor: Predictor, decoder: Decoder
 ) -> Iterator[Prediction | ImageError]:
     """Results in order. One batch is decoded while the batch before it is computed.
 
@@ -143,7 +143,7 @@ def make_decoder() -> Decoder:
 class RayLabeller:
     """A process of Ray, which loads the model once and then labels chunks. Arguments as `label`."""
 
-    def __init__(self, model: str, read: Callable[[Item], Picture], k: int):
+    def __init__(self, model: str, read: Callable[[Item], ImageInput], k: int):
         self.predictor, self.decoder, self.read, self.k = load_predictor(model), make_decoder(), read, k
         compile_or_warn(self.predictor)
 
@@ -154,7 +154,7 @@ class RayLabeller:
 
 
 def label_on_ray(
-    chunks: Iterable[Chunk], model: str, read: Callable[[Item], Picture], k: int
+    chunks: Iterable[Chunk], model: str, read: Callable[[Item], ImageInput], k: int
 ) -> Iterator[tuple[Chunk, list[dict]]]:
     """Chunks with their rows, in any order, by a process per GPU, or per core, of a Ray cluster."""
     import ray
@@ -361,7 +361,12 @@ def main() -> None:
     print(summary(args.output, statuses, bar.initial, seconds, source.left_out))
 
 
-if __name__ == "__main__":
-    from classifier.predict import main  # by the name under which Ray's processes find what they are sent
-
+def cli() -> None:
+    """The command classifier-predict: `main`, with an error of the user in one line."""
     errors.run(main)
+
+
+if __name__ == "__main__":
+    from classifier.predict import cli  # by the name under which Ray's processes find what they are sent
+
+    cli()

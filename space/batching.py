@@ -17,7 +17,7 @@ from PIL import Image
 
 from classifier.errors import ImageError
 from classifier.images import workers
-from classifier.models.predictor import Picture, Predictor
+from classifier.models.predictor import ImageInput, Predictor
 
 BATCH_SIZE = 16  # images a forward pass, at most
 
@@ -63,7 +63,7 @@ class Batcher:
         self._waiting.put((image, future))
         return future
 
-    def classify(self, sources: Iterable[Picture]) -> Iterator[Answer | ImageError]:
+    def classify(self, sources: Iterable[ImageInput]) -> Iterator[Answer | ImageError]:
         """Answers in the order of `sources` (paths or encoded bytes), an ImageError in the place of a bad file.
 
         Two batches are decoded ahead of what was yielded, at most: memory stays flat, however many sources there are.

@@ -25,12 +25,12 @@ from transformers import PreTrainedModel
 from classifier.errors import ModelError
 from classifier.models import processor
 from classifier.models.cnn import CifarCnnForImageClassification
-from classifier.models.predictor import Picture, Predictor
+from classifier.models.predictor import ImageInput, Predictor
 
 SOFTMAX = (F.softmax, torch.softmax, torch.Tensor.softmax)
 
 
-def heatmap(predictor: Predictor, image: Picture, label: int | None = None) -> np.ndarray:
+def heatmap(predictor: Predictor, image: ImageInput, label: int | None = None) -> np.ndarray:
     """How much each pixel that the model saw speaks for a label, in proportion to the one that does most.
 
     Args:
@@ -80,7 +80,7 @@ def heatmap(predictor: Predictor, image: Picture, label: int | None = None) -> n
     return shares(heat, heat.max()).cpu().numpy()
 
 
-def seen(predictor: Predictor, image: Picture) -> np.ndarray:
+def seen(predictor: Predictor, image: ImageInput) -> np.ndarray:
     """What the model saw of an image, its normalisation undone: uint8 (H, W, 3). Errors as `Predictor.logits`."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in processor.mean_std(predictor.processor))
     picture = predictor.pixel_values([image])[0].float().cpu() * std + mean  # (3, H, W) in units of 255

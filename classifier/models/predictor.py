@@ -23,7 +23,7 @@ from classifier.images.convert import to_rgb
 from classifier.images.workers import decode_many
 from classifier.models.loading import default_device, load_processor, load_weights, locate
 
-Picture = str | Path | bytes | Image.Image
+ImageInput = str | Path | bytes | Image.Image
 
 
 def load_predictor(
@@ -168,7 +168,7 @@ class Predictor:
     def _measured(self) -> dict:
         return next(iter(self.evaluation.get("models", [])), {})
 
-    def __call__(self, images: Picture | Sequence[Picture], top_k: int = 5) -> list:
+    def __call__(self, images: ImageInput | Sequence[ImageInput], top_k: int = 5) -> list:
         """The `top_k` most probable labels of each image, best first, as `transformers.pipeline` gives them.
 
         Args:
@@ -187,11 +187,11 @@ class Predictor:
         order = np.argsort(-probabilities, kind="stable")[:top_k]
         return [{"label": self.labels[i], "score": float(probabilities[i])} for i in order]
 
-    def probabilities(self, images: Sequence[Picture], batch_size: int = 32) -> np.ndarray:
+    def probabilities(self, images: Sequence[ImageInput], batch_size: int = 32) -> np.ndarray:
         """(N, C) float32 probabilities of N images. Arguments and errors as `logits`."""
         return torch.from_numpy(self.logits(images, batch_size)).softmax(dim=1).numpy()
 
-    def judge(self, images: Sequence[Picture], batch_size: int = 32) -> tuple[np.ndarray, list[bool | None]]:
+    def judge(self, images: Sequence[ImageInput], batch_size: int = 32) -> tuple[np.ndarray, list[bool | None]]:
         """`probabilities` of N images, and whether each looks like one of the labels; None where no threshold was set.
 
         It does not where its `energy` is below `known_threshold`. Arguments and errors as `logits`.
@@ -220,7 +220,7 @@ class Predictor:
         energies[large] = (energies[large] + energies[len(images) :]) / 2
         return logits[: len(images)], energies[: len(images)]
 
-    def logits(self, images: Sequence[Picture], batch_size: int = 32) -> np.ndarray:
+    def logits(self, images: Sequence[ImageInput], batch_size: int = 32) -> np.ndarray:
         """(N, C) float32 logits of N paths, encoded bytes or PIL images.
 
         Raises:
@@ -230,7 +230,7 @@ class Predictor:
         logits = [self._forward(batch) for batch in batched(self._decoded(images), batch_size)]
         return np.concatenate(logits) if logits else np.empty((0, len(self.labels)), np.float32)
 
-    def pixel_values(self, images: Sequence[Picture]) -> torch.Tensor:
+    def pixel_values(self, images: Sequence[ImageInput]) -> torch.Tensor:
         """What the model gets of N paths, encoded bytes or PIL images: (N, 3, H, W), on its device. Errors as
         `logits`.
         """
@@ -252,7 +252,7 @@ class Predictor:
             raise ModelError(f"{self.name} gave NaN or infinity: its weights may be damaged, fetch or train them again")
         return logits.numpy()
 
-    def _decoded(self, images: Iterable[Picture]) -> Iterator[Image.Image]:
+    def _decoded(self, images: Iterable[ImageInput]) -> Iterator[Image.Image]:
         """RGB images in order. Consecutive files are decoded together, by the decoder's worker processes."""
         images = list(images)
         files = decode_many([image for image in images if not isinstance(image, Image.Image)], reduce_to=self.reduce_to)
