@@ -250,7 +250,7 @@ def summarize(test: Predictions, names: list[str], temperature: float | None) ->
     summary["temperature"] = temperature
     summary["before_temperature"] = calibration(untempered(test, temperature), labels) if temperature else None
     wrong = metrics.most_confident_mistakes(logits, labels, MISTAKES)
-    top = np.exp(-metrics.nll_each(logits[wrong], predicted[wrong]))
+    top = np.exp(-metrics.nll_per_image(logits[wrong], predicted[wrong]))
     summary["mistakes"] = [
         {"image": int(i), "label": names[labels[i]], "predicted": names[predicted[i]], "probability": float(p)}
         for i, p in zip(wrong, top, strict=True)
@@ -387,7 +387,7 @@ def averaged(tests: dict[str, Predictions]) -> dict | None:
     if len(tests) < 2:
         return None
     labels = next(iter(tests.values())).labels
-    right = metrics.average([found.logits for found in tests.values()]).argmax(axis=1) == labels
+    right = metrics.ensemble_logits([found.logits for found in tests.values()]).argmax(axis=1) == labels
     return {
         "models": list(tests),
         "accuracy": float(right.mean()),

@@ -1,4 +1,4 @@
-"""Measures computed from logits and labels, as NumPy arrays: nothing here runs a model."""
+"""Metrics computed from logits and labels, as NumPy arrays: nothing here runs a model."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -8,45 +8,45 @@ from scipy.optimize import minimize_scalar
 from scipy.sparse import csr_array
 from scipy.special import log_softmax, logsumexp, softmax
 from scipy.stats import binomtest
+from sklearn.metrics import brier_score_loss, top_k_accuracy_score
 
 
 def nll(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean negative log-likelihood, in nats, of (N, C) logits and (N,) class indices."""
-    return float(nll_each(logits, labels).mean())
+    """Mean negative log-likelihood, in nats, of (N, C) logits and (N,) class indices.
+
+    scikit-learn's `log_loss` takes probabilities and clips them, which would bound the loss of overconfident logits.
+    """
+    return float(nll_per_image(logits, labels).mean())
 
 
-def nll_each(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Negative log-likelihood (N,) of each image, in nats, for `bootstrap_interval`. Arguments as `nll`."""
+def nll_per_image(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Negative log-likelihood (N,) of each image, in nats. Arguments as `nll`."""
     return -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
 
 
 def brier(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean squared distance of the probabilities from the truth, in [0, 2]: Brier's own, summed over classes (1950).
+    """Mean squared distance of the probabilities from the one-hot labels, summed over classes, in [0, 2] (Brier, 1950).
 
     Args:
         logits: (N, C).
         labels: class indices, (N,).
     """
-    return float(brier_each(logits, labels).mean())
-
-
-def brier_each(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Squared distance (N,) of each image, for `bootstrap_interval`. Arguments as `brier`."""
-    errors = softmax(logits.astype(np.float64), axis=1)
-    errors[np.arange(len(labels)), labels] -= 1
-    return (errors**2).sum(axis=1)
+    probabilities = softmax(logits.astype(np.float64), axis=1)
+    return float(brier_score_loss(labels, probabilities, labels=range(logits.shape[1]), scale_by_half=False))
 
 
 class Reliability(NamedTuple):
-    """What a reliability diagram shows: bins of the top probability, (bins,) each, 0 where a bin has no image."""
+    """The bins of a reliability diagram. Each array has shape (bins,) and is 0 where a bin has no image."""
 
-    count: np.ndarray  # images, int
+    count: np.ndarray  # int, images in the bin
     confidence: np.ndarray  # their mean top probability
-    accuracy: np.ndarray  # their fraction right
+    accuracy: np.ndarray  # the fraction of them that is predicted correctly
 
 
 def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> Reliability:
-    """Images by their top probability p, in bins of equal width: of M the m-th is (m - 1) / M < p ≤ m / M.
+    """Sorts images by their top probability p into M bins of equal width; bin m has (m - 1) / M < p ≤ m / M.
+
+    scikit-learn's `calibration_curve` leaves out empty bins and returns no counts, which the ECE needs.
 
     Args:
         logits: (N, C).
@@ -54,41 +54,41 @@ def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> Relia
         bins: M.
     """
     top = softmax(logits.astype(np.float64), axis=1).max(axis=1)
-    which = np.searchsorted(np.arange(1, bins) / bins, top)  # (N,), 0 ... M - 1
-    right = logits.argmax(axis=1) == labels
-    count, confidence, accuracy = (np.bincount(which, weights, minlength=bins) for weights in (None, top, right))
+    bin_index = np.searchsorted(np.arange(1, bins) / bins, top)  # (N,), 0 ... M - 1
+    correct = logits.argmax(axis=1) == labels
+    count, confidence, accuracy = (np.bincount(bin_index, weights, minlength=bins) for weights in (None, top, correct))
     filled = np.maximum(count, 1)
     return Reliability(count, confidence / filled, accuracy / filled)
 
 
 def ece(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error, in [0, 1]: mean gap of confidence and accuracy in a bin (Guo et al.,
-    arXiv:1706.04599).
+    """Expected calibration error in [0, 1]: mean gap between confidence and accuracy over bins, weighted by their
+    number of images (Guo et al., arXiv:1706.04599). Arguments as `reliability`.
 
-    No bootstrap interval is given for it: noise widens every gap, and resampling widens it once more, so that the
-    interval of a well calibrated model would lie too high. Arguments as `reliability`.
+    It has no bootstrap interval: sampling noise widens every gap and resampling widens it again, so the interval of a
+    well calibrated model would be biased upwards.
     """
     count, confidence, accuracy = reliability(logits, labels, bins)
     return float((count * np.abs(confidence - accuracy)).sum() / count.sum())
 
 
 def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Fraction of images whose label is among the `k` highest of (N, C) logits; of equal ones the lowest index comes
-    first.
+    """Fraction of images whose label is among the `k` highest of (N, C) logits, for C ≥ 3 and k < C.
+
+    Ties go to the lower class index, as with argmax.
     """
-    own = np.take_along_axis(logits, labels[:, None], axis=1)
-    earlier = np.arange(logits.shape[1]) < labels[:, None]
-    rank = ((logits > own) | ((logits == own) & earlier)).sum(axis=1)
-    return float((rank < k).mean())
+    c = logits.shape[1]
+    # scikit-learn prefers the highest index among equal logits, so the classes are reversed.
+    return float(top_k_accuracy_score(c - 1 - labels, logits[:, ::-1], k=k, labels=range(c)))
 
 
-def average(logits: Sequence[np.ndarray]) -> np.ndarray:
+def ensemble_logits(logits: Sequence[np.ndarray]) -> np.ndarray:
     """Logits (N, C) of an ensemble: the logarithm of the mean of its members' probabilities (arXiv:1612.01474).
 
     Args:
-        logits: (N, C) of each member, calibrated or not, in one order of classes.
+        logits: (N, C) for each member, calibrated or not, with the classes in the same order.
     """
-    members = np.stack([log_softmax(each.astype(np.float64), axis=1) for each in logits])
+    members = np.stack([log_softmax(member.astype(np.float64), axis=1) for member in logits])
     return logsumexp(members, axis=0) - np.log(len(members))
 
 
@@ -97,28 +97,28 @@ def fit_temperature(
 ) -> float:
     """The T > 0 for which logits / T has the lowest NLL (Guo et al., arXiv:1706.04599); fit it on validation data.
 
-    Where all are right, as of a few images, the lowest would be at T = 0, and everything certain: then a share of 1 /
-    (N + 2) of each target is spread over the classes, as Platt does (Probabilistic outputs for support vector machines,
-    1999).
+    If every prediction is correct, as can happen with few images, the NLL has its minimum at T = 0. In that case the
+    targets are smoothed: 1 / (N + 2) of each is spread evenly over the classes, as Platt does (Probabilistic outputs
+    for support vector machines, 1999).
 
     Args:
-        logits: (N, C), or what `merge` takes.
+        logits: (N, C), or the argument of `merge`.
         labels: class indices, (N,).
-        merge: gives logits (N, C) of the divided ones, where a model averages several views of an image.
+        merge: maps scaled logits to logits (N, C), for a model that averages several views of an image.
 
     Returns:
         T in [0.05, 20]; above 1 the logits were overconfident.
     """
-    all_right = (merge(logits).argmax(axis=1) == labels).all()
-    spread = 1 / (len(labels) + 2) if all_right else 0.0
+    all_correct = (merge(logits).argmax(axis=1) == labels).all()
+    smoothing = 1 / (len(labels) + 2) if all_correct else 0.0
 
     def loss(log_t: float) -> float:
-        divided = merge(logits / np.exp(log_t))
-        missed = -log_softmax(divided.astype(np.float64), axis=1).mean() if spread else 0.0
-        return (1 - spread) * nll(divided, labels) + spread * missed
+        scaled = merge(logits / np.exp(log_t))
+        uniform_loss = -log_softmax(scaled.astype(np.float64), axis=1).mean() if smoothing else 0.0
+        return (1 - smoothing) * nll(scaled, labels) + smoothing * uniform_loss
 
-    found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
-    return float(np.exp(found.x))
+    result = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
+    return float(np.exp(result.x))
 
 
 def bootstrap_interval(
@@ -127,10 +127,10 @@ def bootstrap_interval(
     """Percentile bootstrap interval of the mean of `values` (N,), over images.
 
     Args:
-        values: one number an image, for accuracy 1 where the prediction is right and 0 elsewhere.
-        draws: resamples; memory is N numbers at a time.
+        values: one number per image; for accuracy, 1 where the prediction is correct and 0 elsewhere.
+        draws: number of resamples; one of them is in memory at a time.
         seed: of the resampling.
-        level: of the interval, in (0, 1).
+        level: confidence level, in (0, 1).
     """
     n = len(values)
     rng = np.random.default_rng(seed)
@@ -139,7 +139,7 @@ def bootstrap_interval(
 
 
 def percentiles(samples: Sequence[float] | np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """The interval that a fraction `level` of the samples lies in, with as many below as above."""
+    """The central interval that contains a fraction `level` of the samples."""
     low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -147,61 +147,61 @@ def percentiles(samples: Sequence[float] | np.ndarray, level: float = 0.95) -> t
 def bootstrap(
     labels: np.ndarray, predicted: np.ndarray, draws: int = 1000, seed: int = 0, num_labels: int | None = None
 ) -> dict[str, tuple[float, float]]:
-    """95% percentile bootstrap intervals over images of {"accuracy", "precision", "recall", "f1"}, the latter macro
+    """95% percentile bootstrap intervals over images: {"accuracy", "precision", "recall", "f1"}, the last three macro
     means.
 
-    To draw images is to draw how many have each pair of label and prediction, which is all that these measures need.
-    What can't be divided is 0, as in `metrics`.
+    Drawing images is the same as drawing the number of images with each pair of label and prediction, which is all
+    that these metrics need. A division by zero counts as 0, as in scikit-learn with `zero_division=0`.
 
     Args:
         labels: class indices, (N,).
         predicted: class indices, (N,).
-        draws: resamples.
+        draws: number of resamples.
         seed: of the resampling; the order of the images doesn't matter.
-        num_labels: classes that the means are over; by default those that occur.
+        num_labels: number of classes in the macro means; by default the classes that occur.
     """
     names, pairs = np.unique(np.stack([labels, predicted], axis=1), return_inverse=True)
     cells, counts = np.unique(pairs.reshape(-1, 2), axis=0, return_counts=True)  # (E, 2), (E,)
-    drawn = resampled(counts, draws, seed)  # (draws, E)
+    drawn = resample_counts(counts, draws, seed)  # (draws, E)
     ones = np.ones(len(cells))
     in_class = [
         csr_array((ones, (np.arange(len(cells)), column)), shape=(len(cells), len(names))) for column in cells.T
     ]
     actual, assigned = (drawn @ matrix for matrix in in_class)  # (draws, C)
-    right = (drawn * (cells[:, 0] == cells[:, 1])) @ in_class[0]
+    correct = (drawn * (cells[:, 0] == cells[:, 1])) @ in_class[0]
     num_labels = num_labels or len(names)
 
     def macro(numerator: np.ndarray, denominator: np.ndarray) -> tuple[float, float]:
-        shares = numerator / np.maximum(denominator, 1)  # (draws, C); where a denominator is 0, so is its numerator
-        return percentiles(shares.sum(axis=1) / num_labels)
+        ratios = numerator / np.maximum(denominator, 1)  # (draws, C); a numerator is 0 where its denominator is 0
+        return percentiles(ratios.sum(axis=1) / num_labels)
 
     return {
-        "accuracy": percentiles(right.sum(axis=1) / len(labels)),
-        "precision": macro(right, assigned),
-        "recall": macro(right, actual),
-        "f1": macro(2 * right, actual + assigned),
+        "accuracy": percentiles(correct.sum(axis=1) / len(labels)),
+        "precision": macro(correct, assigned),
+        "recall": macro(correct, actual),
+        "f1": macro(2 * correct, actual + assigned),
     }
 
 
 def compare(logits_a: np.ndarray, logits_b: np.ndarray, labels: np.ndarray, draws: int = 1000, seed: int = 0) -> dict:
-    """Model a against model b on the same images.
+    """Compares models a and b on the same images.
 
     Args:
         logits_a, logits_b: (N, C) each.
         labels: class indices, (N,).
-        draws: resamples.
+        draws: number of resamples.
         seed: of the resampling; the order of the images doesn't matter.
 
     Returns:
-        difference: accuracy of a less that of b, and `difference_ci95`, its paired percentile bootstrap interval.
-        only_a_right, only_b_right: images.
-        p_value: McNemar's exact test, two-sided, that both are as often right: of the images that only one has right.
+        difference: accuracy of a minus accuracy of b, and `difference_ci95`, its paired percentile bootstrap interval.
+        only_a_right, only_b_right: numbers of images that only one model predicts correctly.
+        p_value: of McNemar's exact two-sided test, whose null hypothesis is that both models are equally accurate.
         agreement: fraction of images for which both predict the same class.
     """
     a, b = logits_a.argmax(axis=1), logits_b.argmax(axis=1)
     only_a, only_b = int(((a == labels) & (b != labels)).sum()), int(((a != labels) & (b == labels)).sum())
     n, discordant = len(labels), only_a + only_b
-    drawn = resampled(np.array([only_a, only_b, n - discordant]), draws, seed)
+    drawn = resample_counts(np.array([only_a, only_b, n - discordant]), draws, seed)
     return {
         "difference": (only_a - only_b) / n,
         "difference_ci95": percentiles((drawn[:, 0] - drawn[:, 1]) / n),
@@ -212,33 +212,37 @@ def compare(logits_a: np.ndarray, logits_b: np.ndarray, labels: np.ndarray, draw
     }
 
 
-def resampled(counts: np.ndarray, draws: int, seed: int) -> np.ndarray:
-    """How many images of each kind (draws, E) are in resamples, with replacement, of images with `counts` (E,) of
-    each.
+def resample_counts(counts: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    """Numbers of images of each kind (draws, E) when all images, `counts` (E,) of each kind, are resampled with
+    replacement.
     """
     return np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=draws)
 
 
 def most_confused(confusion_matrix: np.ndarray, n: int) -> list[tuple[int, int, int]]:
-    """The `n` most frequent mistakes, (true class, predicted class, images) each, of counts (C, C), a row a true class.
+    """The `n` most frequent mistakes as (true class, predicted class, number of images), most frequent first.
 
-    Of equal ones the lower classes come first; what never occurred is left out.
+    Ties are in order of the class indices. Mistakes that never occurred are left out.
+
+    Args:
+        confusion_matrix: (C, C), a row for each true class.
+        n: most mistakes to return.
     """
     mistakes = np.array(confusion_matrix)
     np.fill_diagonal(mistakes, 0)
     order = np.argsort(-mistakes, axis=None, kind="stable")[:n]
     rows, columns = np.unravel_index(order, mistakes.shape)
-    found = zip(rows.tolist(), columns.tolist(), mistakes[rows, columns].tolist(), strict=True)
-    return [each for each in found if each[2]]
+    counts = mistakes[rows, columns].tolist()
+    return [mistake for mistake in zip(rows.tolist(), columns.tolist(), counts, strict=True) if mistake[2]]
 
 
 def most_confident_mistakes(logits: np.ndarray, labels: np.ndarray, n: int) -> np.ndarray:
-    """Indices of the `n` images, or of all, that are wrong with the highest top probability, highest first.
+    """Indices of at most `n` wrongly predicted images, those with the highest top probability first.
 
     Args:
         logits: (N, C).
         labels: class indices, (N,).
-        n: of images; of equal ones the first come first.
+        n: number of images. Ties are in order of the index.
     """
     wrong = np.flatnonzero(logits.argmax(axis=1) != labels)
     top = log_softmax(logits[wrong].astype(np.float64), axis=1).max(axis=1)
