@@ -15,9 +15,11 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from test_predictor import save_tiny_vit
 
 from classifier import clean
+from classifier.data import duplicates
 from classifier.data.splits import load_splits
 from classifier.errors import DataError, ModelError
 from classifier.evaluation import predictions
+from classifier.evaluation.label_errors import confident_learning
 from classifier.reporting import figures
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -200,15 +202,15 @@ def test_confident_learning_by_hand():
     # reaches that of class 1 alone, the last that of class 0; the fifth reaches none and counts nowhere.
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.5, 0.5], [0.65, 0.35]])
     labels = np.array([0, 0, 0, 1, 1, 1])
-    assert clean.confident_learning(probabilities, labels).tolist() == [-1, -1, 1, -1, -1, 0]
+    assert confident_learning(probabilities, labels).tolist() == [-1, -1, 1, -1, -1, 0]
     # Class 2 is hardly ever sure of itself: 0.3 is enough to count for it, which the model does not stand by.
     probabilities = np.array([[0.6, 0.1, 0.3], [0.9, 0.1, 0.0], [0.1, 0.9, 0.0], [0.4, 0.3, 0.3]])
-    assert clean.confident_learning(probabilities, np.array([0, 0, 1, 2])).tolist() == [-1, -1, -1, -1]
+    assert confident_learning(probabilities, np.array([0, 0, 1, 2])).tolist() == [-1, -1, -1, -1]
 
 
 def test_similarity_finds_position_and_size():
     def pixels(*images: Image.Image) -> torch.Tensor:
-        return torch.from_numpy(np.stack([clean.thumbnail(image) for image in images]))
+        return torch.from_numpy(np.stack([duplicates.thumbnail(image) for image in images]))
 
     large = scene(0, size=(64, 64))
     corner, middle = (
@@ -217,22 +219,20 @@ def test_similarity_finds_position_and_size():
     shifted = Image.fromarray(np.roll(np.asarray(large), 8, axis=1))
     b = pixels(large, corner, middle, shifted, scene(1, size=(64, 64)))
     a = pixels(*[large] * 5)
-    scores = clean.similarity(a, b)
+    scores = duplicates.similarity(a, b)
     assert scores[0] == pytest.approx(1, abs=1e-5)
     assert (scores[1:4] > 0.9).all() and scores[4] < 0.4
-    assert clean.similarity(b, a) == pytest.approx(scores, abs=1e-5)
+    assert duplicates.similarity(b, a) == pytest.approx(scores, abs=1e-5)
 
 
-def test_leaks_by_hand():
+def test_earlier_copies_by_hand():
     """Test has 3, an exact copy of 0 of train; 4, near to 1 of train; 5, a copy of 4; 6, near to 3; 7, near to 8 of
     test.
     """
-    pictures = clean.Pictures(
-        np.array([0, 0, 1, 2, 2, 2, 2, 2, 2]), np.arange(9), np.zeros(9, int), [None] * 9, [], torch.empty(0)
-    )
-    copy_of = np.array([0, 1, 2, 0, 4, 4, 6, 7, 8])
-    pairs = clean.Pairs(np.array([1, 0, 7]), np.array([4, 6, 8]), np.zeros(3, bool), np.ones(3, np.float32))
-    assert np.flatnonzero(clean.leaks(pictures, copy_of, pairs)).tolist() == [3, 4, 5, 6]
+    split = np.array([0, 0, 1, 2, 2, 2, 2, 2, 2])
+    first_copy = np.array([0, 1, 2, 0, 4, 4, 6, 7, 8])
+    pairs = duplicates.Pairs(np.array([1, 0, 7]), np.array([4, 6, 8]), np.zeros(3, bool), np.ones(3, np.float32))
+    assert np.flatnonzero(duplicates.has_earlier_copy(split, first_copy, pairs)).tolist() == [3, 4, 5, 6]
 
 
 def test_contact_sheet_has_a_row_for_so_many_groups(tmp_path):
