@@ -398,7 +398,7 @@ def averaged(tests: dict[str, Predictions]) -> dict | None:
 def looked_at(predictor: Predictor, image: Image.Image) -> Image.Image | None:
     """What the model saw of an image, and over it where it looked; None for an architecture that can't be explained."""
     try:
-        return explain.overlay(explain.seen(predictor, image), explain.heatmap(predictor, image))
+        return explain.overlay(explain.preprocessed_image(predictor, image), explain.heatmap(predictor, image))
     except ModelError:
         return None
 

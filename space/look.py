@@ -41,7 +41,7 @@ def said(row: Row, name: str, top_k: int, figures: str) -> str:
 
 def look(predictor: Predictor, row: Row, image: Image.Image) -> str:
     """HTML of what a model saw of a picture, decoded for it, and where it looked for its top label."""
-    picture = explain.seen(predictor, image)
+    picture = explain.preprocessed_image(predictor, image)
     label = predictor.labels.index(row.tops[predictor.name][0]["label"])
     figures = [figure(Image.fromarray(picture), f"What {predictor.name} saw")]
     try:

@@ -148,7 +148,9 @@ def test_relevance_by_hand():
             [[0.0, -1.0, -9.0], [0.0, -2.0, 0.0], [0.0, -1.0, 0.0]],
         ]
     )
-    found = explain.relevance([first, second], [gradients, torch.ones_like(second)], torch.tensor([1.0, 0.0, 0.0]))
+    found = explain.token_relevance(
+        [first, second], [gradients, torch.ones_like(second)], torch.tensor([1.0, 0.0, 0.0])
+    )
     np.testing.assert_allclose(found, [0.6, 0.45, 0.77], atol=1e-6)
 
 
@@ -195,7 +197,7 @@ def test_attention_by_hand(colour_vit, red):
     for label, (row, column) in enumerate((red, blue)):
         alone = torch.zeros(4, 4)
         alone[row, column] = 1
-        expected = explain.enlarge(alone, (32, 32))
+        expected = explain.upsample(alone, (32, 32))
         found = explain.heatmap(colour_vit, Image.fromarray(pixels), label)
         np.testing.assert_allclose(found, expected / expected.max(), atol=1e-5)
 
@@ -280,7 +282,7 @@ def test_the_last_feature_map_of_a_convnext():
 
 
 def test_a_grid_that_is_not_square():
-    assert explain.grid(197, (224, 224)) == (14, 14) and explain.grid(1 + 14 * 28, (224, 448)) == (14, 28)
+    assert explain.grid_shape(197, (224, 224)) == (14, 14) and explain.grid_shape(1 + 14 * 28, (224, 448)) == (14, 28)
     recorder = explain.Recorder((100, 150))
     assert (
         recorder.is_grid(4, 5) and recorder.is_grid(4, 6) and not recorder.is_grid(6, 4) and not recorder.is_grid(1, 1)
@@ -298,7 +300,7 @@ def test_a_scratch_cnns_cells_lie_where_they_look():
     middle = (rows[0] + rows[-1]).item() / 2
     cell = torch.zeros(3, 3)
     cell[1, 1] = 1
-    heat = explain.enlarge(cell, (32, 32), explain.stride_of(model)).sum(dim=1)
+    heat = explain.upsample(cell, (32, 32), explain.stride_of(model)).sum(dim=1)
     assert (heat @ torch.arange(32.0) / heat.sum()).item() == pytest.approx(middle, abs=0.6)
 
 
@@ -403,7 +405,7 @@ def test_seen_undoes_the_normalisation():
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     for settings in ({}, {"image_mean": [0.49, 0.48, 0.45], "image_std": [0.25, 0.24, 0.26]}, {"do_normalize": False}):
         predictor = Predictor(ByHand(), processor(32, **settings), name="by hand")
-        np.testing.assert_array_equal(explain.seen(predictor, Image.fromarray(pixels)), pixels)
+        np.testing.assert_array_equal(explain.preprocessed_image(predictor, Image.fromarray(pixels)), pixels)
 
 
 @pytest.mark.skipif("HUB_MIRROR" not in os.environ, reason="needs the backbones' processors: set HUB_MIRROR")
@@ -421,7 +423,7 @@ def test_seen_is_the_processors_picture(name):
         expected = predictor.processor([image], return_tensors="pt", do_normalize=False, do_rescale=False)[
             "pixel_values"
         ][0]
-    np.testing.assert_array_equal(explain.seen(predictor, image), expected.permute(1, 2, 0))
+    np.testing.assert_array_equal(explain.preprocessed_image(predictor, image), expected.permute(1, 2, 0))
 
 
 def test_overlay_by_hand():

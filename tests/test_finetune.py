@@ -214,7 +214,9 @@ def test_a_processor_at_another_size_does_the_same_to_a_batch_and_to_an_image(pr
     assert processors.size_of(changed) == 48 and processors.crop_pct_of(changed) == pytest.approx(crop_pct, abs=0.01)
     images, _ = noise(4)
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
-    difference = processors.batch(changed, images) - changed(images=pictures, return_tensors="pt")["pixel_values"]
+    difference = (
+        processors.process_batch(changed, images) - changed(images=pictures, return_tensors="pt")["pixel_values"]
+    )
     is_timm = isinstance(processor, TimmWrapperImageProcessor)  # which resizes with Pillow
     assert difference.shape == (4, 3, 48, 48)
     assert difference.abs().max() <= (2.1 / 255 / min(processors.mean_std(changed)[1]) if is_timm else 1e-6)
@@ -241,14 +243,14 @@ def test_attention_by_products_is_the_fused_one():
 def test_attention_under_autocast_stays_in_bfloat16():
     query, key, value = torch.randn(3, 1, 2, 5, 8, dtype=torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
-        out, weights = backbone.products(torch.nn.Identity().eval(), query, key, value, None, dropout=0.5)
+        out, weights = backbone.matmul_attention(torch.nn.Identity().eval(), query, key, value, None, dropout=0.5)
     assert out.dtype == weights.dtype == torch.bfloat16
     exact = torch.nn.functional.scaled_dot_product_attention(query.float(), key.float(), value.float())
     torch.testing.assert_close(out.float(), exact.transpose(1, 2), atol=0.02, rtol=0.02)
 
 
 def test_depths_by_hand():
-    vit, convnext = backbone.depths(tiny_vit()), backbone.depths(tiny_convnext())
+    vit, convnext = backbone.parameter_depths(tiny_vit()), backbone.parameter_depths(tiny_convnext())
     assert vit["vit.embeddings.position_embeddings"] == 0 and vit["vit.layers.0.mlp.fc1.weight"] == 1
     assert vit["vit.layers.2.mlp.fc1.weight"] == 3 and vit["vit.layernorm.weight"] == vit["classifier.bias"] == 4
     assert convnext["convnext.embeddings.patch_embeddings.weight"] == 0
@@ -799,7 +801,7 @@ def test_training_sees_the_pixels_that_the_processor_makes(name, architecture):
     folder = architecture(name)
     image = torch.tensor([200, 100, 10], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 64, 64)
     found = backbone.load(str(folder), list(COLOURS))
-    processed = processors.batch(found.processor, image)
+    processed = processors.process_batch(found.processor, image)
     trained_on = normalize(image.float(), *processors.mean_std(found.processor))
     torch.testing.assert_close(trained_on, processed, atol=1e-5, rtol=1e-4)
     original = AutoModelForImageClassification.from_pretrained(folder).eval()
@@ -808,7 +810,7 @@ def test_training_sees_the_pixels_that_the_processor_makes(name, architecture):
             model.eval().base_model(pixels)[0]
             for model, pixels in (
                 (found.model, processed),
-                (original, processors.batch(load_processor(folder), image)),
+                (original, processors.process_batch(load_processor(folder), image)),
             )
         ]
     torch.testing.assert_close(*features)

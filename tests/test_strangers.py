@@ -162,7 +162,7 @@ def test_scratch_cnn_tells_strangers():
         views = []
         hook = backbone.head(predictor.model).register_forward_pre_hook(lambda module, args: views.append(args[0]))
         with torch.inference_mode():
-            logits = predictor.model(processor.batch(predictor.processor, torch.tensor(images))).logits
+            logits = predictor.model(processor.process_batch(predictor.processor, torch.tensor(images))).logits
         hook.remove()
         return torch.stack(views).mean(dim=0).numpy(), logits.numpy()
 

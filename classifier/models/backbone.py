@@ -1,10 +1,11 @@
-"""A pre-trained image classifier of the Hub, made ready for other labels and another resolution."""
+"""A pre-trained image classifier, adapted to other labels and another resolution."""
 
 import copy
 import inspect
 import math
 import re
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -21,36 +22,37 @@ from classifier.models import processor as processors
 from classifier.models.cnn import CifarCnnConfig
 from classifier.models.loading import load_processor, load_weights, locate
 
-# What transformers, and timm, call a model's blocks; a stage's blocks are numbered below the stage's number.
+# Names of blocks in transformers and timm; where blocks are in stages, the match includes the number of the stage.
 BLOCK = re.compile(r".*?(?:^|\.)(?:layers?|blocks?|stages?)\.?\d+(?:\.\d+)*(?:\.(?:layers?|blocks?)\.\d+)?(?=\.)")
 PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 
 
 @dataclass
 class Backbone:
-    """A model with its processor, and where they came from."""
+    """A model with its processor and its origin."""
 
     model: PreTrainedModel
     processor: BaseImageProcessor
     name: str  # the folder's name, or the Hub id
     revision: str  # the Hub's commit, or "local"
-    initialized: list[str]  # parameters that the weights did not have, or had for other labels
-    parent: dict | None  # run.json beside the weights, with their digest: the chain of stages
+    initialized: list[str]  # parameters that are missing in the weights, or belong to other labels
+    parent: dict | None  # run.json beside the weights and their digest, which link the stages of a training
 
 
 def load(path_or_id: str, labels: list[str], *, drop_path: float = 0.0, allow_pickle: bool = False) -> Backbone:
-    """Loads a folder, a Hub id or `id@revision`, with a head for `labels`: zeros, unless it was trained for these.
+    """Loads a folder, a Hub id or `id@revision`, with a head for `labels`.
 
-    A head of zeros leaves the backbone alone in the first step (BiT, arXiv:1912.11370).
+    The head is set to zero unless it was trained for these very labels. A head of zeros sends no gradient into the
+    backbone in the first step (BiT, arXiv:1912.11370).
 
     Args:
-        path_or_id: a folder wins over a Hub id of the same spelling.
+        path_or_id: if both a folder and a Hub id have this name, the folder is loaded.
         labels: names of the C classes.
-        drop_path: highest rate of stochastic depth, where the architecture has such a setting.
+        drop_path: highest rate of stochastic depth, for architectures that have this setting.
         allow_pickle: whether weights may be in another format than safetensors.
 
     Raises:
-        ModelError: something is missing or damaged, or is not an image classifier.
+        ModelError: a file is missing or damaged, or the model is not an image classifier.
     """
     files = [*PULLED, *(PICKLES if allow_pickle else [])]
     folder, name, revision, _ = locate(path_or_id, files)
@@ -61,36 +63,36 @@ def load(path_or_id: str, labels: list[str], *, drop_path: float = 0.0, allow_pi
         raise ModelError(
             f"can't read {folder}/config.json ({first_sentence(error)}): name an image classifier"
         ) from error
-    if config.model_type == CifarCnnConfig.model_type:  # its head gets several views, and has no bias
+    if config.model_type == CifarCnnConfig.model_type:  # its head is applied to several views, and has no bias
         raise ModelError(f"{path_or_id} is a CNN of train.py: go on from it with train.py --init_from {path_or_id}")
     same_labels = list(config.id2label.values()) == labels
     names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
-    if config.model_type == "timm_wrapper":  # which keeps the number by itself
+    if config.model_type == "timm_wrapper":  # does not derive the number from id2label
         names["num_labels"] = len(labels)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **names)
     set_drop_path(config, drop_path)
     if config.model_type in ("mobilenet_v1", "mobilenet_v2") and config.classifier_dropout_prob > 0.5:
-        config.classifier_dropout_prob = round(1 - config.classifier_dropout_prob, 3)  # theirs is what TensorFlow keeps
+        config.classifier_dropout_prob = round(1 - config.classifier_dropout_prob, 3)  # a keep probability
     processor = load_processor(folder)
     model, absent = load_weights(folder, allow_pickle=allow_pickle, config=config)
 
     if getattr(processor, "do_flip_channel_order", False):
         convert_bgr_to_rgb(model, processor)
     classifier = head(model)
-    if not gives_logits(model, classifier, processors.size_of(processor)):
+    if not head_gives_logits(model, classifier, processors.size_of(processor)):
         raise ModelError(
             f"{type(model).__name__} averages several heads: name a model that has one, such as one without teacher"
         )
-    own = {f"{head_name(model)}.{key}" for key, _ in classifier.named_parameters()}
-    if len(absent) > len(own) + 0.1 * len(model.state_dict()):
+    of_head = {f"{head_name(model)}.{key}" for key, _ in classifier.named_parameters()}
+    if len(absent) > len(of_head) + 0.1 * len(model.state_dict()):
         raise ModelError(
             f"{len(absent)} parameters of {path_or_id} are missing or of another shape, first {absent[0]}: "
             "its weights don't fit its config.json, name another model"
         )
-    if not same_labels or own & set(absent):
+    if not same_labels or of_head & set(absent):
         for parameter in classifier.parameters():
             nn.init.zeros_(parameter)
-        absent = sorted(own | set(absent))
+        absent = sorted(of_head | set(absent))
     parent = None
     if (folder / "run.json").exists():
         parent = read_json(folder / "run.json") | {"model_sha256": runs.sha256(folder / "model.safetensors")}
@@ -98,21 +100,19 @@ def load(path_or_id: str, labels: list[str], *, drop_path: float = 0.0, allow_pi
 
 
 def convert_bgr_to_rgb(model: PreTrainedModel, processor: BaseImageProcessor) -> None:
-    """Turns a model that wants blue first, such as MobileViT, into one that gives the same for red first, its processor
-    too.
-    """
+    """Changes a model that expects BGR, such as MobileViT, and its processor so that RGB gives the same logits."""
     first = next(module for module in model.modules() if isinstance(module, nn.Conv2d) and module.in_channels == 3)
     with torch.no_grad():
         first.weight.copy_(first.weight.flip(1))
-    processor.do_flip_channel_order = False
+    processor.do_flip_channel_order = False  # type: ignore[attr-defined]
 
 
-def gives_logits(model: PreTrainedModel, classifier: nn.Linear, size: int) -> bool:
-    """Whether a model's logits are what its last linear layer gives; DeiT's and LeViT's with a teacher are a mean of
-    two.
+def head_gives_logits(model: PreTrainedModel, classifier: nn.Linear, size: int) -> bool:
+    """Whether the output of the last linear layer is the model's logits. In DeiT and LeViT with a teacher it is not:
+    their logits are the mean of two heads.
 
     Raises:
-        ModelError: the model can't take `size` pixels.
+        ModelError: the model doesn't work at `size` pixels.
     """
     hook = classifier.register_forward_hook(lambda module, args, output: torch.full_like(output, 7.0))
     was_training = model.training
@@ -121,16 +121,17 @@ def gives_logits(model: PreTrainedModel, classifier: nn.Linear, size: int) -> bo
         with torch.no_grad():
             return bool((forward(model, torch.zeros(1, 3, size, size)) == 7.0).all())
     except (ValueError, RuntimeError, AssertionError) as error:
-        raise refused(model, size, error) from error
+        raise size_error(model, size, error) from error
     finally:
         model.train(was_training)
         hook.remove()
 
 
 def fix_batchnorm_momentum(model: PreTrainedModel) -> PreTrainedModel:
-    """The model, whose batch norms remember more than a batch: a momentum is the new batch's share, not the old mean's.
+    """Sets the momentum of batch norms to 0.1 where it is above 0.5, and returns the model.
 
-    transformers' MobileNets have TensorFlow's 0.997, which is the old mean's.
+    In PyTorch the momentum is the weight of the new batch. The MobileNets of transformers have 0.997, TensorFlow's
+    weight of the old mean, so that the running statistics would be those of the last batch.
     """
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d) and module.momentum and module.momentum > 0.5:
@@ -149,10 +150,10 @@ def set_drop_path(config, rate: float) -> None:
 
 
 def head_name(model: PreTrainedModel) -> str:
-    """The name of the last linear layer, which gives the logits.
+    """Name of the last linear layer, which computes the logits.
 
     Raises:
-        ModelError: there is none with as many outputs as labels.
+        ModelError: the model has no linear layer, or the last one has another number of outputs than there are labels.
     """
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linear or model.get_submodule(linear[-1]).out_features != model.config.num_labels:
@@ -161,15 +162,15 @@ def head_name(model: PreTrainedModel) -> str:
 
 
 def head(model: PreTrainedModel) -> nn.Linear:
-    """The last linear layer, which gives the logits. Errors as `head_name`."""
-    return model.get_submodule(head_name(model))
+    """The last linear layer, which computes the logits. Errors as `head_name`."""
+    return cast(nn.Linear, model.get_submodule(head_name(model)))
 
 
 def resize(model: PreTrainedModel, size: int) -> PreTrainedModel:
-    """The same model for images of `size` pixels a side: position embeddings are resampled, all else is taken over.
+    """A copy of the model for images of `size` pixels a side: position embeddings are resampled, the rest is copied.
 
     Raises:
-        ModelError: the architecture can't have that resolution.
+        ModelError: the architecture does not support that resolution.
     """
     config = copy.deepcopy(model.config)
     patch = getattr(config, "patch_size", None)
@@ -183,87 +184,86 @@ def resize(model: PreTrainedModel, size: int) -> PreTrainedModel:
     try:
         other = type(model)._from_config(config)
     except (ValueError, RuntimeError, AssertionError, ZeroDivisionError) as error:
-        raise refused(model, size, error) from error
+        raise size_error(model, size, error) from error
     state = model.state_dict()
     for name, tensor in other.state_dict().items():
         if state[name].shape == tensor.shape:
             continue
         if "pos" not in name or tensor.ndim != 3:
-            raise refused(model, size, f"{name} would have another shape")
+            raise size_error(model, size, f"{name} would have another shape")
         state[name] = resample_positions(state[name], tensor.shape[1])
     other.load_state_dict(state)
     return fix_batchnorm_momentum(other)
 
 
 def resample_positions(embeddings: torch.Tensor, n: int) -> torch.Tensor:
-    """Position embeddings (1, prefix + old², D) -> (1, n, D), n = prefix + new²: bicubic, as ViT's own
-    interpolation.
-    """
+    """Position embeddings (1, prefix + old², D) -> (1, n, D) with n = prefix + new²; bicubic, as in ViT."""
     side = math.isqrt(embeddings.shape[1])
-    prefix = embeddings.shape[1] - side * side  # class tokens and the like, which have no place
+    prefix = embeddings.shape[1] - side * side  # tokens without a position, such as the class token
     new = math.isqrt(n - prefix)
     grid = embeddings[:, prefix:].reshape(1, side, side, -1).permute(0, 3, 1, 2)  # (1, D, old, old)
     grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
     return torch.cat([embeddings[:, :prefix], grid.flatten(2).transpose(1, 2)], dim=1)
 
 
-def refused(model: PreTrainedModel, size: int, reason: Exception | str) -> ModelError:
-    """The error of a resolution that the architecture can't have."""
+def size_error(model: PreTrainedModel, size: int, reason: Exception | str) -> ModelError:
+    """The error for a resolution that the architecture does not support, with the flag to pass instead."""
     reason = first_sentence(reason) if isinstance(reason, Exception) else reason
-    own = own_size(model)
-    way = (
-        "name another model" if own is None else f"pass --image_size {own}" if own != size else "pass --train_sizes 1:1"
-    )
-    return ModelError(f"{type(model).__name__} can't take {size} pixels ({reason}): {way}")
+    trained = trained_size(model)
+    if trained is None:
+        advice = "name another model"
+    else:
+        advice = f"pass --image_size {trained}" if trained != size else "pass --train_sizes 1:1"
+    return ModelError(f"{type(model).__name__} can't take {size} pixels ({reason}): {advice}")
 
 
-def own_size(model: PreTrainedModel) -> int | None:
-    """Pixels a side that the model was trained at; None where its configuration does not say, as ResNet's."""
-    config = getattr(model.config, "vision_config", model.config)  # of SigLIP and others that also read
-    own = getattr(config, "image_size", None)
-    if own is None and config.model_type == "timm_wrapper":
-        own = config.pretrained_cfg["input_size"][-1]
-    return own[0] if isinstance(own, list | tuple) else own
+def trained_size(model: PreTrainedModel) -> int | None:
+    """Pixels a side at which the model was trained; None if its configuration doesn't say, as with ResNet."""
+    config = getattr(model.config, "vision_config", model.config)  # SigLIP and other models of images and text
+    size = getattr(config, "image_size", None)
+    if size is None and config.model_type == "timm_wrapper":
+        size = config.pretrained_cfg["input_size"][-1]
+    return size[0] if isinstance(size, list | tuple) else size
 
 
-def depths(model: PreTrainedModel) -> dict[str, int]:
-    """{parameter: its depth}: 0 before the first block, a block's number from 1, the head one more than the last block.
+def parameter_depths(model: PreTrainedModel) -> dict[str, int]:
+    """{parameter: depth}: 0 before the first block, the block's number from 1, and one more than the last block for the
+    head.
 
-    Blocks are found by the names that transformers and timm give them (`layers.3`, `stages.1.layers.0`, `blocks.2.1`),
-    in the order in which the model registers them. What comes after the last block, such as a norm, counts as the head.
+    Blocks are recognised by their names in transformers and timm (`layers.3`, `stages.1.layers.0`, `blocks.2.1`) and
+    numbered in the order in which the model registers them. Layers after the last block, such as a norm, have the depth
+    of the head.
     """
     top = head_name(model)
-    found: dict[str, int] = {}
+    blocks: dict[str, int] = {}
     result = {}
     for name, _ in model.named_parameters():
         block = BLOCK.match(name)
         if block and not name.startswith(f"{top}."):
-            result[name] = found.setdefault(block[0], len(found) + 1)
+            result[name] = blocks.setdefault(block[0], len(blocks) + 1)
         else:
-            result[name] = -1 if found else 0
-    return {name: len(found) + 1 if depth < 0 else depth for name, depth in result.items()}
+            result[name] = -1 if blocks else 0
+    return {name: len(blocks) + 1 if depth < 0 else depth for name, depth in result.items()}
 
 
 def has_attention(model: PreTrainedModel) -> bool:
-    """Whether the model is a transformer: layer-wise decay of the learning rate helps these, and harms CNNs less
-    often.
-    """
+    """Whether the model is a transformer. Layer-wise learning rate decay helps transformers, and rarely CNNs."""
     return any("attention" in type(module).__name__.lower() for module in model.modules())
 
 
 def use_matmul_attention(model: PreTrainedModel) -> None:
-    """Computes attention as two matrix products and a softmax rather than by PyTorch's fused kernel.
+    """Computes attention as two matrix products and a softmax instead of PyTorch's fused kernel.
 
-    On a CPU the fused kernel's backward pass is slow: of DeiT-tiny at 96 pixels it was 44% of a training step.
+    On a CPU the backward pass of the fused kernel is slow: it was 44% of a training step of DeiT-tiny at 96 pixels.
     """
     if getattr(model.config, "_attn_implementation", None) == "sdpa":
-        model.set_attn_implementation("products")
+        model.set_attn_implementation("matmul")
     for module in model.modules():
-        if hasattr(module, "fused_attn"):  # timm's
-            module.fused_attn = False
+        if hasattr(module, "fused_attn"):  # timm
+            module.fused_attn = False  # type: ignore[assignment]
 
 
-def products(
+def matmul_attention(
     module: nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -273,22 +273,22 @@ def products(
     dropout: float = 0.0,
     **_,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """transformers' "eager" attention with its softmax in the precision of the products.
+    """The "eager" attention of transformers, with the softmax in the precision of the matrix products.
 
-    Under autocast the eager one goes to float32 and back, forward and backward: a sixth of DeiT-tiny's step at 224
-    pixels. In bfloat16 PyTorch's softmax sums in float32 all the same.
+    Under autocast the eager one converts to float32 and back in the forward and the backward pass, which took a sixth
+    of a step of DeiT-tiny at 224 pixels. PyTorch's softmax of bfloat16 accumulates in float32 anyway.
 
     Args:
-        module: who attends.
-        query: (N, heads, T, D); so are `key` and `value`.
-        key: what the queries are compared with.
-        value: what is averaged.
-        attention_mask: added to the scores, or none.
-        scaling: of the scores; D ** -0.5 by default.
-        dropout: of the weights.
+        module: the attention layer.
+        query: (N, heads, T, D).
+        key: (N, heads, T, D).
+        value: (N, heads, T, D).
+        attention_mask: added to the scores, if given.
+        scaling: factor of the scores; D ** -0.5 by default.
+        dropout: rate of dropout on the attention weights.
 
     Returns:
-        (N, T, heads, D), and the weights (N, heads, T, T).
+        The output (N, T, heads, D) and the attention weights (N, heads, T, T).
     """
     with torch.autocast(query.device.type, enabled=False):
         scores = query * (query.shape[-1] ** -0.5 if scaling is None else scaling) @ key.transpose(2, 3)
@@ -298,38 +298,39 @@ def products(
         return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
-AttentionInterface.register("products", products)
+AttentionInterface.register("matmul", matmul_attention)
 
 
-def forward(model: nn.Module, pixels: torch.Tensor, own: PreTrainedModel | None = None) -> torch.Tensor:
-    """Logits (N, C) of pixel values (N, 3, H, W), position embeddings interpolated if H is not the model's own size.
+def forward(model: nn.Module, pixels: torch.Tensor, unwrapped: PreTrainedModel | None = None) -> torch.Tensor:
+    """Logits (N, C) of pixel values (N, 3, H, W); position embeddings are interpolated if the model was trained at
+    another size.
 
     Args:
-        model: what to call.
+        model: called with the pixels.
         pixels: float, on the model's device.
-        own: the model itself, where `model` is a wrapper of it (several devices, compiled).
+        unwrapped: the model itself, if `model` is a wrapper for several devices or a compiled module.
     """
-    own = own or model
-    can_interpolate = "interpolate_pos_encoding" in inspect.signature(type(own).forward).parameters
-    interpolate = can_interpolate and pixels.shape[-1] != own_size(own)
+    unwrapped = unwrapped or cast(PreTrainedModel, model)
+    can_interpolate = "interpolate_pos_encoding" in inspect.signature(type(unwrapped).forward).parameters
+    interpolate = can_interpolate and pixels.shape[-1] != trained_size(unwrapped)
     return model(pixel_values=pixels, **({"interpolate_pos_encoding": True} if interpolate else {})).logits
 
 
 def forward_flops(model: PreTrainedModel, size: int) -> int:
-    """Floating-point operations of the forward pass of an image of `size` pixels a side.
+    """Floating-point operations of a forward pass on one image of `size` pixels a side.
 
     Raises:
-        ModelError: the model can't take that size.
+        ModelError: the model doesn't work at that size.
     """
     was_training = model.training
     pixels = torch.zeros(1, 3, size, size, device=model.device)
     model.eval()
     try:
-        # Fused kernels, which are taken where no gradient is asked for, are not counted.
+        # FlopCounterMode does not count fused kernels, which PyTorch uses when no gradient is needed.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             forward(model, pixels)
     except (ValueError, RuntimeError, AssertionError) as error:
-        raise refused(model, size, error) from error
+        raise size_error(model, size, error) from error
     finally:
         model.train(was_training)
     return counter.get_total_flops()

@@ -1,15 +1,16 @@
-"""Where a model looks: a heat map of the pixels that speak for a label, over what the model saw of an image.
+"""Heat maps of the pixels that support a label, drawn over the image as the model received it.
 
-    from classifier import explain, load_predictor
+    from classifier import load_predictor
+    from classifier.models import explain
     predictor = load_predictor("models/cnn")
-    explain.overlay(explain.seen(predictor, "a.jpg"), explain.heatmap(predictor, "a.jpg")).save("a.png")
+    explain.overlay(explain.preprocessed_image(predictor, "a.jpg"), explain.heatmap(predictor, "a.jpg")).save("a.png")
 
-CNNs, and transformers that end in a grid of tokens (Swin): Grad-CAM (arXiv:1610.02391) of the last feature map.
-Transformers that attend over the whole image (ViT, DeiT, timm's): attention weighted by its gradient and multiplied
-through the layers (arXiv:2103.15679), which is attention roll-out (arXiv:2005.00928) for one label.
+CNNs, and transformers whose last layer is a grid of tokens (Swin): Grad-CAM (arXiv:1610.02391) of the last feature map.
+Transformers with attention over the whole image (ViT, DeiT, also of timm): attention weighted by its gradient and
+multiplied through the layers (arXiv:2103.15679), which is attention roll-out (arXiv:2005.00928) for one label.
 
-Nothing is hooked into the model nor changed in it: a mode that PyTorch keeps for each thread sees the operations of one
-forward pass, so that other threads can use the model meanwhile.
+The model has no hooks and is not changed: a TorchFunctionMode, which is local to a thread, records the operations of
+one forward pass, so that other threads can use the model meanwhile.
 """
 
 import math
@@ -31,37 +32,37 @@ SOFTMAX = (F.softmax, torch.softmax, torch.Tensor.softmax)
 
 
 def heatmap(predictor: Predictor, image: ImageInput, label: int | None = None) -> np.ndarray:
-    """How much each pixel that the model saw speaks for a label, in proportion to the one that does most.
+    """How much each pixel of the model's input supports a label, relative to the pixel that does most.
 
     Args:
-        predictor: the model. Where it averages views of an image (the scratch CNN), the plain one is explained.
+        predictor: the model. If it averages views of an image (the scratch CNN), the unchanged view is explained.
         image: a path, encoded bytes or a PIL image.
-        label: index of the class; by default that of the highest probability.
+        label: index of the class; by default the most probable one.
 
     Returns:
-        float32 (H, W) in [0, 1], in the coordinates of `seen`. All 0 where nothing speaks for the label.
+        float32 (H, W) in [0, 1], in the coordinates of `preprocessed_image`. All 0 if no pixel supports the label.
 
     Raises:
         ImageError: a file can't be read.
-        ModelError: the model has neither a last feature map nor attention over the whole image, or gave NaN or
-            infinity.
+        ModelError: the model has neither a last feature map nor attention over the whole image, or its output has NaN
+            or infinity.
     """
     pixel_values = predictor.pixel_values([image]).requires_grad_()  # (1, 3, H, W); weights may be frozen
-    size = pixel_values.shape[2:]
+    size = (pixel_values.shape[2], pixel_values.shape[3])
     if label is None:
         with torch.no_grad():
             label = int(predictor.model(pixel_values).logits.argmax())
     with torch.enable_grad(), Recorder(size) as recorded:
-        logit = one_view(predictor.model, pixel_values)[0, label]
+        logit = single_view_logits(predictor.model, pixel_values)[0, label]
 
     if recorded.attends_globally():
-        *gradients, of_tokens = torch.autograd.grad(logit, [*recorded.attentions, recorded.tokens])
+        *gradients, token_gradient = torch.autograd.grad(logit, [*recorded.attentions, recorded.tokens])
         attentions = [attention[0].detach() for attention in recorded.attentions]
-        readout = of_tokens[0].norm(
-            dim=-1
-        )  # (T,): not 0 for the class token, or else for the patches that are averaged
-        heat = relevance(attentions, [gradient[0] for gradient in gradients], shares(readout, readout.sum()))
-        rows, columns = grid(len(heat), size)
+        # (T,): positive for the tokens that the head reads, which are the class token or all patches
+        readout = token_gradient[0].norm(dim=-1)
+        readout = divide_or_zero(readout, readout.sum())
+        heat = token_relevance(attentions, [gradient[0] for gradient in gradients], readout)
+        rows, columns = grid_shape(len(heat), size)
         heat = heat[-rows * columns :].view(rows, columns)  # class and register tokens come first
     elif recorded.features is not None:
         (gradient,) = torch.autograd.grad(logit, [recorded.features])
@@ -69,61 +70,61 @@ def heatmap(predictor: Predictor, image: ImageInput, label: int | None = None) -
     else:
         raise ModelError(
             f"can't tell where {predictor.name} looks: {type(predictor.model).__name__} neither ends in a feature "
-            "map nor "
-            "attends over the whole image, choose a CNN or a ViT"
+            "map nor attends over the whole image, choose a CNN or a ViT"
         )
     if not heat.isfinite().all():
         raise ModelError(
             f"{predictor.name} gave NaN or infinity: its weights may be damaged, fetch or train them again"
         )
-    heat = enlarge(heat.float(), size, stride_of(predictor.model))
-    return shares(heat, heat.max()).cpu().numpy()
+    heat = upsample(heat.float(), size, stride_of(predictor.model))
+    return divide_or_zero(heat, heat.max()).cpu().numpy()
 
 
-def seen(predictor: Predictor, image: ImageInput) -> np.ndarray:
-    """What the model saw of an image, its normalisation undone: uint8 (H, W, 3). Errors as `Predictor.logits`."""
+def preprocessed_image(predictor: Predictor, image: ImageInput) -> np.ndarray:
+    """The image after resizing and cropping, without normalisation: uint8 (H, W, 3). Errors as `Predictor.logits`."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in processor.mean_std(predictor.processor))
-    picture = predictor.pixel_values([image])[0].float().cpu() * std + mean  # (3, H, W) in units of 255
-    return (picture * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+    pixels = predictor.pixel_values([image])[0].float().cpu() * std + mean  # (3, H, W) in units of 255
+    return (pixels * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
 
 
-def overlay(picture: np.ndarray, heat: np.ndarray, alpha: float = 0.5) -> Image.Image:
-    """The heat map over the picture, in a perceptually uniform scale that the colour-blind can read: dark is cold.
+def overlay(image: np.ndarray, heat: np.ndarray, alpha: float = 0.5) -> Image.Image:
+    """The heat map blended with the image, in a perceptually uniform scale that colour-blind people can read; dark
+    means 0.
 
     Args:
-        picture: uint8 (H, W, 3), of `seen`.
-        heat: (H, W) in [0, 1], of `heatmap`.
-        alpha: share of the heat map, in [0, 1].
+        image: uint8 (H, W, 3), from `preprocessed_image`.
+        heat: (H, W) in [0, 1], from `heatmap`.
+        alpha: weight of the heat map, in [0, 1].
     """
     colours = matplotlib.colormaps["inferno"](heat)[..., :3] * 255  # (H, W, 3)
-    return Image.fromarray(np.rint((1 - alpha) * picture + alpha * colours).astype(np.uint8))
+    return Image.fromarray(np.rint((1 - alpha) * image + alpha * colours).astype(np.uint8))
 
 
-def one_view(model: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
-    """(N, 3, H, W) -> logits (N, C), of the image as it is where the scratch CNN would average several views of it."""
+def single_view_logits(model: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
+    """(N, 3, H, W) -> logits (N, C); for the scratch CNN, of the unchanged image and not averaged over views."""
     if isinstance(model, CifarCnnForImageClassification):
         return model.forward_view(pixel_values)
     return model(pixel_values).logits
 
 
-def shares(values: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
-    """`values`, at least 0, as fractions of `whole`; 0 where that is 0, as with a head of zeros."""
-    return values / whole.clamp(min=torch.finfo(whole.dtype).tiny)
+def divide_or_zero(values: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+    """`values / total`, or 0 if both are 0, as with a head of zeros. Neither is negative."""
+    return values / total.clamp(min=torch.finfo(total.dtype).tiny)
 
 
 def stride_of(model: PreTrainedModel) -> int | None:
-    """Pixels from a cell of the last feature map to the next; None where the map covers the image to all sides.
+    """Pixels between neighbouring cells of the last feature map; None if the map covers the whole image.
 
-    The scratch CNN's pooling leaves out odd rows and columns: of 32 pixels, its 3×3 map covers the upper left 24.
+    Pooling in the scratch CNN leaves out odd rows and columns: of 32 pixels, its 3×3 map covers the upper left 24.
     """
     return 2 ** len(model.config.widths) if isinstance(model, CifarCnnForImageClassification) else None
 
 
-def enlarge(heat: torch.Tensor, size: tuple[int, int], stride: int | None = None) -> torch.Tensor:
-    """(h, w) -> `size` (H, W), bilinear: cells lie `stride` pixels apart from the upper left, or by default fill the
+def upsample(heat: torch.Tensor, size: tuple[int, int], stride: int | None = None) -> torch.Tensor:
+    """(h, w) -> `size` (H, W), bilinear. Cells are `stride` pixels apart from the upper left; by default they fill the
     image.
 
-    What lies beyond the last row and column of cells gets their values.
+    Pixels beyond the last row and column of cells get the values of these.
     """
     (height, width), (rows, columns) = size, heat.shape
     heat = heat[None, None]
@@ -140,7 +141,7 @@ def grad_cam(features: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
 
     Args:
         features: a feature map, (C, h, w).
-        gradients: of the label's logit by it, (C, h, w).
+        gradients: gradients of the label's logit with respect to it, (C, h, w).
 
     Returns:
         (h, w), at least 0.
@@ -148,38 +149,43 @@ def grad_cam(features: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
     return (gradients.mean(dim=(1, 2), keepdim=True) * features).sum(dim=0).relu()
 
 
-def relevance(attentions: list[torch.Tensor], gradients: list[torch.Tensor], readout: torch.Tensor) -> torch.Tensor:
-    """Relevance of the first layer's tokens (arXiv:2103.15679, equations 5 and 6), what residuals alone carry left out.
+def token_relevance(
+    attentions: list[torch.Tensor], gradients: list[torch.Tensor], readout: torch.Tensor
+) -> torch.Tensor:
+    """Relevance of the first layer's tokens (arXiv:2103.15679, equations 5 and 6), without the path through the
+    residual connections alone.
 
     Args:
-        attentions: softmax weights of each layer, first to last, (heads, T, T): a row is what a token reads.
-        gradients: of the label's logit by these, in the same shapes.
-        readout: share of each of the last layer's tokens in what the classifier reads, (T,).
+        attentions: softmax weights of each layer, first to last, (heads, T, T); a row has the weights of one query.
+        gradients: gradients of the label's logit with respect to these, in the same shapes.
+        readout: weight of each token of the last layer in the input of the classifier, (T,); sums to 1.
 
     Returns:
         (T,), at least 0.
     """
-    row = readout  # of the product of all layers, so that no T×T matrices are multiplied
+    row = readout  # a vector times the layers, one after another, avoids products of T×T matrices
     for attention, gradient in zip(reversed(attentions), reversed(gradients), strict=True):
         row = row + row @ (attention * gradient).relu().mean(dim=0)
     return row - readout
 
 
-def grid(n: int, size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of the largest grid of at most n cells that is shaped like an image of `size` (H, W)."""
+def grid_shape(n: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of the largest grid of at most n cells with the aspect ratio of an image of `size` (H, W)."""
     height, width = size
     rows = math.isqrt(n * height // width)
     return rows, rows * width // height
 
 
 class Recorder(TorchFunctionMode):
-    """Within `with Recorder(size) as recorded:`, what this thread computes of one image of `size` (H, W).
+    """Records attention weights and feature maps of one image of `size` (H, W) that this thread computes inside a
+    `with` block.
 
     Attributes:
-        attentions: softmax weights of each attention, (1, heads, T, T) where it is over all of the image's tokens.
-        tokens: what the last layer norm of more than one position gave, None without one.
-        features: the last feature map, None where attention follows it: (1, C, h, w), or a layer norm's (1, h, w, C) or
-            (1, h·w, C), told apart by `channels_last`.
+        attentions: softmax weights of each attention; (1, heads, T, T) if it is over all tokens of the image.
+        tokens: output of the last layer norm over more than one position, None if there is none.
+        features: the last feature map, None if attention follows it. Its shape is (1, C, h, w), or (1, h, w, C) or
+            (1, h·w, C) for the output of a layer norm.
+        channels_last: whether `features` is the output of a layer norm.
     """
 
     def __init__(self, size: tuple[int, int]):
@@ -209,7 +215,9 @@ class Recorder(TorchFunctionMode):
         return out
 
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        """Fused attention, which does not give its weights, in two steps: applied to the identity matrix, it does."""
+        """Fused attention in two steps. It does not return its weights, but applied to the identity matrix, they are
+        its output.
+        """
         identity = torch.eye(key.shape[-2], dtype=key.dtype, device=key.device).expand(*key.shape[:-1], -1)
         weights = F.scaled_dot_product_attention(query, key, identity, *args, **kwargs)
         self.attentions.append(weights)
@@ -217,18 +225,18 @@ class Recorder(TorchFunctionMode):
         return weights @ value
 
     def is_map(self, tokens: torch.Tensor) -> bool:
-        """Whether a layer norm's output is a feature map, channels last, its rows and columns apart or in one."""
+        """Whether the output of a layer norm is a feature map, (1, h, w, C) or (1, h·w, C)."""
         if tokens.ndim == 3:
-            return math.prod(grid(tokens.shape[1], self.size)) == tokens.shape[1] > 1
+            return math.prod(grid_shape(tokens.shape[1], self.size)) == tokens.shape[1] > 1
         return tokens.ndim == 4 and self.is_grid(*tokens.shape[1:3])
 
     def is_grid(self, rows: int, columns: int) -> bool:
-        """Whether it has more than one cell, and the image's shape but for a row or column."""
+        """Whether a grid has more than one cell and the aspect ratio of the image, up to one row or column."""
         height, width = self.size
         return rows * columns > 1 and abs(rows * width - columns * height) < max(height, width)
 
     def attends_globally(self) -> bool:
-        """Whether each attention was over all of the tokens that the last layer norm gave."""
+        """Whether every attention was over all tokens in the output of the last layer norm."""
         if not self.attentions or self.tokens is None or self.tokens.ndim != 3:
             return False
         n = self.tokens.shape[1]
@@ -238,5 +246,5 @@ class Recorder(TorchFunctionMode):
         """A tensor in the layout of `features` -> (C, h, w)."""
         if not self.channels_last:
             return x[0]
-        rows, columns = x.shape[1:3] if x.ndim == 4 else grid(x.shape[1], self.size)
+        rows, columns = x.shape[1:3] if x.ndim == 4 else grid_shape(x.shape[1], self.size)
         return x.view(rows, columns, -1).permute(2, 0, 1)

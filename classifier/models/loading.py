@@ -1,4 +1,4 @@
-"""Finds a model, in a folder or on the Hub, and loads its weights and its processor without running its code."""
+"""Locates a model in a folder or on the Hub, and loads its weights and its processor without running its code."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,13 +17,13 @@ from classifier.models import cnn  # noqa: F401  registers the scratch CNN with 
 
 
 class Location(NamedTuple):
-    """Where a model's files are, and what they are.
+    """Where the files of a model are.
 
     Attributes:
-        folder: with the files.
-        name: the folder's, or the Hub id.
-        revision: the Hub's commit, or "local".
-        notice: why that is not the Hub's present one, "" when it is.
+        folder: folder with the files.
+        name: name of the folder, or Hub id.
+        revision: commit of the Hub, or "local".
+        notice: why that is not the current commit of the Hub, "" if it is.
     """
 
     folder: Path
@@ -33,9 +33,12 @@ class Location(NamedTuple):
 
 
 def locate(path_or_id: str | Path, files: Sequence[str] | None = None, *, patience: float | None = None) -> Location:
-    """A folder here, else the Hub's, of which `files` (patterns) are fetched: by default what inference needs.
+    """A local folder or, if there is none of this name, a Hub model, whose files are downloaded.
 
-    Errors and `patience` as in `load_predictor`.
+    Args:
+        path_or_id: folder, Hub id or `id@revision`.
+        files: patterns of the files to download, by default those that inference needs.
+        patience: as in `load_predictor`, and so are the errors.
     """
     if Path(path_or_id).is_dir():
         return Location(Path(path_or_id), Path(path_or_id).resolve().name, "local")
@@ -46,32 +49,32 @@ def locate(path_or_id: str | Path, files: Sequence[str] | None = None, *, patien
 
 
 def default_device() -> torch.device:
-    """CUDA, then MPS, when present, the CPU otherwise."""
+    """CUDA if available, else MPS if available, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def load_weights(folder: Path, *, allow_pickle: bool = False, **options) -> tuple[PreTrainedModel, list[str]]:
-    """The image classifier in `folder`, in fp32, and the parameters that its files have not, or in another shape.
+    """The image classifier in `folder`, in float32, and the names of parameters that are missing or of another shape.
 
     Args:
-        folder: of config.json and weights.
+        folder: with config.json and the weights.
         allow_pickle: whether weights may be in another format than safetensors.
-        options: for `from_pretrained`, such as a changed `config`.
+        options: arguments of `from_pretrained`, such as a changed `config`.
 
     Raises:
-        ModelError: no weights, damaged ones, or an architecture that `transformers` does not know.
+        ModelError: the weights are missing or damaged, or `transformers` does not know the architecture.
     """
     if not allow_pickle and not any(
         (folder / n).exists() for n in ("model.safetensors", "model.safetensors.index.json")
     ):
         raise ModelError(f"no model.safetensors in {folder}: other formats may run code, save it as safetensors")
     try:
-        with quiet():  # what is absent is the caller's to tell, in a line
+        with quiet():  # the caller reports missing parameters, in one line
             model, loaded = AutoModelForImageClassification.from_pretrained(
                 folder,
-                dtype=torch.float32,  # the default computes in the dtype of the file
+                dtype=torch.float32,  # by default transformers computes in the dtype of the file
                 use_safetensors=None if allow_pickle else True,
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,
@@ -80,11 +83,11 @@ def load_weights(folder: Path, *, allow_pickle: bool = False, **options) -> tupl
             )
     except SafetensorError as error:
         raise ModelError(f"{folder}/model.safetensors is damaged ({error}): fetch or train it again") from error
-    except UnpicklingError as error:  # torch refuses to run what it does not know
+    except UnpicklingError as error:  # torch refuses to unpickle unknown classes
         raise ModelError(
             f"{folder} has weights that hold code ({first_sentence(error)}): save them as safetensors"
         ) from error
-    except (OSError, ValueError, KeyError, ImportError) as error:  # timm's unknown architecture is an ImportError
+    except (OSError, ValueError, KeyError, ImportError) as error:  # ImportError: an architecture unknown to timm
         raise ModelError(
             f"can't load the model in {folder} ({first_sentence(error)}): it has to be an image classifier that "
             "transformers knows, because code beside the weights is never run"
@@ -94,7 +97,7 @@ def load_weights(folder: Path, *, allow_pickle: bool = False, **options) -> tupl
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Neither bars nor warnings of transformers."""
+    """Suppresses progress bars and warnings of transformers."""
     bar_was_on, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -107,9 +110,13 @@ def quiet() -> Iterator[None]:
 
 
 def load_processor(folder: Path) -> BaseImageProcessor:
-    """The processor saved in `folder`, on torchvision; timm's is in config.json."""
+    """The processor saved in `folder`, with the torchvision backend; the settings of timm's are in config.json.
+
+    Raises:
+        ModelError: there is no usable processor.
+    """
     try:
-        with quiet():  # timm's has but one backend, and warns that it isn't this one
+        with quiet():  # timm's processor has another backend only, and warns about it
             return AutoImageProcessor.from_pretrained(folder, backend="torchvision", trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelError(

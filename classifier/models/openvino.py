@@ -1,10 +1,10 @@
-"""A model's forward pass on a CPU by OpenVINO: the same logits to 1e-5, and faster, once it is compiled.
+"""A model's forward pass on a CPU, compiled by OpenVINO: faster, with the same logits to 1e-5.
 
     predictor = load_predictor("models/vit")
     predictor.compile()
 
-By how much, benchmarks/inference.json tells of one machine. In float32, though some processors would take bfloat16 by
-themselves: that changes logits by hundredths, and the app has to agree with everyone else.
+benchmarks/inference.json has the speed on one machine. The precision is float32 on every processor: OpenVINO would
+choose bfloat16 on some, which changes logits by hundredths, and the app has to agree with the other ways of loading.
 """
 
 import threading
@@ -18,11 +18,11 @@ from transformers import PreTrainedModel
 from classifier.errors import ModelError
 from classifier.models.loading import quiet
 
-MOST = 1e-3  # difference of logits, on noise
+LOGIT_TOLERANCE = 1e-3  # largest difference of the logits of random images
 
 
-class Logits(nn.Module):
-    """A model that takes and gives a tensor, as tracing wants it."""
+class LogitsModel(nn.Module):
+    """A model whose input and output are tensors, as tracing requires."""
 
     def __init__(self, model: PreTrainedModel):
         super().__init__()
@@ -34,44 +34,42 @@ class Logits(nn.Module):
 
 
 def compile_model(model: PreTrainedModel, size: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A function from pixel values (N, 3, H, W), any N, to logits (N, C). Calls from several threads take turns.
+    """A function from pixel values (N, 3, H, W), for any N, to logits (N, C). Concurrent calls run one at a time.
 
     Args:
         model: on the CPU, in float32.
         size: pixels a side.
 
     Raises:
-        ModelError: the architecture can't be converted, or answers differently afterwards.
+        ModelError: the architecture can't be converted, or gives other logits when compiled.
     """
-    import openvino  # only here: who computes with torch alone does not wait for it
+    import openvino  # here, so that programs that don't compile need not wait for the import
 
-    model = Logits(model).eval()
+    traced = LogitsModel(model).eval()
     try:
         with torch.inference_mode(), quiet(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what tracing may miss: the comparison below finds it
+            warnings.simplefilter("ignore")  # about untraceable code: the comparison below detects its effects
             graph = openvino.convert_model(
-                model, example_input=torch.zeros(2, 3, size, size), input=[-1, 3, size, size]
+                traced, example_input=torch.zeros(2, 3, size, size), input=[-1, 3, size, size]
             )
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
-        raise ModelError(
-            f"OpenVINO can't convert {type(model.model).__name__} ({reason}): use it uncompiled"
-        ) from error
+        raise ModelError(f"OpenVINO can't convert {type(model).__name__} ({reason}): use it uncompiled") from error
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "ENABLE_CPU_PINNING": False,  # which puts the first thread of every process on the first core
+        "ENABLE_CPU_PINNING": False,  # pinning would put the first thread of every process on the first core
     }
-    compiled, turn = openvino.Core().compile_model(graph, "CPU", settings), threading.Lock()
+    compiled, lock = openvino.Core().compile_model(graph, "CPU", settings), threading.Lock()
 
     def forward(pixel_values: torch.Tensor) -> torch.Tensor:
-        with turn:
+        with lock:
             return torch.from_numpy(compiled(pixel_values.numpy())[0].copy())
 
     images = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        logits, expected = forward(images), model(images)
-    if logits.shape != expected.shape or not (logits - expected).abs().max() < MOST:
-        raise ModelError(f"{type(model.model).__name__} compiled by OpenVINO gives other logits: use it uncompiled")
+        logits, expected = forward(images), traced(images)
+    if logits.shape != expected.shape or not (logits - expected).abs().max() < LOGIT_TOLERANCE:
+        raise ModelError(f"{type(model).__name__} compiled by OpenVINO gives other logits: use it uncompiled")
     return forward

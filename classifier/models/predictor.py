@@ -1,21 +1,21 @@
-"""A loaded model and its own processor: images in, probabilities out, the same everywhere they are asked for.
+"""A model loaded with its own processor: images in, probabilities out, the same in every part of this project.
 
     from classifier import load_predictor
     load_predictor("runs/cnn")(["a.jpg", image], top_k=3)
 
-An image reaches the model through `classifier.images` (bytes to upright RGB) and the processor that is saved beside
-the weights, and through nothing else, so that app, API, evaluation and `transformers.pipeline` agree to 1e-4. Weights
-are read from safetensors and computed in float32. No code from a model repository is ever run.
+An image passes through `classifier.images` (bytes to upright RGB) and through the processor saved beside the weights,
+and nothing else, so that app, API, evaluation and `transformers.pipeline` agree to 1e-4. Weights are read from
+safetensors and computed in float32. Code from a model repository is never run.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from transformers import PreTrainedModel
+from transformers import BaseImageProcessor, PreTrainedModel
 
 from classifier.errors import ModelError
 from classifier.files import read_json
@@ -32,26 +32,25 @@ def load_predictor(
     """Loads a model folder, a Hub model (`user/name`) or a revision of one (`user/name@revision`).
 
     Args:
-        path_or_id: a folder wins over a Hub id of the same spelling.
-        device: where to compute; by default CUDA, then MPS, when present, the CPU otherwise.
-        patience: seconds to wait for a slow Hub before what is cached is served; None waits.
+        path_or_id: if both a folder and a Hub id have this name, the folder is loaded.
+        device: where to compute; by default CUDA if available, else MPS if available, else the CPU.
+        patience: seconds to wait for a slow Hub before the cached revision is used; None waits without limit.
 
     Raises:
         HubError: the Hub can't be reached, and nothing is cached.
-        ModelError: something is missing, corrupted, or of an architecture that `transformers` does not know. The
-            message is one line that names the folder and the next step.
+        ModelError: a file is missing or corrupted, or `transformers` does not know the architecture. The message is one
+            line that names the folder and the next step.
     """
     folder, name, revision, notice = locate(path_or_id, patience=patience)
     config = read_json(folder / "config.json")
     model, absent = load_weights(folder)
-    if absent:  # transformers would go on with random values in their place
+    if absent:  # transformers fills these with random values
         raise ModelError(
             f"the weights in {folder} don't fit config.json ({len(absent)} missing or of another shape, first "
-            f"{absent[0]}): "
-            "a backbone without a classifier has to be fine-tuned first"
+            f"{absent[0]}): a backbone without a classifier has to be fine-tuned first"
         )
     return Predictor(
-        for_inference(model.to(device or default_device())),
+        optimize_for_inference(model.to(torch.device(device or default_device()))),
         load_processor(folder),
         name=name,
         revision=revision,
@@ -64,31 +63,28 @@ def load_predictor(
     )
 
 
-class Linear(torch.nn.Linear):
-    """A linear layer by oneDNN where no gradient is asked for: PyTorch's own goes to MKL in fp32, which is slow on
-    AMD.
-    """
+class OneDNNLinear(torch.nn.Linear):
+    """A linear layer that uses oneDNN when no gradient is needed. PyTorch uses MKL in float32, slow on AMD."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(…, in_features) -> (…, out_features)."""
-        plain = torch.is_grad_enabled() or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
-        if plain or torch.jit.is_tracing():  # which knows PyTorch's own operations
+        unsupported = torch.is_grad_enabled() or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
+        if unsupported or torch.jit.is_tracing():  # the graph of a trace should have PyTorch's own operations
             return super().forward(x)
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
 
-def for_inference(model: PreTrainedModel) -> PreTrainedModel:
-    """The same model, made fast on this machine: convolutions with channels last, linear layers by oneDNN.
+def optimize_for_inference(model: PreTrainedModel) -> PreTrainedModel:
+    """Changes the model to channels-last convolutions and oneDNN linear layers, and returns it.
 
-    How much that is, `benchmarks/inference.py` measures. Logits change by less than 1e-5, as with any other order of
-    summation.
+    `benchmarks/inference.py` measures the gain. The order of summation differs, so logits change by less than 1e-5.
     """
     model.to(memory_format=torch.channels_last)
     has_onednn = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX")
     if model.device.type == "cpu" and has_onednn:
         for module in model.modules():
             if type(module) is torch.nn.Linear:
-                module.__class__ = Linear
+                module.__class__ = OneDNNLinear
     return model
 
 
@@ -96,26 +92,26 @@ class Predictor:
     """A model in evaluation mode with its processor. Safe to call from several threads.
 
     Attributes:
-        forward: pixel values (N, 3, H, W) -> logits (N, C): the model's own pass, or a compiled one.
-        name: the folder's name, or the Hub id.
-        revision: the Hub commit, or "local".
-        notice: why the revision is not the Hub's present one, "" when it is.
+        forward: function from pixel values (N, 3, H, W) to logits (N, C); the model's forward pass or a compiled one.
+        name: name of the folder, or Hub id.
+        revision: commit of the Hub, or "local".
+        notice: why the revision is not the current one of the Hub, "" if it is.
         labels: names of the C classes, in the order of the logits.
         n_parameters: number of parameters of the model.
-        evaluation: evaluation.json beside the weights, {} when there is none.
+        evaluation: evaluation.json beside the weights, {} if there is none.
         known_threshold: an image whose energy is below looks like none of the labels (`judge`); None when not set.
         known_at: pixels a side at which a larger image is looked at as well for that (`energies`); None when not set.
-        reduce_to: pixels to which `decode` may shrink a large file first; None when not set.
-        folder: with the weights and the records beside them; None when it was not loaded from one.
-        bf16: whether it computes in bfloat16 (autocast), which moves probabilities in their third digit; False at
-        first.
-        most_at_once: images of the largest call of `judge` so far, by which one knows whether to `compile`.
+        reduce_to: pixels to which `decode` may shrink a large file first; None if not set.
+        folder: with the weights and their records; None if the model was not loaded from a folder.
+        bf16: whether to compute in bfloat16 (autocast), which changes the third digit of probabilities; initially
+            False.
+        most_at_once: largest number of images in a call of `judge` so far, to decide whether `compile` pays off.
     """
 
     def __init__(
         self,
-        model: torch.nn.Module,
-        processor,
+        model: PreTrainedModel,
+        processor: BaseImageProcessor,
         *,
         name: str,
         revision: str | None = None,
@@ -128,7 +124,7 @@ class Predictor:
     ):
         self.model = model.eval()
         self.processor = processor
-        self.forward = lambda pixel_values: self.model(pixel_values).logits
+        self.forward: Callable[[torch.Tensor], torch.Tensor] = lambda pixel_values: self.model(pixel_values).logits
         self.name = name
         self.revision = revision
         self.notice = notice
@@ -143,25 +139,27 @@ class Predictor:
         self.most_at_once = 0
 
     def compile(self) -> None:
-        """Spends seconds on compiling the forward pass for this CPU, for those who classify many images. ModelError as
-        there.
+        """Compiles the forward pass for this CPU, which takes seconds and pays off for many images.
 
-        Other threads may use the predictor meanwhile. On another device it does nothing.
+        Other threads can use the predictor meanwhile. On another device nothing happens.
+
+        Raises:
+            ModelError: as `openvino.compile_model`.
         """
         if self.model.device.type == "cpu":
-            # Only here, because timm takes a second to import.
+            # Imported here because timm takes a second to import.
             from classifier.models import openvino, processor
 
             self.forward = openvino.compile_model(self.model, processor.size_of(self.processor))
 
     @property
     def accuracy(self) -> float | None:
-        """Share of the test images that the evaluation found right, None when it was not evaluated."""
+        """Accuracy on the test split, None if the model was not evaluated."""
         return self._measured.get("accuracy")
 
     @property
     def accuracy_ci95(self) -> list[float] | None:
-        """The accuracy's 95% interval, [low, high], None when it was not evaluated."""
+        """95% interval of the accuracy, [low, high], None if the model was not evaluated."""
         return self._measured.get("accuracy_ci95")
 
     @property
@@ -172,8 +170,8 @@ class Predictor:
         """The `top_k` most probable labels of each image, best first, as `transformers.pipeline` gives them.
 
         Args:
-            images: one or a list of paths, encoded bytes and PIL images.
-            top_k: labels an image, all of them when there are fewer.
+            images: one path, encoded bytes or PIL image, or a list of them.
+            top_k: number of labels per image; all of them if there are fewer.
 
         Returns:
             `[{"label", "score"}, …]` for one image, a list of such lists for a list of images.
@@ -224,20 +222,18 @@ class Predictor:
         """(N, C) float32 logits of N paths, encoded bytes or PIL images.
 
         Raises:
-            ImageError: a file can't be read. It is named.
-            ModelError: the model gave NaN or infinity.
+            ImageError: a file can't be read; the message names it.
+            ModelError: the output has NaN or infinity.
         """
         logits = [self._forward(batch) for batch in batched(self._decoded(images), batch_size)]
         return np.concatenate(logits) if logits else np.empty((0, len(self.labels)), np.float32)
 
     def pixel_values(self, images: Sequence[ImageInput]) -> torch.Tensor:
-        """What the model gets of N paths, encoded bytes or PIL images: (N, 3, H, W), on its device. Errors as
-        `logits`.
-        """
-        return self._processed(list(self._decoded(images)))
+        """Model input (N, 3, H, W) for N paths, encoded bytes or PIL images, on its device. Errors as `logits`."""
+        return self._process(list(self._decoded(images)))
 
-    def _processed(self, images: list[Image.Image]) -> torch.Tensor:
-        """N RGB images -> (N, 3, H, W), as the saved processor makes them, on the model's device and in its dtype."""
+    def _process(self, images: list[Image.Image]) -> torch.Tensor:
+        """N RGB images -> pixel values (N, 3, H, W) of the saved processor, on the model's device and in its dtype."""
         parameter = next(self.model.parameters())
         pixel_values = self.processor(images=images, return_tensors="pt")["pixel_values"]
         return pixel_values.to(parameter.device, parameter.dtype)
@@ -245,7 +241,7 @@ class Predictor:
     @torch.inference_mode()
     def _forward(self, images: list[Image.Image]) -> np.ndarray:
         """A batch of N RGB images -> (N, C) float32 logits."""
-        pixel_values = self._processed(images)
+        pixel_values = self._process(images)
         with torch.autocast(pixel_values.device.type, torch.bfloat16, enabled=self.bf16):
             logits = self.forward(pixel_values).float().cpu()
         if not logits.isfinite().all():
@@ -253,7 +249,7 @@ class Predictor:
         return logits.numpy()
 
     def _decoded(self, images: Iterable[ImageInput]) -> Iterator[Image.Image]:
-        """RGB images in order. Consecutive files are decoded together, by the decoder's worker processes."""
+        """The images in RGB, in order. Files are decoded by the worker processes of `classifier.images`."""
         images = list(images)
         files = decode_many([image for image in images if not isinstance(image, Image.Image)], reduce_to=self.reduce_to)
         for image in images:
@@ -266,11 +262,11 @@ class Predictor:
 
 
 def is_plain(image: Image.Image) -> bool:
-    """Whether `to_rgb` would only copy the image, as it would what was decoded already."""
+    """Whether `to_rgb` would only copy the image, as is the case for decoded ones."""
     return type(image) is Image.Image and image.mode == "RGB" and not image.info
 
 
 def batched(items: Iterable, size: int) -> Iterator[list]:
-    """Lists of `size` consecutive items, the last one shorter; items are taken only as they are needed."""
+    """Lists of `size` consecutive items, of which the last may be shorter. Items are consumed as they are needed."""
     items = iter(items)
     return iter(lambda: list(islice(items, size)), [])

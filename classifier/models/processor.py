@@ -1,10 +1,12 @@
-"""A model's own image processor: changed to another resolution, and applied to a whole batch at once.
+"""The image processor saved with a model: its settings, a copy for another resolution, and its use on a batch tensor.
 
-Every function takes a processor of `transformers` on torchvision, or timm's, whose settings live in config.json.
+Every function takes a processor of transformers with the torchvision backend, or the one of timm, whose settings are in
+config.json.
 """
 
 import timm.data
 import torch
+from PIL import Image
 from torchvision.transforms import Resize
 from torchvision.transforms.v2.functional import resize, to_dtype
 from transformers import BaseImageProcessor, PreTrainedModel
@@ -12,7 +14,7 @@ from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmW
 
 
 def size_of(processor: BaseImageProcessor) -> int:
-    """Pixels a side of what `processor` gives to the model."""
+    """Pixels a side of the images that the model receives."""
     if isinstance(processor, TimmWrapperImageProcessor):
         return processor.data_config["input_size"][-1]
     settings = processor.to_dict()
@@ -21,11 +23,11 @@ def size_of(processor: BaseImageProcessor) -> int:
 
 
 def crop_pct_of(processor: BaseImageProcessor) -> float:
-    """The side that the centre crop keeps, as a fraction of the resized image's; 1 without a crop."""
+    """Side of the centre crop as a fraction of the side of the resized image; 1 without a crop."""
     if isinstance(processor, TimmWrapperImageProcessor):
         return processor.data_config["crop_pct"]
     settings = processor.to_dict()
-    if "crop_pct" in settings:  # ConvNeXt's
+    if "crop_pct" in settings:  # ConvNeXt
         return settings["crop_pct"]
     if not settings.get("do_center_crop"):
         return 1.0
@@ -34,12 +36,12 @@ def crop_pct_of(processor: BaseImageProcessor) -> float:
 
 
 def resized(processor: BaseImageProcessor, model: PreTrainedModel, size: int, crop_pct: float) -> BaseImageProcessor:
-    """The processor for another resolution. timm's settings are part of `model.config`, and are changed there.
+    """A processor for another resolution. For timm, the settings in `model.config` are changed as well.
 
     Args:
-        processor: what the pre-trained model came with. What it does to the aspect ratio stays.
+        processor: of the pre-trained model. Its treatment of the aspect ratio is kept.
         model: the model that will be saved beside it.
-        size: pixels a side that the model gets.
+        size: pixels a side of the images that the model receives.
         crop_pct: see `crop_pct_of`.
     """
     if isinstance(processor, TimmWrapperImageProcessor):
@@ -53,25 +55,25 @@ def resized(processor: BaseImageProcessor, model: PreTrainedModel, size: int, cr
         return type(processor).from_dict(settings | {"size": {"shortest_edge": size}, "crop_pct": crop_pct})
     side = round(size / crop_pct)
     crop = bool(settings.get("do_center_crop")) or crop_pct < 1
-    keeps_aspect = crop and "shortest_edge" in settings["size"]  # without a crop the images would differ in size
+    keeps_aspect = crop and "shortest_edge" in settings["size"]  # without a crop, images would differ in shape
     settings["size"] = {"shortest_edge": side} if keeps_aspect else {"height": side, "width": side}
     if crop:
         settings |= {"do_center_crop": True, "crop_size": {"height": size, "width": size}}
     return type(processor).from_dict(settings)
 
 
-def batch(processor: BaseImageProcessor, images: torch.Tensor) -> torch.Tensor:
-    """uint8 (N, 3, H, W) -> pixel values (N, 3, size, size), on the images' device, as `processor` computes them.
+def process_batch(processor: BaseImageProcessor, images: torch.Tensor) -> torch.Tensor:
+    """uint8 (N, 3, H, W) -> pixel values (N, 3, size, size) of `processor`, on the device of the images.
 
-    timm's processor resizes with Pillow, this with torchvision's kernel for 8 bits: of CIFAR-10, 1 pixel in 2,000
-    differs.
+    The processor of timm resizes with Pillow and this function with torchvision's 8-bit kernel; 1 pixel in 2,000 of
+    CIFAR-10 differs.
     """
     if not isinstance(processor, TimmWrapperImageProcessor):
         return processor(images=images, return_tensors="pt")["pixel_values"]
     for transform in processor.val_transforms.transforms:
         if isinstance(transform, timm.data.transforms.MaybeToTensor | timm.data.transforms.ToTensor):
             images = to_dtype(images, torch.float32, scale=True)
-        elif isinstance(transform, Resize):  # which would resize a tensor in float
+        elif isinstance(transform, Resize):  # applied to a tensor, it would resize in float
             images = resize(images, transform.size, interpolation=transform.interpolation, antialias=True)
         else:
             images = transform(images)
@@ -79,22 +81,24 @@ def batch(processor: BaseImageProcessor, images: torch.Tensor) -> torch.Tensor:
 
 
 def mean_std(processor: BaseImageProcessor) -> tuple[list[float], list[float]]:
-    """What the processor subtracts and divides by, a number a channel, in units of 255."""
+    """Mean and standard deviation by which the processor normalises each channel, in units of 255."""
     if isinstance(processor, TimmWrapperImageProcessor):
         return list(processor.data_config["mean"]), list(processor.data_config["std"])
-    if hasattr(processor, "include_top"):  # EfficientNet's, which may divide twice and have 0 in the middle
+    if hasattr(processor, "include_top"):  # EfficientNet: it may divide twice, and its rescaling may have an offset
         black, white = (
-            batch(processor, torch.full((1, 3, 8, 8), value, dtype=torch.uint8))[0, :, 0, 0] for value in (0, 255)
+            process_batch(processor, torch.full((1, 3, 8, 8), value, dtype=torch.uint8))[0, :, 0, 0]
+            for value in (0, 255)
         )
         std = 1 / (white - black)
         return (-black * std).tolist(), std.tolist()
-    if not processor.do_normalize:
+    settings = processor.to_dict()
+    if not settings.get("do_normalize"):
         return [0.0] * 3, [1.0] * 3
-    return list(processor.image_mean), list(processor.image_std)
+    return list(settings["image_mean"]), list(settings["image_std"])
 
 
 def is_bicubic(processor: BaseImageProcessor) -> bool:
-    """Whether the processor resizes with a bicubic kernel, or a sharper one, rather than a bilinear one."""
+    """Whether the processor resizes with a bicubic or Lanczos kernel, not a bilinear one."""
     if isinstance(processor, TimmWrapperImageProcessor):
         return processor.data_config["interpolation"] in ("bicubic", "lanczos")
-    return int(processor.resample) in (1, 3)  # Pillow's LANCZOS and BICUBIC
+    return int(processor.to_dict()["resample"]) in (Image.Resampling.LANCZOS, Image.Resampling.BICUBIC)

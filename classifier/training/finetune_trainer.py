@@ -364,7 +364,7 @@ class FinetuneTrainer(Trainer):
         """A group of parameters a depth, the head's first; norms, biases, tokens and positions are not decayed."""
         if self.optimizer is None:
             model = model or self.model
-            depths = backbone.depths(self.model)
+            depths = backbone.parameter_depths(self.model)
             top = max(depths.values())
             groups: dict[tuple[int, bool], list] = {}
             for (name, parameter), depth in zip(model.named_parameters(), depths.values(), strict=True):
@@ -435,7 +435,7 @@ class FinetuneTrainer(Trainer):
             size = processors.size_of(self.processor)
             pixels = torch.cat([pixels.view(len(labels), 3, size, size), pixels.new_zeros(missing, 3, size, size)])
             labels = F.pad(labels, (0, missing), value=IGNORED)
-        pixels = pixels if pixels.is_floating_point() else processors.batch(self.processor, pixels)
+        pixels = pixels if pixels.is_floating_point() else processors.process_batch(self.processor, pixels)
         with torch.no_grad(), self.within_memory():
             logits = backbone.forward(model, channels_last(pixels), self.model).float()
         return F.cross_entropy(logits, labels, ignore_index=IGNORED), logits, labels

@@ -98,7 +98,7 @@ def extract(
             if not len(batch["labels"]):
                 continue
             pixels = batch["pixels"].to(model.device)
-            pixels = pixels if pixels.is_floating_point() else processors.batch(processor, pixels)
+            pixels = pixels if pixels.is_floating_point() else processors.process_batch(processor, pixels)
             with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
                 backbone.forward(model, channels_last(pixels))
             rows = caught.pop()
@@ -126,7 +126,7 @@ def key(model: PreTrainedModel, processor: BaseImageProcessor, dataset: InMemory
             hashed.update(f"{name} {tuple(tensor.shape)}".encode())
             hashed.update(tensor.contiguous().cpu().numpy().tobytes())
     settings = {k: v for k, v in processor.to_dict().items() if k != "image_processor_type"}
-    hashed.update(json.dumps([settings, backbone.own_size(model), bf16], sort_keys=True, default=str).encode())
+    hashed.update(json.dumps([settings, backbone.trained_size(model), bf16], sort_keys=True, default=str).encode())
     is_in_memory = isinstance(dataset, InMemory)
     images = data_digest(dataset.images, dataset.labels) if is_in_memory else fingerprint(dataset.split, dataset.splits)
     hashed.update(images.encode())

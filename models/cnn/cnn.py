@@ -1,12 +1,12 @@
 """The scratch CNN, as a `transformers` configuration and model, for images of about 32×32.
 
 Convolution, max pooling, batch norm and an activation in stages that halve the resolution, then a linear head. The
-first layer is fixed: it whitens 2×2 patches of the training images, which saves the epochs that a network spends on
-finding edges.
+first layer is fixed: it whitens 2×2 patches of the training images, which saves the epochs in which a network learns to
+detect edges.
 
 The layout follows airbench94 (Keller Jordan, arXiv:2404.00498) and, for the whitening layer, tysam-code's hlb-CIFAR10;
-stages of three convolutions carry a residual, as in airbench96. This file imports nothing of this project, so that it
-can travel with the weights and be loaded by anyone with `trust_remote_code=True`.
+stages of three convolutions have a residual connection, as in airbench96. This file imports nothing of this project, so
+that it can be copied beside the weights and loaded by anyone with `trust_remote_code=True`.
 """
 
 from itertools import pairwise
@@ -20,11 +20,11 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
 WHITEN_KERNEL = 2  # pixels a side
-# What activations get is scaled so that they bend like GELU: hardswish(1.7 x) / 1.7 is within 0.07 of it, at a quarter
-# of its time on a CPU. The division needs no place, as each activation is followed by a convolution and batch norm, or
-# the head.
+# The input of an activation is scaled so that the result resembles GELU: hardswish(1.7 x) / 1.7 differs from it by at
+# most 0.07 and takes a quarter of its time on a CPU. No code divides by 1.7, since each activation is followed by a
+# convolution with batch norm, or by the head.
 GAIN = {"hardswish": 1.7}
-VIEWS = {1: [1.0], 2: [1 / 2] * 2, 6: [1 / 4] * 2 + [1 / 8] * 4}  # weights, of the image in place first
+VIEWS = {1: [1.0], 2: [1 / 2] * 2, 6: [1 / 4] * 2 + [1 / 8] * 4}  # {number of views: their weights}
 
 
 class CifarCnnConfig(PreTrainedConfig):
@@ -32,12 +32,12 @@ class CifarCnnConfig(PreTrainedConfig):
 
     Args:
         widths: output channels of each stage. A stage halves the resolution.
-        depths: 3×3 convolutions of each stage, one number a stage, each at least 1. From 3 on, a stage has a residual.
+        depths: number of 3×3 convolutions of each stage, at least 1. A stage of 3 or more has a residual connection.
         hidden_act: activation, by its name in `transformers.activations.ACT2FN`.
-        image_size: pixels a side that the weights were trained for. Other sizes run: pooling is global.
+        image_size: pixels a side at which the weights were trained. Other sizes work, because pooling is global.
         num_channels: channels of the input.
-        views: of how many views of each image `forward` averages the probabilities in evaluation mode: 1; 2 (and
-            mirrored); 6 (and both of these shifted by one pixel up-left and down-right). Cost grows in proportion.
+        views: number of views of an image whose probabilities are averaged in evaluation mode: 1; 2 (also mirrored);
+            or 6 (both also shifted by one pixel up-left and down-right). The cost is proportional.
     """
 
     model_type = "cifar_cnn"
@@ -50,7 +50,7 @@ class CifarCnnConfig(PreTrainedConfig):
     views: int = 1
 
     def validate_architecture(self):
-        """Raises ValueError for a shape that can't be built. Called by `transformers` on construction."""
+        """Raises ValueError for invalid settings. Called by `transformers` on construction."""
         if len(self.widths) != len(self.depths) or not self.widths or min(self.depths) < 1:
             raise ValueError(f"widths {self.widths} and depths {self.depths} need one positive number a stage each")
         if self.hidden_act not in ACT2FN:
@@ -60,8 +60,8 @@ class CifarCnnConfig(PreTrainedConfig):
 
 
 class Stage(nn.Module):
-    """`depth` 3×3 convolutions, each followed by batch norm and activation; the first one by 2×2 max pooling as
-    well.
+    """`depth` 3×3 convolutions, each followed by batch norm and activation; after the first one also 2×2 max
+    pooling.
     """
 
     def __init__(self, in_channels: int, out_channels: int, depth: int, hidden_act: str):
@@ -86,7 +86,7 @@ class Stage(nn.Module):
 
 
 class CifarCnnForImageClassification(PreTrainedModel):
-    """The scratch CNN with its linear head. `pixel_values` are normalised by the processor saved beside the weights."""
+    """The scratch CNN with its linear head. The processor saved beside the weights normalises `pixel_values`."""
 
     config_class = CifarCnnConfig
     main_input_name = "pixel_values"
@@ -112,11 +112,11 @@ class CifarCnnForImageClassification(PreTrainedModel):
             init.kaiming_uniform_(module.weight, a=5**0.5)
             if module is self.whiten:
                 init.zeros_(module.bias)
-            else:  # start as (partly) the identity: each layer passes its input on
+            else:  # the first channels start as the identity, so that each layer passes its input on
                 identity = nn.init.dirac_(torch.empty_like(module.weight))[: module.in_channels]
                 init.copy_(module.weight[: module.in_channels], identity)
         elif isinstance(module, nn.Linear):
-            init.normal_(module.weight, std=1 / gain)  # not less, because forward divides by the width
+            init.normal_(module.weight, std=1 / gain)  # large, because forward divides by the width
         else:
             super()._init_weights(module)
             if isinstance(module, nn.BatchNorm2d):
@@ -126,8 +126,8 @@ class CifarCnnForImageClassification(PreTrainedModel):
     def init_whiten(self, pixel_values: torch.Tensor, eps: float = 5e-4) -> None:
         """Sets the first layer to whiten the 2×2 patches of normalised training images (N, C, H, W), N a few thousand.
 
-        The filters are the eigenvectors of the patches' covariance over the square root of their eigenvalues, and the
-        same negated, so that the activation loses neither sign.
+        The filters are the eigenvectors of the patches' covariance divided by the square roots of their eigenvalues,
+        and the same filters negated, so that the activation preserves both signs.
         """
         k, c = WHITEN_KERNEL, pixel_values.shape[1]
         patches = F.unfold(pixel_values.float(), k).transpose(1, 2).reshape(-1, c * k * k)  # (N × positions, C·k·k)
@@ -148,25 +148,23 @@ class CifarCnnForImageClassification(PreTrainedModel):
         return self.head(x / x.shape[-1])
 
     def forward_views(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) -> logits (views, N, num_labels), of the image as it is first; `average_views` makes them
-        one.
-        """
-        seen = [pixel_values]
+        """(N, C, H, W) -> logits (views, N, num_labels) for `average_views`; the first view is the unchanged image."""
+        views = [pixel_values]
         if self.config.views == 6:
             padded = F.pad(pixel_values, (1, 1, 1, 1), mode="reflect")
-            seen += [padded[..., :-2, :-2], padded[..., 2:, 2:]]
+            views += [padded[..., :-2, :-2], padded[..., 2:, 2:]]
         if self.config.views > 1:
-            seen = [x for view in seen for x in (view, view.flip(-1))]
-        return torch.stack([self.forward_view(x) for x in seen])
+            views = [x for view in views for x in (view, view.flip(-1))]
+        return torch.stack([self.forward_view(x) for x in views])
 
     def forward(
         self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, return_dict: bool | None = None
     ) -> ImageClassifierOutputWithNoAttention | tuple:
-        """(N, C, H, W) -> logits (N, num_labels), in evaluation mode averaged over `config.views` views; and the
-        loss.
+        """(N, C, H, W) -> logits (N, num_labels), averaged over `config.views` views in evaluation mode, and the loss
+        if `labels` are given.
         """
-        is_one = self.training or self.config.views == 1
-        logits = self.forward_view(pixel_values) if is_one else average_views(self.forward_views(pixel_values))
+        single = self.training or self.config.views == 1
+        logits = self.forward_view(pixel_values) if single else average_views(self.forward_views(pixel_values))
         loss = F.cross_entropy(logits, labels) if labels is not None else None
         if return_dict is False:
             return (logits,) if loss is None else (loss, logits)
@@ -176,8 +174,8 @@ class CifarCnnForImageClassification(PreTrainedModel):
 def average_views(logits: torch.Tensor) -> torch.Tensor:
     """(views, N, C) -> logits (N, C) whose softmax is the weighted mean of the views' softmaxes.
 
-    Probabilities are averaged rather than logits, because where views disagree the mean should be unsure. The
-    logsumexp, by which strangers are told, is the mean of the views'.
+    Probabilities are averaged and not logits, because the mean should be uncertain where views disagree. The logsumexp
+    of the result, which is used to detect out-of-distribution images, is the weighted mean of the views' logsumexp.
     """
     weights = logits.new_tensor(VIEWS[len(logits)])[:, None, None]
     mean = torch.logsumexp(logits.log_softmax(dim=-1) + weights.log(), dim=0)
