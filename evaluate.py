@@ -295,7 +295,7 @@ def tell_strangers(
         return None
     side = processor.size_of(predictor.processor)
     key = fingerprint("test", splits)
-    made = ood.sets(first_images(splits, n, side))  # {name: uint8 (N, 3, side, side)}
+    made = ood.synthetic_sets(first_images(splits, n, side))  # {name: uint8 (N, 3, side, side)}
 
     def batches(images: np.ndarray) -> Iterator[tuple[list[Image.Image], list[int]]]:
         for i in range(0, len(images), PICTURES):

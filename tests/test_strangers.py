@@ -31,7 +31,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def made(images):
-    return ood.sets(images)
+    return ood.synthetic_sets(images)
 
 
 def test_logit_scores_by_hand():
@@ -111,7 +111,7 @@ def test_sets_are_images(images, made):
 
 
 def test_sets_are_the_same_on_every_run(images, made):
-    again, other = ood.sets(images), ood.sets(images, seed=1)
+    again, other = ood.synthetic_sets(images), ood.synthetic_sets(images, seed=1)
     for name, strange in made.items():
         assert strange.tobytes() == again[name].tobytes(), name
         assert strange.tobytes() != other[name].tobytes(), name
@@ -173,7 +173,7 @@ def test_scratch_cnn_tells_strangers():
     known = pixels("validation")
     features, logits = seen(known)
     neighbours = ood.fit_neighbours(seen(pixels("train"))[0], k=1)
-    for name, images in ood.sets(known).items():
+    for name, images in ood.synthetic_sets(known).items():
         strange_features, strange_logits = seen(images)
         least = 0.9 if name in ("gaussian_noise", "uniform_noise", "blobs") else 0.6
         assert ood.auroc(ood.energy(logits), ood.energy(strange_logits)) > least, name

@@ -67,7 +67,7 @@ def near_duplicates(thumbnails: torch.Tensor, split: np.ndarray, first_copy: np.
     """
     distinct = np.flatnonzero(first_copy == np.arange(len(first_copy)))
     thumbnails = thumbnails[distinct]
-    bounds = np.searchsorted(split[distinct], range(split.max() + 2))
+    bounds = np.searchsorted(split[distinct], range(split.max() + 2)).tolist()
     first, second, mirrored = candidates(thumbnails, bounds)
     scores = np.empty(len(first), np.float32)
     with tqdm(total=len(first), unit=" pairs", desc="comparing") as bar:
@@ -147,7 +147,8 @@ def similarity(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     [promising] = (scores >= POSITION_NEAR).nonzero(as_tuple=True)
     if not len(promising):  # the Fourier transform of an empty batch is an error
         return scores
-    a_spectra, b_spectra = (tuple(x[promising] for x in pair) for pair in (a_spectra, b_spectra))
+    (a_pixels, a_energy), (b_pixels, b_energy) = a_spectra, b_spectra
+    a_spectra, b_spectra = (a_pixels[promising], a_energy[promising]), (b_pixels[promising], b_energy[promising])
     for size in SIZES:
         for whole, part in ((a_spectra, b), (b_spectra, a)):
             shrunk = resize(part[promising], [size, size], antialias=True)

@@ -1,1 +1,1 @@
-"""What a model gives for a split, and what is measured on that: accuracy, calibration, out-of-distribution, cost."""
+"""Predictions of a split and what is measured on them: accuracy, calibration, OOD detection, speed and memory."""

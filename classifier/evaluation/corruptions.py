@@ -1,17 +1,17 @@
-"""Corruptions of images at five strengths, to measure how accuracy falls with each.
+"""Corruptions of images at five strengths, to measure how accuracy decreases with each.
 
-    corrupted = corrupt(images, "gaussian_noise", strength=3)  # uint8 (N, 3, H, W), as `data.as_tensor` gives them
+    corrupted = corrupt(images, "gaussian_noise", strength=3)  # uint8 (N, 3, H, W), as from `loaders.as_tensor`
 
-Six kinds are CIFAR-10-C's, with its own constants (Hendrycks and Dietterich, arXiv:1903.12261; ImageNet-C's are
-harsher). Fractions of a level are cut off, as there, not rounded; where float64 falls just below a whole number there,
-a level is lost that is kept here. Shift and rotation are ours. What they bring into view is mirrored: a black border
-would be a corruption of its own.
+Six kinds are those of CIFAR-10-C with its constants (Hendrycks and Dietterich, arXiv:1903.12261; the constants of
+ImageNet-C are harsher). Values are truncated to integers, as there. Results can differ by one level where float64
+rounding puts a value of the original just below an integer. Shift and rotation are additions of this project. They
+mirror the image at its border, because a black border would be another corruption.
 
-The constants are for 32 pixels a side. In larger images blur and shift grow with the shorter side, and a block of
-pixelation with each side; noise, brightness, contrast and JPEG act on pixels or 8 × 8 blocks, and stay as they are.
+The constants are for 32 pixels a side. In larger images, blur and shift grow with the shorter side and the blocks of
+pixelation with each side; noise, brightness, contrast and JPEG act on pixels or blocks of 8 × 8 and do not change.
 
-What is random is drawn from `seed` and the image's own pixels: an image is corrupted in the same way in whatever batch,
-order or sample it comes, and from strength to strength the draw is the same, only larger.
+Random numbers depend on `seed` and on the pixels of the image, so an image is corrupted in the same way in every batch,
+order and sample. All strengths use the same numbers, differently scaled.
 """
 
 import hashlib
@@ -29,19 +29,19 @@ from torch.nn import functional as F
 
 from classifier.errors import DataError
 
-SIDE = 32  # pixels, for which the constants are made
-CHUNK = 64  # images at a time, in float32
+SIDE = 32  # pixels a side for which the constants are chosen
+CHUNK = 64  # images in memory in float32
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A way to corrupt images.
+    """A kind of corruption.
 
     Attributes:
         name: its key in `KINDS`.
         unit: what the strengths measure.
-        strengths: five, from mild to strong; not always rising.
-        apply: takes uint8 (N, 3, H, W), one of the strengths and the seed; gives the same shape.
+        strengths: five values from mild to strong, which may be decreasing.
+        apply: function of images, uint8 (N, 3, H, W), one of the strengths and the seed; returns images of that shape.
     """
 
     name: str
@@ -51,19 +51,19 @@ class Kind:
 
 
 def corrupt(images: torch.Tensor, kind: str, strength: int, seed: int = 0) -> torch.Tensor:
-    """Corrupts each of N images, by itself.
+    """Corrupts N images independently.
 
     Args:
         images: uint8 (N, 3, H, W), on the CPU.
         kind: a key of `KINDS`.
         strength: 1 (mild) to 5 (strong).
-        seed: of the noise, and of the ways in which images are shifted and turned; 0 or above.
+        seed: of the noise and of the directions of shift and rotation; at least 0.
 
     Returns:
         uint8 (N, 3, H, W).
 
     Raises:
-        DataError: there is no such kind or strength, or the images are of another shape or dtype.
+        DataError: the kind or strength is unknown, or the images have another shape or dtype.
     """
     if kind not in KINDS:
         raise DataError(f"no corruption {kind!r}: choose from {', '.join(KINDS)}")
@@ -77,64 +77,62 @@ def corrupt(images: torch.Tensor, kind: str, strength: int, seed: int = 0) -> to
 
 def _gaussian_noise(images: torch.Tensor, std: float, seed: int) -> torch.Tensor:
     noise = np.stack([rng.standard_normal(images.shape[1:], np.float32) for rng in _generators(images, seed)])
-    return _cut(images + 255 * std * torch.from_numpy(noise))
+    return _truncate(images + 255 * std * torch.from_numpy(noise))
 
 
 def _gaussian_blur(images: torch.Tensor, sigma: float, seed: int) -> torch.Tensor:
-    """As scikit-image's `gaussian`: 4 sigma a side, the edge's pixels repeated (torchvision would mirror them)."""
+    """As scikit-image's `gaussian`: radius 4 sigma, pixels repeated at the border (torchvision mirrors them)."""
     sigma *= min(images.shape[-2:]) / SIDE
-    # Between the two passes SciPy rounds to float32, so that a flat image stays as it is.
-    return _cut(
+    # SciPy rounds to float32 between the two passes, so that a uniform image does not change.
+    return _truncate(
         torch.from_numpy(gaussian_filter(images.numpy(), sigma, output=np.float32, mode="nearest", axes=(2, 3)))
     )
 
 
 def _brightness(images: torch.Tensor, added: float, seed: int) -> torch.Tensor:
-    """Adds to the value of HSV, that is the largest of R, G and B: hue and saturation stay where all three are scaled
-    alike.
-    """
+    """Adds to the value of HSV, the maximum of R, G and B; scaling all three alike keeps hue and saturation."""
     images = images.float()
     value = images.amax(dim=1, keepdim=True)  # (N, 1, H, W)
     brighter = (value + 255 * added).clamp(max=255)
-    return _cut(torch.where(value > 0, images * brighter / value, brighter))  # black has no saturation: it turns grey
+    return _truncate(torch.where(value > 0, images * brighter / value, brighter))  # black has no hue: it becomes grey
 
 
 def _contrast(images: torch.Tensor, factor: float, seed: int) -> torch.Tensor:
-    """About the mean of each channel of each image (torchvision takes that of the grey image)."""
+    """Scales the distance to the mean of each channel of each image (torchvision uses the mean of the grey image)."""
     images = images.float()
     mean = images.mean(dim=(2, 3), keepdim=True)
-    return _cut((images - mean) * factor + mean)
+    return _truncate((images - mean) * factor + mean)
 
 
 def _jpeg_compression(images: torch.Tensor, quality: float, seed: int) -> torch.Tensor:
-    """By Pillow, chroma at half the resolution (torchvision's codec gives the same pixels, but is to be removed)."""
+    """JPEG by Pillow, chroma at half the resolution (torchvision's codec gives the same pixels, but is deprecated)."""
 
     def compressed(image: Image.Image) -> Image.Image:
         image.save(file := io.BytesIO(), "JPEG", quality=quality)
         return Image.open(file)
 
-    return _each(images, compressed)
+    return _map_images(images, compressed)
 
 
 def _pixelate(images: torch.Tensor, fraction: float, seed: int) -> torch.Tensor:
-    """Down to a fraction of the pixels a side and up again, by Pillow's box filter."""
+    """Reduces the image to a fraction of the pixels a side and enlarges it again, by Pillow's box filter."""
     height, width = images.shape[-2:]
     small = max(1, int(width * fraction)), max(1, int(height * fraction))
-    return _each(images, lambda image: image.resize(small, Resampling.BOX).resize(image.size, Resampling.BOX))
+    return _map_images(images, lambda image: image.resize(small, Resampling.BOX).resize(image.size, Resampling.BOX))
 
 
 def _shift(images: torch.Tensor, fraction: float, seed: int) -> torch.Tensor:
-    """Along both axes, each way as drawn, by the same whole number of pixels (at least 1), which blurs nothing."""
+    """Shifts along both axes in random directions by the same integer number of pixels (at least 1), without blur."""
     height, width = images.shape[-2:]
     pixels = max(1, round(fraction * min(height, width)))
     x, y = _signs(images, seed, 2).T * pixels
     theta = torch.eye(2, 3).repeat(len(images), 1, 1)
-    theta[:, 0, 2], theta[:, 1, 2] = x * 2 / width, y * 2 / height  # affine_grid's images go from -1 to 1
+    theta[:, 0, 2], theta[:, 1, 2] = x * 2 / width, y * 2 / height  # affine_grid has coordinates from -1 to 1
     return _resample(images, theta)
 
 
 def _rotation(images: torch.Tensor, degrees: float, seed: int) -> torch.Tensor:
-    """About the centre, clockwise or not as drawn, bilinear."""
+    """Rotates about the centre in a random direction, bilinear."""
     height, width = images.shape[-2:]
     cosine = torch.full((len(images),), math.cos(math.radians(degrees)))
     sine = _signs(images, seed, 1)[:, 0] * math.sin(math.radians(degrees))
@@ -166,30 +164,30 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def _cut(values: torch.Tensor) -> torch.Tensor:
-    """Numbers in units of 255 -> uint8, without their fraction."""
+def _truncate(values: torch.Tensor) -> torch.Tensor:
+    """Values in units of 255 -> uint8, clipped and without their fraction."""
     return values.clamp(0, 255).to(torch.uint8)
 
 
-def _each(images: torch.Tensor, change: Callable[[Image.Image], Image.Image]) -> torch.Tensor:
-    """Changes images of Pillow's one by one."""
+def _map_images(images: torch.Tensor, change: Callable[[Image.Image], Image.Image]) -> torch.Tensor:
+    """Applies a function of Pillow images to each image."""
     arrays = images.permute(0, 2, 3, 1).contiguous().numpy()  # (N, H, W, 3)
-    changed = np.stack([change(Image.fromarray(image)) for image in arrays])
+    changed = np.stack([np.asarray(change(Image.fromarray(image))) for image in arrays])
     return torch.from_numpy(changed).permute(0, 3, 1, 2).contiguous()
 
 
 def _generators(images: torch.Tensor, seed: int) -> list[np.random.Generator]:
-    """One for each image, from its pixels and the seed."""
+    """One random generator per image, seeded by its pixels and `seed`."""
     digests = [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images.numpy()]
     return [np.random.default_rng([seed, int.from_bytes(digest, "little")]) for digest in digests]
 
 
 def _signs(images: torch.Tensor, seed: int, n: int) -> torch.Tensor:
-    """n numbers for each image, -1 or 1: float32 (N, n)."""
+    """n random numbers per image, -1 or 1: float32 (N, n)."""
     return torch.tensor(np.array([rng.choice([-1, 1], n) for rng in _generators(images, seed)]), dtype=torch.float32)
 
 
 def _resample(images: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
-    """Moves each image by its affine map (N, 2, 3), bilinear, mirrored at the edge, rounded."""
+    """Transforms each image by its affine map, (N, 2, 3): bilinear, mirrored at the border, rounded."""
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False).round().to(torch.uint8)

@@ -38,7 +38,7 @@ def brier(logits: np.ndarray, labels: np.ndarray) -> float:
 class Reliability(NamedTuple):
     """The bins of a reliability diagram. Each array has shape (bins,) and is 0 where a bin has no image."""
 
-    count: np.ndarray  # int, images in the bin
+    count: np.ndarray  # type: ignore[assignment]  # int, images in the bin; hides the method of tuple
     confidence: np.ndarray  # their mean top probability
     accuracy: np.ndarray  # the fraction of them that is predicted correctly
 

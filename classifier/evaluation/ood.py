@@ -1,13 +1,12 @@
-"""How well a model tells images of none of its classes: scores of its outputs, what these reach, and images to try them
-on.
+"""Out-of-distribution (OOD) detection: scores, metrics of them, and synthetic test sets. Nothing here runs a model.
 
     neighbours = ood.fit_neighbours(train_features)
-    for name, images in ood.sets(validation_images).items():
+    for name, images in ood.synthetic_sets(validation_images).items():
         features = ...  # of images
         ood.auroc(neighbours.scores(validation_features), neighbours.scores(features))
 
-A score is higher the more an image is like the known classes. Features are what the model's last linear layer gets, the
-mean where it sees several views of an image. Nothing here runs a model.
+The score of an image is higher the more it resembles the known classes, that is, images in distribution. Features are
+the input of the model's last linear layer, averaged if the model sees several views of an image.
 """
 
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from classifier.errors import DataError
 
 
 def max_probability(logits: np.ndarray) -> np.ndarray:
-    """Scores (N,) in [1/C, 1]: the top probability of (N, C) logits (Hendrycks and Gimpel, arXiv:1610.02136)."""
+    """Scores (N,) in [1/C, 1]: the highest probability of (N, C) logits (Hendrycks and Gimpel, arXiv:1610.02136)."""
     return softmax(logits.astype(np.float64), axis=1).max(axis=1)
 
 
@@ -37,36 +36,36 @@ def energy(logits: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """How near the k-th nearest of some training features is, by angle (Sun et al., arXiv:2204.06507).
+    """Cosine to the k-th nearest of some training features (Sun et al., arXiv:2204.06507).
 
-    Chosen over ViM (arXiv:2203.10807), which is smaller to save. OpenOOD v1.5 (arXiv:2306.09301) has AUROCs on near and
-    far strangers of 90.6% and 93.0% to ViM's 88.7% and 93.5% on CIFAR-10 (ResNet-18), but of 74.1% and 90.8% to 77.0%
-    and 92.8% on ImageNet (ViT-B/16). On models/cnn the mean over `sets` is 91% to ViM's 86%; the energy, which needs no
-    features, has 92%.
+    It was chosen over ViM (arXiv:2203.10807), which takes less space. OpenOOD v1.5 (arXiv:2306.09301) reports AUROCs on
+    near and far OOD of 90.6% and 93.0% (ViM: 88.7% and 93.5%) on CIFAR-10 with a ResNet-18, and of 74.1% and 90.8%
+    (ViM: 77.0% and 92.8%) on ImageNet with a ViT-B/16. On models/cnn the mean over `synthetic_sets` is 91% (ViM: 86%);
+    the energy, which needs no features, reaches 92%.
     """
 
-    features: np.ndarray  # float16 (M, D), of length 1
+    features: np.ndarray  # float16 (M, D), each of norm 1
     k: int  # 1 ... M
 
     def scores(self, features: np.ndarray) -> np.ndarray:
         """Scores (N,) in [-1, 1] of features (N, D): the k-th highest cosine, which ranks images as the distance does.
 
-        A training image that is kept is its own neighbour, so known images have to be others.
+        Images in distribution must not be among the training images, which would be their own neighbours.
         """
         cosines = normalize(features.astype(np.float32)) @ self.features.astype(np.float32).T  # (N, M)
         return np.partition(cosines, -self.k, axis=1)[:, -self.k]
 
 
 def fit_neighbours(features: np.ndarray, most: int = 1000, k: int = 5, seed: int = 0) -> Neighbours:
-    """Draws the training features that `Neighbours` keeps. No labels are needed.
+    """Draws a sample of the training features. No labels are needed.
 
-    On models/cnn neither number matters much: with 200 to 5,000 features, and k up to half a class's share of them, the
-    mean AUROC over `sets` is 90.7% to 91.5%.
+    On models/cnn neither number matters much: with 200 to 5,000 features, and k up to half the number of features per
+    class, the mean AUROC over `synthetic_sets` is 90.7% to 91.5%.
 
     Args:
         features: (N, D), of training images; may be memory-mapped.
-        most: features to keep.
-        k: which neighbour counts; fewer than a class has among those kept.
+        most: size of the sample.
+        k: which neighbour is used; less than the number of features per class.
         seed: of the draw.
 
     Raises:
@@ -76,39 +75,39 @@ def fit_neighbours(features: np.ndarray, most: int = 1000, k: int = 5, seed: int
         raise DataError(
             f"{len(features)} training images have no {k} nearest neighbours: pass more images, or a smaller k"
         )
-    kept = np.sort(np.random.default_rng(seed).permutation(len(features))[:most])  # a memory map is read forwards
+    kept = np.sort(np.random.default_rng(seed).permutation(len(features))[:most])  # reads a memory map in order
     return Neighbours(normalize(features[kept].astype(np.float32)).astype(np.float16), k)
 
 
-def threshold(known_scores: np.ndarray, keep: float = 0.95) -> float:
-    """The highest score that a fraction `keep` of known images reach, from validation data; an image below is a
-    stranger.
+def threshold(id_scores: np.ndarray, keep: float = 0.95) -> float:
+    """The highest score that a fraction `keep` of images in distribution reach, such as validation images. Images with
+    a lower score count as OOD.
     """
-    return float(-np.quantile(-known_scores, keep, method="inverted_cdf"))
+    return float(-np.quantile(-id_scores, keep, method="inverted_cdf"))
 
 
-def auroc(known_scores: np.ndarray, strange_scores: np.ndarray) -> float:
-    """Probability that a known image scores higher than a strange one, ties counted half; 0.5 is chance."""
-    scores = np.concatenate([known_scores, strange_scores])
-    return float(roc_auc_score(np.arange(len(scores)) < len(known_scores), scores))
+def auroc(id_scores: np.ndarray, ood_scores: np.ndarray) -> float:
+    """Probability that an image in distribution has a higher score than an OOD image, where ties count half."""
+    scores = np.concatenate([id_scores, ood_scores])
+    return float(roc_auc_score(np.arange(len(scores)) < len(id_scores), scores))
 
 
-def fpr_at(known_scores: np.ndarray, strange_scores: np.ndarray, keep: float = 0.95) -> float:
-    """Fraction of strangers that pass for known where a fraction `keep` of the known images do (FPR95 at 0.95)."""
-    return float((strange_scores >= threshold(known_scores, keep)).mean())
+def fpr_at(id_scores: np.ndarray, ood_scores: np.ndarray, keep: float = 0.95) -> float:
+    """Fraction of OOD images above the threshold that a fraction `keep` of the others reach (FPR95 for 0.95)."""
+    return float((ood_scores >= threshold(id_scores, keep)).mean())
 
 
-def sets(images: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
-    """Images of no class, nothing downloaded: {name: uint8 (N, 3, H, W)}, the same for the same images and seed.
+def synthetic_sets(images: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
+    """Eight sets of OOD images, {name: uint8 (N, 3, H, W)}, made without a download and reproducible by the seed.
 
-    Far from the known images: `gaussian_noise` (of the images' own mean and standard deviation), `uniform_noise`,
-    `blobs`, `digits` (scikit-learn's 1,797 of 8×8 pixels, enlarged), `photographs` (squares of scikit-learn's two, a
-    temple and a flower). Near, for they are made of them: `phase_scrambled` keeps an image's colours and spectrum,
-    `patches_shuffled` its patches, `blended` is the mean of two. Blobs, shuffled and blended images are after Hendrycks
-    et al. (arXiv:1812.04606).
+    Far OOD: `gaussian_noise` (with the mean and standard deviation of the images), `uniform_noise`, `blobs`, `digits`
+    (scikit-learn's 1,797 of 8×8 pixels, enlarged), `photographs` (squares of scikit-learn's two, a temple and a
+    flower). Near OOD, made of the images: `phase_scrambled` keeps the colours and the spectrum of an image,
+    `patches_shuffled` its patches, `blended` is the mean of two images. Blobs, shuffled and blended images follow
+    Hendrycks et al. (arXiv:1812.04606).
 
     Args:
-        images: known ones, uint8 (N, 3, H, W), N at least 2.
+        images: in distribution, uint8 (N, 3, H, W), N at least 2.
         seed: of every draw. The sets are drawn independently.
     """
     makers = (gaussian_noise, uniform_noise, blobs, digits, photographs, phase_scrambled, patches_shuffled, blended)
@@ -116,24 +115,23 @@ def sets(images: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def gaussian_noise(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Normal pixels, of each channel's mean and standard deviation in `images`."""
-    mean, std = (
-        255 * np.array(each, np.float32)[:, None, None] for each in channel_mean_std(torch.tensor(images))
-    )  # (3, 1, 1)
+    """Normally distributed pixels with the mean and standard deviation of each channel of `images`."""
+    statistics = channel_mean_std(torch.tensor(images))
+    mean, std = (255 * np.array(values, np.float32)[:, None, None] for values in statistics)  # (3, 1, 1)
     return to_8_bits(mean + std * rng.standard_normal(images.shape, np.float32))
 
 
 def uniform_noise(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Every value from 0 to 255 alike."""
+    """Uniformly distributed pixels from 0 to 255."""
     return rng.integers(256, size=images.shape, dtype=np.uint8)
 
 
 def blobs(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Light shapes on black: 32×32 pixels that are 1 with probability 0.7, blurred, and 0 where below 0.75,
+    """Light shapes on black: 32×32 pixels that are 1 with probability 0.7 are blurred, set to 0 below 0.75 and
     enlarged.
     """
     noise = (rng.random((len(images), 32, 32, 3), np.float32) < 0.7).astype(np.float32)
-    blurred = gaussian_filter(noise, sigma=1.5, axes=(1, 2, 3))  # over the channels too, so colours are pale
+    blurred = gaussian_filter(noise, sigma=1.5, axes=(1, 2, 3))  # blurs the channels too, so colours are pale
     return enlarge(to_8_bits(255 * np.where(blurred < 0.75, 0, blurred)), images.shape[2:])
 
 
@@ -145,12 +143,12 @@ def digits(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def photographs(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Squares of two photographs, at least the images' shorter side and at most their own, resized."""
+    """Square crops of two photographs, resized; none is smaller than the shorter side of the images."""
     n, _, height, width = images.shape
     sources = [Image.fromarray(source) for source in load_sample_images().images]  # 640×427
     made = []
-    for which in rng.integers(len(sources), size=n):
-        source = sources[which]
+    for index in rng.integers(len(sources), size=n).tolist():
+        source = sources[index]
         most = min(source.size)
         side = rng.integers(min(height, width, most), most, endpoint=True)
         left, top = rng.integers(source.width - side + 1), rng.integers(source.height - side + 1)
@@ -160,21 +158,17 @@ def photographs(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def phase_scrambled(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The images with random phases added to their spectrum, the same for all three channels, so that colours stay
-    together.
-    """
+    """The images with random phases added to their spectrum, the same for all channels, which preserves colours."""
     made = np.empty_like(images)
     for i, image in enumerate(images):
         noise = np.fft.rfft2(rng.random(image.shape[1:]))
-        phases = np.angle(noise)  # those of a positive image, so that the result is real and has the same mean
+        phases = np.angle(noise)  # the phases of a positive image make the result real and preserve the mean
         made[i] = to_8_bits(np.fft.irfft2(np.fft.rfft2(image) * np.exp(1j * phases), s=image.shape[1:]))
     return made
 
 
 def patches_shuffled(images: np.ndarray, rng: np.random.Generator, grid: int = 4) -> np.ndarray:
-    """The images cut into `grid`² patches, each in an order of its own; what a side has beyond a multiple stays in
-    place.
-    """
+    """The images with their `grid`² patches in random order. Pixels beyond a multiple of `grid` stay in place."""
     n, _, height, width = images.shape
     h, w = height // grid, width // grid
     inner = images[:, :, : grid * h, : grid * w]
@@ -187,17 +181,17 @@ def patches_shuffled(images: np.ndarray, rng: np.random.Generator, grid: int = 4
 
 
 def blended(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The mean of two of the images, no image with itself; each is in two of the results."""
+    """Means of two different images each; every image is used twice."""
     order = rng.permutation(len(images))
     return to_8_bits((images[order] / 2 + images[np.roll(order, 1)] / 2).astype(np.float32))
 
 
 def enlarge(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """uint8 (N, h, w, 3) -> (N, 3, *size), bicubic."""
-    resized = [Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC) for image in images]
-    return np.stack(resized).transpose(0, 3, 1, 2)
+    resized = (Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC) for image in images)
+    return np.stack([np.asarray(image) for image in resized]).transpose(0, 3, 1, 2)
 
 
 def to_8_bits(images: np.ndarray) -> np.ndarray:
-    """Rounded to uint8; what is outside of [0, 255] is clipped."""
+    """Clipped to [0, 255] and rounded to uint8."""
     return np.clip(np.rint(images), 0, 255).astype(np.uint8)

@@ -1,8 +1,7 @@
-"""What a model gives for many images, its logits and the features that its head gets: computed once, then read from a
-cache.
+"""Logits and features of many images, computed once and then read from a cache.
 
-found = compute(predictor, lambda: image_batches("test", splits, 64), images=digest, folder=cache)
-metrics.nll(found.logits, found.labels)
+test = compute(predictor, lambda: image_batches("test", splits, 64), images=digest, folder=cache)
+metrics.nll(test.logits, test.labels)
 """
 
 import hashlib
@@ -23,21 +22,26 @@ from classifier.models import backbone
 from classifier.models.predictor import Predictor
 
 JUDGING = ("known_threshold", "known_at")
-CACHE = Path(huggingface_hub.constants.HF_HOME) / "outputs"  # of the commands
+CACHE = Path(huggingface_hub.constants.HF_HOME) / "outputs"  # shared by all commands
 
 Batches = Iterable[tuple[list[Image.Image], list[int]]]
 
 
 @dataclass
 class Predictions:
-    """Of N images."""
+    """Predictions for N images.
 
-    logits: np.ndarray  # float32 (N, C), as `Predictor.logits` gives them
-    features: np.ndarray  # float32 (N, D), what the last linear layer gets; the mean, where it sees several views
-    views: (
-        np.ndarray
-    )  # float32 (N, V, C), logits of each view of an image; of one, where the model does not average several
-    labels: np.ndarray  # int64 (N,)
+    Attributes:
+        logits: float32 (N, C), from `Predictor.logits`.
+        features: float32 (N, D), input of the last linear layer; the mean over the views of an image.
+        views: float32 (N, V, C), logits of each view; V is 1 if the model does not average several views.
+        labels: int64 (N,).
+    """
+
+    logits: np.ndarray
+    features: np.ndarray
+    views: np.ndarray
+    labels: np.ndarray
 
 
 def compute(
@@ -49,46 +53,45 @@ def compute(
     n: int | None = None,
     name: str = "",
 ) -> Predictions:
-    """The outputs for some images, from `folder` if this very model saw them before.
+    """Predictions for some images, read from the cache if this very model has predicted them before.
 
     Args:
         predictor: the model; no other thread may use it meanwhile.
-        batches: gives the images, and their labels; not called if the outputs are there.
-        images: tells these images and labels from all others, such as `data.fingerprint`.
-        folder: of the cache; a file's name is the digest of all that its content depends on.
-        n: how many images there will be, for the bar.
-        name: of them, for the bar.
+        batches: returns batches of images and labels; not called if the predictions are cached.
+        images: identifies the images and their labels, such as `loaders.fingerprint`.
+        folder: the cache. The name of a file is a digest of everything that its content depends on.
+        n: number of images, for the progress bar.
+        name: name of the images, for the progress bar.
 
     Raises:
-        DataError: there are none.
-        ModelError: the model gave NaN or infinity.
+        DataError: there are no images.
+        ModelError: the output has NaN or infinity.
     """
     path = folder / f"{digest(predictor, images)}.npz"
     if path.exists():
-        with np.load(path) as found:
-            return Predictions(**found)
-    seen: list[tuple[np.ndarray, np.ndarray]] = []  # (features, logits) a view of the batch at hand
+        with np.load(path) as arrays:
+            return Predictions(**arrays)
+    batch_views: list[tuple[np.ndarray, np.ndarray]] = []  # (features, logits) of each view of the current batch
     head = backbone.head(predictor.model)
-    hook = head.register_forward_hook(lambda _, args, output: seen.append((to_numpy(args[0]), to_numpy(output))))
+    hook = head.register_forward_hook(lambda _, args, output: batch_views.append((to_numpy(args[0]), to_numpy(output))))
     logits, features, views, labels = [], [], [], []
     try:
         with tqdm(total=n, unit=" images", desc=", ".join(filter(None, (predictor.name, name))), leave=False) as bar:
             for batch, batch_labels in batches():
-                seen.clear()
+                batch_views.clear()
                 logits.append(predictor.logits(batch, batch_size=len(batch)))
-                features.append(np.mean([view for view, _ in seen], axis=0, dtype=np.float32))
-                views.append(np.stack([view for _, view in seen], axis=1))
+                features.append(np.mean([of_view for of_view, _ in batch_views], axis=0, dtype=np.float32))
+                views.append(np.stack([of_view for _, of_view in batch_views], axis=1))
                 labels.extend(batch_labels)
                 bar.update(len(batch))
     finally:
         hook.remove()
     if not labels:
         raise DataError(f"none of the images{f' of {name}' if name else ''} is readable: check the files")
-    parts = (np.concatenate(each) for each in (logits, features, views))
-    found = Predictions(*parts, np.array(labels))
+    result = Predictions(np.concatenate(logits), np.concatenate(features), np.concatenate(views), np.array(labels))
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **vars(found))
-    return found
+        np.savez(file, **vars(result))
+    return result
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
@@ -97,10 +100,10 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
 
 
 def digest(predictor: Predictor, images: str) -> str:
-    """32 hex digits of SHA-256 over the weights, the settings of model and processor, the images, and what is kept of
-    them.
+    """32 hex digits of SHA-256 over the weights, the settings of model and processor, the images, and the fields of
+    `Predictions`.
 
-    Settings that only judge what the model gave are left out.
+    Settings that do not affect predictions are left out.
     """
     hashed = hashlib.sha256(" ".join([images, *(field.name for field in fields(Predictions))]).encode())
     for name, tensor in predictor.model.state_dict().items():
@@ -108,7 +111,7 @@ def digest(predictor: Predictor, images: str) -> str:
         hashed.update(tensor.contiguous().cpu().numpy().tobytes())
     processor = {key: value for key, value in predictor.processor.to_dict().items() if key != "image_processor_type"}
     config = {key: value for key, value in predictor.model.config.to_dict().items() if key not in JUDGING}
-    config["_name_or_path"] = ""  # a model that was moved is the same one
+    config["_name_or_path"] = ""  # moving a model does not change it
     settings = [config, processor, predictor.reduce_to] + ["bf16"] * predictor.bf16
     hashed.update(json.dumps(settings, sort_keys=True, default=str).encode())
     return hashed.hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""What an answer costs on this machine: operations, bytes, milliseconds, images a second, memory."""
+"""Cost of a prediction on this machine: operations, latency, throughput and memory."""
 
 import ctypes
 import sys
@@ -11,32 +11,31 @@ from PIL import Image
 from classifier.models import backbone, processor
 from classifier.models.predictor import Predictor
 
-PEAK, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 WARM_UP, SINGLE, BATCHES, BATCH = 10, 100, 5, 64
 
 
 def measure(predictor: Predictor) -> dict:
-    """Times a model on random images of its own size, decoded already.
+    """Times a model on random, already decoded images of the size of its input.
 
     Returns:
-        flops: of an image's forward pass.
-        latency_ms: one image at a time, {"p50", "p95"} of 100.
-        images_per_second: {"1": one at a time, "64": in batches}.
-        peak_megabytes: the most that the process held meanwhile; None where the system doesn't tell.
+        flops: floating-point operations of a forward pass on one image.
+        latency_ms: {"p50", "p95"} of 100 calls with one image.
+        images_per_second: {"1": in calls with one image, "64": in calls with 64 images}.
+        peak_megabytes: peak memory of the process during the calls; None where the system has no such counter.
     """
     side = processor.size_of(predictor.processor)
     rng = np.random.default_rng(0)
     images = [Image.fromarray(rng.integers(256, size=(side, side, 3), dtype=np.uint8)) for _ in range(BATCH)]
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)  # what `keep_freed_memory` kept of others is not this model's
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)  # returns freed memory of earlier models that `keep_freed_memory` kept
     if RESET.exists():
-        RESET.write_text("5")  # the peak counts from here on
+        RESET.write_text("5")  # resets the peak
     for image in images[:WARM_UP]:
         predictor.logits([image])
-    seconds = np.array([timed(predictor, [images[i % BATCH]]) for i in range(SINGLE)])
+    seconds = np.array([call_seconds(predictor, [images[i % BATCH]]) for i in range(SINGLE)])
     predictor.logits(images)
-    batches = [timed(predictor, images) for _ in range(BATCHES)]
+    batches = [call_seconds(predictor, images) for _ in range(BATCHES)]
     low, high = np.quantile(1000 * seconds, [0.5, 0.95])
     return {
         "flops": backbone.forward_flops(predictor.model, side),
@@ -49,16 +48,16 @@ def measure(predictor: Predictor) -> dict:
     }
 
 
-def timed(predictor: Predictor, images: list[Image.Image]) -> float:
-    """Seconds that the logits of some images take."""
+def call_seconds(predictor: Predictor, images: list[Image.Image]) -> float:
+    """Duration of a call of `Predictor.logits`, in seconds."""
     began = time.perf_counter()
     predictor.logits(images, batch_size=len(images))
     return time.perf_counter() - began
 
 
 def peak_megabytes() -> int | None:
-    """The process's largest resident set since the last reset, in units of 10⁶ bytes; None where there is no /proc."""
-    if not PEAK.exists():
+    """Peak resident memory of the process since the last reset, in units of 10⁶ bytes; None where there is no /proc."""
+    if not STATUS.exists():
         return None
-    [line] = [line for line in PEAK.read_text().splitlines() if line.startswith("VmHWM")]
+    [line] = [line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM")]
     return round(int(line.split()[1]) * 1024 / 1e6)
