@@ -74,7 +74,7 @@ class Finding:
     other_index: int | None = None
     other_file: str | None = None
     score: float | None = None  # correlation of a pair, or probability of `other_label` minus probability of `label`
-    label: str | None = None
+    label: str = ""
     other_label: str | None = None  # of the other image of a pair, or the class that is more probable
     error: str | None = None
 
@@ -108,16 +108,13 @@ def main() -> None:
     label_errors = None
     if predictor:
         warn_if_trained_on(predictor, splits.name)
-        label_errors = find_label_errors(compute_features(predictor, splits, images), images.labels)
-        findings += label_findings(images, label_errors, splits.labels)
+        errors = find_label_errors(compute_features(predictor, splits, images), images.labels)
+        findings += label_findings(images, errors, splits.labels)
+        label_errors = {"model": predictor.name, "revision": predictor.revision, "judged": errors.n_checked}
     findings += unreadable
 
     summary = summarize(findings, images, has_earlier_copy(images.split, first_copy, pairs), splits)
-    summary["label_errors"] = label_errors and {
-        "model": predictor.name,
-        "revision": predictor.revision,
-        "judged": label_errors.n_checked,
-    }
+    summary["label_errors"] = label_errors
     write_csv(args.output_dir / "clean.csv", findings)
     write_json(args.output_dir / "clean.json", summary)
     draw_sheets(args.output_dir, findings, splits)
@@ -152,8 +149,9 @@ def read_images(splits: Splits) -> tuple[ImageTable, list[Finding]]:
                 bar.update(len(rows))
     if not index:
         raise DataError(f"none of the {len(unreadable)} images of {splits.name} is readable: check the files")
-    numbers = (np.array(column, np.int64) for column in (split, index, labels))
-    return ImageTable(*numbers, files, digests, torch.from_numpy(np.stack(thumbnails))), unreadable
+    columns = [np.array(column, np.int64) for column in (split, index, labels)]
+    pixels = torch.from_numpy(np.stack(thumbnails))
+    return ImageTable(columns[0], columns[1], columns[2], files, digests, pixels), unreadable
 
 
 def compute_features(predictor: Predictor, splits: Splits, images: ImageTable) -> np.ndarray:
@@ -284,19 +282,21 @@ def write_csv(path: Path, findings: list[Finding]) -> None:
 
 def draw_sheets(folder: Path, findings: list[Finding], splits: Splits) -> None:
     """Writes the contact sheets. A sheet without content is deleted, since it belongs to an earlier run."""
-    pairs = sorted((finding for finding in findings if finding.other_split), key=lambda finding: -finding.score)
+    pairs = sorted((finding for finding in findings if finding.other_split), key=lambda finding: -(finding.score or 0))
     drawn = [pairs[i] for i in np.linspace(0, len(pairs) - 1, min(len(pairs), PAIRS_DRAWN)).round().astype(int)]
     groups = []
     for f in drawn:
         first = tile(splits, f.split, f.index, f.file, f.label)
-        second = tile(splits, f.other_split, f.other_index, f.other_file, f.other_label)
+        second = tile(splits, f.other_split, f.other_index, f.other_file, f.other_label or "")
         groups.append((f"{f.kind} {f.score:.2f}", [first, second]))
     title = f"{len(drawn)} of {len(pairs):,} pairs, evenly from the most to the least alike"
     save_or_delete(folder / "duplicates.png", groups, 3, title)
 
     suspected = [finding for finding in findings if finding.kind == "label"]
     drawn = suspected[:LABELS_DRAWN]
-    singles = [(f"{figures.shorten(f.other_label)}?", [tile(splits, f.split, f.index, f.file, f.label)]) for f in drawn]
+    singles = [
+        (f"{figures.shorten(f.other_label or '')}?", [tile(splits, f.split, f.index, f.file, f.label)]) for f in drawn
+    ]
     title = f"the {len(drawn)} most suspected of {len(suspected):,} labels; above each, the likelier class"
     save_or_delete(folder / "label_errors.png", singles, 6, title)
 

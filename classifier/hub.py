@@ -1,8 +1,8 @@
-"""The Hub: ids, the login, and the download of a pinned revision, which falls back to what is cached.
+"""Access to the Hub: ids, login, and download of a revision with the cache as a fallback.
 
     folder, commit, notice = pull("user/cifar10-cnn", "main")
 
-The token is the one of `hf auth login` or HF_TOKEN.
+The token is that of `hf auth login` or HF_TOKEN.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import httpx2  # what huggingface_hub talks through: its errors are what an unreachable Hub raises
+import httpx2  # the HTTP client of huggingface_hub, whose errors an unreachable Hub raises
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RevisionResolutionError
 
@@ -22,22 +22,22 @@ from classifier.errors import HubError, ModelError
 
 # user/name or user/name@revision
 HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
-# What inference needs of a repository: neither code, nor checkpoints, nor weights in other formats.
+# Files that inference needs: no code, no checkpoints, no weights in other formats.
 PULLED = ["config.json", "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json"]
-PULLED += ["evaluation.json", "timing.json", "run.json"]  # small, and what the page tells of a model
-# Every error of the Hub's client and its cache is one of these: a failed upload a RuntimeError, bad metadata a
+PULLED += ["evaluation.json", "timing.json", "run.json"]  # small; the page shows their content
+# Every error of the Hub client and its cache is one of these: a failed upload is a RuntimeError, bad metadata a
 # ValueError.
 REFUSED = (OSError, httpx2.HTTPError, RuntimeError, ValueError, RevisionResolutionError)
-ATTEMPTS = 3  # the client does not ask again by itself after a 503
+ATTEMPTS = 3  # the client does not retry after a 503
 
 
 class Snapshot(NamedTuple):
-    """A repository's inference files on this disk.
+    """Files of a repository on the local disk.
 
     Attributes:
-        folder: with the files.
-        commit: that they belong to, 40 hex digits.
-        notice: why it is not the revision that the Hub has now; empty when it is.
+        folder: folder with the files.
+        commit: their commit, 40 hex digits.
+        notice: why this is not the current revision of the Hub, "" if it is.
     """
 
     folder: Path
@@ -48,38 +48,37 @@ class Snapshot(NamedTuple):
 def pull(
     repo: str, revision: str | None = None, *, files: Sequence[str] = PULLED, patience: float | None = None
 ) -> Snapshot:
-    """Files of a Hub model, verified by their digests; by default those that inference needs.
+    """Downloads files of a Hub model and verifies their digests.
 
-    When the Hub is down, slow or refuses, what was fetched last is given, and `notice` says so.
+    If the Hub is down, slow or refuses the request, the cached revision is returned and `notice` says so.
 
     Args:
         repo: `user/name`.
         revision: branch, tag or commit; the main branch if None.
-        files: patterns of what to fetch.
-        patience: seconds to wait for the Hub before what is cached is good enough; None waits for as long as bytes
-            come.
+        files: patterns of the files, by default those that inference needs.
+        patience: seconds to wait for the Hub before the cached revision is used; None waits as long as data arrives.
 
     Raises:
-        HubError: the Hub can't be reached, or is slow, and nothing is cached.
-        ModelError: the Hub has no such repository or revision, or does not give it to this token.
+        HubError: the Hub can't be reached or is slow, and nothing is cached.
+        ModelError: the Hub has no such repository or revision, or the token gives no access to it.
     """
-    found: list[Snapshot | Exception] = []
+    results: list[Snapshot | Exception] = []
 
     def fetch() -> None:
         for attempt in range(ATTEMPTS):
             try:
-                return found.append(_fetch(repo, revision, files))
+                return results.append(_fetch(repo, revision, files))
             except REFUSED as error:
                 if attempt == ATTEMPTS - 1 or not is_unavailable(error):
-                    return found.append(error)
+                    return results.append(error)
             time.sleep(1 + attempt)
 
-    # A thread, because a trickle of bytes never runs into a timeout of the client. It may go on behind our back: what
-    # it fetches is there at the next start.
+    # In a thread, because the client's timeouts don't end a slow but steady download. The thread may continue after
+    # this function returns; the files that it downloads are used at the next start.
     thread = threading.Thread(target=fetch, daemon=True)
     thread.start()
     thread.join(patience)
-    result = found[0] if found else TimeoutError(f"it took more than {patience:g} s")
+    result = results[0] if results else TimeoutError(f"it took more than {patience:g} s")
     if isinstance(result, Snapshot):
         return result
     reason = first_reason(result)
@@ -99,42 +98,40 @@ def pull(
 
 
 def _fetch(repo: str, revision: str | None, files: Sequence[str]) -> Snapshot:
-    """What the Hub has now. The revision counts as cached only once all its files are there and whole."""
-    commit = HfApi().model_info(repo, revision=revision, timeout=10).sha
-    folder = Path(snapshot_download(repo, revision=commit, allow_patterns=files))
+    """Downloads the current files. The revision is recorded as cached only when all its files are complete."""
+    commit = str(HfApi().model_info(repo, revision=revision, timeout=10).sha)
+    folder = Path(snapshot_download(repo, revision=commit, allow_patterns=list(files)))
     if damaged := _damaged(folder):
         for path in damaged:
             path.resolve().unlink(missing_ok=True)  # the blob; `path` itself may be a link to it
             path.unlink(missing_ok=True)
-        folder = Path(snapshot_download(repo, revision=commit, allow_patterns=files))
+        folder = Path(snapshot_download(repo, revision=commit, allow_patterns=list(files)))
         if damaged := _damaged(folder):
             raise OSError(f"{damaged[0].name} arrived damaged twice")
-    HfApi().resolve_revision(repo, revision=revision)  # remembers which commit the branch is at
+    HfApi().resolve_revision(repo, revision=revision)  # records the commit of the branch in the cache
     return Snapshot(folder, commit)
 
 
 def _cached(repo: str, revision: str | None, files: Sequence[str]) -> Snapshot | None:
-    """The last revision that was fetched whole, None when there is none. Asks no server."""
+    """The last completely downloaded revision, None if there is none. Does not use the network."""
     try:
         commit = HfApi().resolve_revision(repo, revision=revision, local_files_only=True).resolved
-        folder = Path(snapshot_download(repo, revision=commit, allow_patterns=files, local_files_only=True))
+        folder = Path(snapshot_download(repo, revision=commit, allow_patterns=list(files), local_files_only=True))
         return None if _damaged(folder) else Snapshot(folder, commit)
     except REFUSED:
         return None
 
 
 def _damaged(folder: Path) -> list[Path]:
-    """The files of a cached snapshot whose bytes are not those that the Hub listed; huggingface_hub compares sizes
-    only.
-    """
+    """Files of a cached snapshot that differ from those on the Hub. huggingface_hub itself compares only sizes."""
     return [path for path in sorted(folder.rglob("*")) if path.is_file() and not _is_whole(path)]
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether the file has the digest that its blob in the cache is named by: SHA-256 for large files, else git's
+    """Whether the content of a file matches the digest in the name of its blob: SHA-256 for large files, else git's
     SHA-1.
 
-    Where the system has no links, there are no blobs to compare with, and the size has to do.
+    A cache without symbolic links has no blobs; then every file counts as whole.
     """
     digest = path.resolve().name
     if re.fullmatch("[0-9a-f]{64}", digest):
@@ -146,7 +143,11 @@ def _is_whole(path: Path) -> bool:
 
 
 def check_login() -> str:
-    """The user that the token belongs to; HubError where there is none, which is better known before a training."""
+    """Name of the token's user. Called before a training that ends with a push.
+
+    Raises:
+        HubError: there is no valid token, or the Hub can't be reached.
+    """
     try:
         return HfApi().whoami()["name"]
     except REFUSED as error:
@@ -154,7 +155,7 @@ def check_login() -> str:
 
 
 def advice(error: Exception) -> str:
-    """The reason, and what to do about it where there is something."""
+    """The reason of an error of the Hub, and what to do about it if the user can do something."""
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if isinstance(error, LocalTokenNotFoundError) or status in (401, 403):
         return f"{first_reason(error)}; log in with a token that may write: hf auth login, or HF_TOKEN"
@@ -162,13 +163,13 @@ def advice(error: Exception) -> str:
 
 
 def is_unavailable(error: Exception) -> bool:
-    """Whether it is the Hub's or the network's fault, and may pass."""
+    """Whether an error is caused by the Hub or the network, so that a later attempt may succeed."""
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code == 429 or error.response.status_code >= 500
     return not isinstance(error, ValueError | LocalTokenNotFoundError)
 
 
 def first_reason(error: Exception) -> str:
-    """The first sentence of an error, in one line."""
+    """First sentence of an error, in one line."""
     text = getattr(error, "server_message", None) or str(error).strip() or type(error).__name__
     return text.splitlines()[0].split(". ")[0].rstrip(" .:")

@@ -144,10 +144,10 @@ def digits(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def photographs(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Square crops of two photographs, resized; none is smaller than the shorter side of the images."""
-    n, _, height, width = images.shape
+    n, (height, width) = len(images), images.shape[2:]
     sources = [Image.fromarray(source) for source in load_sample_images().images]  # 640×427
     made = []
-    for index in rng.integers(len(sources), size=n).tolist():
+    for index in rng.integers(len(sources), size=n):
         source = sources[index]
         most = min(source.size)
         side = rng.integers(min(height, width, most), most, endpoint=True)

@@ -10,6 +10,7 @@ that it can be copied beside the weights and loaded by anyone with `trust_remote
 """
 
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import nn
@@ -76,8 +77,8 @@ class Stage(nn.Module):
         odd_height, odd_width = x.shape[-2] % 2, x.shape[-1] % 2
         # Pooling leaves out the last row and column of an odd grid, so they are not computed.
         trimmed = odd_height or odd_width
-        weight, padding = self.convs[0].weight, (1, 1 - odd_width, 1, 1 - odd_height)
-        x = F.conv2d(F.pad(x, padding), weight) if trimmed else self.convs[0](x)
+        first, padding = cast(nn.Conv2d, self.convs[0]), (1, 1 - odd_width, 1, 1 - odd_height)
+        x = F.conv2d(F.pad(x, padding), first.weight) if trimmed else first(x)
         x = self.act(self.norms[0](F.max_pool2d(x, 2)))
         shortcut = x
         for conv, norm in zip(self.convs[1:], self.norms[1:], strict=True):
@@ -90,7 +91,7 @@ class CifarCnnForImageClassification(PreTrainedModel):
 
     config_class = CifarCnnConfig
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ("image",)  # type: ignore[assignment]
 
     def __init__(self, config: CifarCnnConfig):
         super().__init__(config)
@@ -102,7 +103,7 @@ class CifarCnnForImageClassification(PreTrainedModel):
             Stage(i, o, depth, config.hidden_act)
             for i, o, depth in zip(channels, config.widths, config.depths, strict=False)
         )
-        self.head = nn.Linear(config.widths[-1], config.num_labels, bias=False)
+        self.head = nn.Linear(config.widths[-1], config.num_labels, bias=False)  # type: ignore[arg-type]
         self.post_init()
 
     @torch.no_grad()
@@ -111,7 +112,7 @@ class CifarCnnForImageClassification(PreTrainedModel):
         if isinstance(module, nn.Conv2d):
             init.kaiming_uniform_(module.weight, a=5**0.5)
             if module is self.whiten:
-                init.zeros_(module.bias)
+                init.zeros_(self.whiten.bias)  # type: ignore[arg-type]
             else:  # the first channels start as the identity, so that each layer passes its input on
                 identity = nn.init.dirac_(torch.empty_like(module.weight))[: module.in_channels]
                 init.copy_(module.weight[: module.in_channels], identity)

@@ -11,6 +11,7 @@ safetensors and computed in float32. Code from a model repository is never run.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ def load_predictor(
             f"{absent[0]}): a backbone without a classifier has to be fine-tuned first"
         )
     return Predictor(
-        optimize_for_inference(model.to(torch.device(device or default_device()))),
+        optimize_for_inference(model.to(torch.device(device or default_device()))),  # type: ignore[arg-type]
         load_processor(folder),
         name=name,
         revision=revision,
@@ -79,7 +80,7 @@ def optimize_for_inference(model: PreTrainedModel) -> PreTrainedModel:
 
     `benchmarks/inference.py` measures the gain. The order of summation differs, so logits change by less than 1e-5.
     """
-    model.to(memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     has_onednn = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX")
     if model.device.type == "cpu" and has_onednn:
         for module in model.modules():
@@ -128,7 +129,8 @@ class Predictor:
         self.name = name
         self.revision = revision
         self.notice = notice
-        self.labels: list[str] = [model.config.id2label[i] for i in range(model.config.num_labels)]
+        config: Any = model.config  # its attributes are typed as optional
+        self.labels: list[str] = [config.id2label[i] for i in range(config.num_labels)]
         self.n_parameters = sum(parameter.numel() for parameter in model.parameters())
         self.evaluation = evaluation or {}
         self.known_threshold = known_threshold

@@ -1,11 +1,11 @@
-"""A trained model as a folder that `transformers` loads anywhere, and the proof that it does.
+"""Writes a trained model as a folder that `transformers` loads anywhere, and proves that it does.
 
-    save(model, processor, folder)   # config.json, model.safetensors, preprocessor_config.json, and cnn.py for the
-    scratch CNN complete(folder)                 # what a Hub repository holds beside these: onnx/model.onnx
-    prove_parity(folder, images)     # a process that has never seen this project gets the same probabilities
+    save(model, processor, folder)   # config.json, model.safetensors, preprocessor_config.json, a scratch CNN's code
+    complete(folder)                 # adds onnx/model.onnx, for a Hub repository
+    prove_parity(folder, images)     # loads the folder in a process without this project and compares probabilities
 
-onnx/model.onnx is laid out as transformers.js looks for it: `pixel_values` (batch, 3, H, W) in, `logits` (batch, C)
-out.
+onnx/model.onnx is where transformers.js looks for it, with input `pixel_values` (batch, 3, H, W) and output `logits`
+(batch, C).
 """
 
 import json
@@ -31,8 +31,7 @@ from classifier.files import replacing, write_json
 from classifier.models import cnn
 from classifier.models.predictor import Predictor, load_predictor
 
-# `save_pretrained` copies cnn.py beside such a model and names it in config.json, for those who don't have this
-# project.
+# `save_pretrained` copies cnn.py beside a scratch CNN and names it in config.json, for users without this project.
 cnn.CifarCnnConfig.register_for_auto_class()
 cnn.CifarCnnForImageClassification.register_for_auto_class("AutoModelForImageClassification")
 CODE = Path(cnn.__file__)
@@ -41,13 +40,13 @@ AUTO_MAP = {
 }
 
 ONNX = Path("onnx/model.onnx")
-ONNX_OPSET = 18  # what torch writes without converting; transformers.js reads up to 21 from its version 3 on
+ONNX_OPSET = 18  # torch writes it without conversion; transformers.js reads up to 21 since version 3
 LOGIT_TOLERANCE = 1e-3
 PROBABILITY_TOLERANCE = 1e-4
 
-# What a stranger does, for a process of its own: folder and whether it brings code, then all images of the working
-# directory.
-STRANGER = """
+# Code of a process without this project. It classifies all images of the working directory by the model in a folder.
+# Arguments: the folder, and whether its code may be run.
+PIPELINE_SCRIPT = """
 import json, sys
 from pathlib import Path
 from transformers import pipeline
@@ -61,16 +60,15 @@ Path("answers.json").write_text(json.dumps(answers))
 
 
 def save(model: PreTrainedModel, processor: BaseImageProcessor, output_dir: Path) -> None:
-    """Writes config.json, model.safetensors, preprocessor_config.json, and the scratch CNN's code: each whole or not at
-    all.
+    """Writes config.json, model.safetensors, preprocessor_config.json and the code of the scratch CNN, each atomically.
 
-    timm's processor has no file of its own: its settings are in config.json.
+    The settings of timm's processor are in config.json; it has no file of its own.
 
-    Weights are stored in float16, half the size, and `dtype` in config.json says float32, so that every way of loading
-    them computes in float32. The model itself is rounded to what was stored.
+    Weights are stored in float16, which halves their size. `dtype` in config.json is float32, so that every way of
+    loading computes in float32. The weights of `model` itself are rounded to float16, too.
     """
     folder = output_dir / ".save"
-    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed here
+    shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed here
     folder.mkdir()
     try:
         model.half().save_pretrained(folder)
@@ -79,31 +77,30 @@ def save(model: PreTrainedModel, processor: BaseImageProcessor, output_dir: Path
             processor.save_pretrained(folder)
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
-        (folder / "model.safetensors").chmod(0o644)  # safetensors writes it for its owner alone
-        # config.json comes last: a folder that has one is complete.
+        (folder / "model.safetensors").chmod(0o644)  # safetensors makes it readable for the owner only
+        # config.json is last, so that a folder that has one is complete.
         for file in sorted(folder.iterdir(), key=lambda f: (f.name == "config.json", f.name)):
             file.replace(output_dir / file.name)
-    except SafetensorError as error:  # a full disk: an OSError for the other files
+    except SafetensorError as error:  # a full disk, which is an OSError for the other files
         raise OSError(f"can't write {output_dir / 'model.safetensors'} ({error})") from error
     finally:
         shutil.rmtree(folder)
 
 
 def complete(folder: Path) -> None:
-    """Adds what a Hub repository holds beside weights and processor: onnx/model.onnx, and today's code of the scratch
-    CNN.
+    """Adds onnx/model.onnx and, for the scratch CNN, the current cnn.py.
 
-    Weights and processor stay as they are; every file is written whole or not at all.
+    Weights and processor do not change. Every file is written atomically.
 
     Raises:
-        ModelError: the folder is no model, or its ONNX file would answer differently.
+        ModelError: the folder is no model, or the ONNX file would give other logits.
     """
     predictor = load_predictor(folder, device="cpu")
     if predictor.model.is_remote_code():
         config = json.loads((folder / "config.json").read_text())
         with TemporaryDirectory() as temporary:
             for part in (predictor.model.config, predictor.model):
-                custom_object_save(part, temporary, config=config)  # what `save_pretrained` calls
+                custom_object_save(part, temporary, config=config)  # as `save_pretrained` does
             with replacing(folder / CODE.name) as copy:
                 shutil.copyfile(Path(temporary) / CODE.name, copy)
         write_json(folder / "config.json", dict(sorted(config.items())))
@@ -111,22 +108,22 @@ def complete(folder: Path) -> None:
 
 
 def to_onnx(folder: Path) -> float:
-    """Writes onnx/model.onnx (float32, any batch size) from a model folder, whole or not at all, once it is checked.
+    """Writes onnx/model.onnx (float32, any batch size) from a model folder, atomically and after a check.
 
     Returns:
-        The largest difference of its logits from the model's, as `check_onnx` found it.
+        The largest difference of its logits from those of the model, from `check_onnx`.
 
     Raises:
-        ModelError: the folder is no model, can't be written as ONNX, or the file would answer differently.
+        ModelError: the folder is no model, can't be exported, or the ONNX file would give other logits.
     """
-    from onnx_ir.passes.common import ClearMetadataAndDocStringPass  # only here: a training run needs none of it
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass  # here, because a training run does not need it
 
     predictor = load_predictor(folder, device="cpu")
     with replacing(folder / ONNX) as file:
         try:
             program = torch.onnx.export(
                 predictor.model,
-                kwargs={"pixel_values": _samples(predictor)[:2]},  # a batch of 1 would be taken for a constant
+                kwargs={"pixel_values": _samples(predictor)[:2]},  # a batch of 1 would become a constant
                 input_names=["pixel_values"],
                 output_names=["logits"],
                 dynamic_shapes={"pixel_values": {0: "batch"}},
@@ -138,18 +135,19 @@ def to_onnx(folder: Path) -> float:
             raise ModelError(
                 f"can't write {folder} as ONNX ({reason}): use an architecture that torch.onnx exports"
             ) from error
-        ClearMetadataAndDocStringPass()(program.model)  # stack traces with this machine's paths
+        assert program is not None  # torch.onnx.export returns None only with dynamo=False
+        ClearMetadataAndDocStringPass()(program.model)  # removes stack traces, which contain local paths
         program.save(file, external_data=False)
         return check_onnx(file, predictor)
 
 
 def check_onnx(file: Path, predictor: Predictor) -> float:
-    """The largest difference between logits by onnxruntime and by torch, over batches of one and of three images.
+    """The largest difference between the logits of onnxruntime and of torch, for a batch of one and of three images.
 
     Raises:
         ModelError: the difference is above 1e-3.
     """
-    import onnxruntime  # only here: it takes a while, and a training run does not need it
+    import onnxruntime  # here, because the import takes a while and a training run does not need it
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     pixel_values = _samples(predictor)
@@ -168,38 +166,42 @@ def check_onnx(file: Path, predictor: Predictor) -> float:
 
 
 def _samples(predictor: Predictor) -> torch.Tensor:
-    """(3, 3, H, W): three pictures of coloured blotches, drawn by seed, as the model's processor hands them over."""
+    """Pixel values (3, 3, H, W) of three reproducible images of coloured blotches."""
     colours = np.random.default_rng(0).integers(0, 256, (3, 6, 8, 3), dtype=np.uint8)
     images = [Image.fromarray(values).resize((320, 240), Image.Resampling.BICUBIC) for values in colours]
     return predictor.processor(images=images, return_tensors="pt")["pixel_values"]
 
 
 def prove_parity(folder: Path, images: Sequence[Image.Image]) -> float:
-    """Loads the folder as a stranger would, in a process that can't see this project, and compares its probabilities.
+    """Loads the folder by `transformers.pipeline` in a process without this project, and compares probabilities.
 
-    The process gets the folder, the images as PNG, `transformers.pipeline`, an empty cache and no network. It runs code
-    from the folder only if that is this project's cnn.py, byte for byte.
+    The process gets the folder, the images as PNG, an empty cache and no network. It runs code from the folder only if
+    it is this project's cnn.py, byte for byte.
 
     Args:
         folder: the model.
-        images: N images, mode RGB; a few dozen that the model was made for.
+        images: N images, mode RGB; a few dozen of the kind that the model was trained on.
 
     Returns:
-        The largest difference of a probability from the one that `load_predictor` gives, in float32.
+        The largest difference of its probabilities from those of `load_predictor` in float32.
 
     Raises:
-        ModelError: the difference is above 1e-4, the process can't load the folder, or the code in it is another.
+        ModelError: the difference is above 1e-4, the process can't load the folder, or the folder has other code.
     """
-    code = _carries_code(folder)
+    code = _has_code(folder)
     predictor = load_predictor(folder, device="cpu")
     ours = [sorted(zip(predictor.labels, row, strict=True)) for row in predictor.probabilities(images).tolist()]
     with TemporaryDirectory() as temporary:
         for index, image in enumerate(images):
             image.save(Path(temporary, f"{index:06}.png"))
-        # -I: neither the working directory nor PYTHONPATH is searched for modules
-        command = [sys.executable, "-I", "-c", STRANGER, str(folder.resolve()), "code" if code else "no code"]
-        alone = os.environ | {"HF_HOME": temporary, "HF_MODULES_CACHE": f"{temporary}/modules", "HF_HUB_OFFLINE": "1"}
-        ran = subprocess.run(command, cwd=temporary, env=alone, capture_output=True, text=True)
+        # -I: Python searches neither the working directory nor PYTHONPATH for modules
+        command = [sys.executable, "-I", "-c", PIPELINE_SCRIPT, str(folder.resolve()), "code" if code else "no code"]
+        environment = os.environ | {
+            "HF_HOME": temporary,
+            "HF_MODULES_CACHE": f"{temporary}/modules",
+            "HF_HUB_OFFLINE": "1",
+        }
+        ran = subprocess.run(command, cwd=temporary, env=environment, capture_output=True, text=True)
         if ran.returncode:
             raised = re.findall(r"^[\w.]*(?:Error|Exception): .*", ran.stderr, re.MULTILINE) or [
                 f"exit code {ran.returncode}"
@@ -209,22 +211,23 @@ def prove_parity(folder: Path, images: Sequence[Image.Image]) -> float:
             )
         answers = json.loads(Path(temporary, "answers.json").read_text())
     theirs = [sorted((entry["label"], entry["score"]) for entry in answer) for answer in answers]
-    # Sorted pairs, because two labels may have the same name, as ImageNet's cranes do.
+    # Sorted pairs, because two labels can have the same name, such as "crane" in ImageNet.
     pairs = [pair for rows in zip(ours, theirs, strict=True) for pair in zip(*rows, strict=True)]
     difference = float(np.max([abs(p - q) if label == other else np.inf for (label, p), (other, q) in pairs]))
     if not difference <= PROBABILITY_TOLERANCE:  # nor NaN
         raise ModelError(
             f"transformers.pipeline gives probabilities for {folder} that differ by {difference:.2g} from this "
-            "project's "
-            f"(at most {PROBABILITY_TOLERANCE:g}): compare config.json (dtype) and preprocessor_config.json with a "
-            "saved run's"
+            f"project's (at most {PROBABILITY_TOLERANCE:g}): compare config.json (dtype) and preprocessor_config.json "
+            "with a saved run's"
         )
     return difference
 
 
-def _carries_code(folder: Path) -> bool:
-    """Whether loading the folder elsewhere needs code from it; ModelError if that is anything but this project's
-    cnn.py.
+def _has_code(folder: Path) -> bool:
+    """Whether users without this project need the code in the folder to load it.
+
+    Raises:
+        ModelError: the code is not this project's cnn.py.
     """
     config, processor = (
         json.loads((folder / name).read_text()) if (folder / name).is_file() else {}

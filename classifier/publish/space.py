@@ -11,21 +11,24 @@ from classifier.hub import PULLED, REFUSED, advice
 SPACE = ["app.py", "requirements.txt", "LICENSE", "space/**/*.py", "classifier/**/*.py"]
 SPACE += ["classifier/reporting/templates/*"]
 SPACE += ["model_card.md", "SECURITY.md", "examples/*", *(f"models/*/{pattern}" for pattern in PULLED)]
-# What the README links to and shows
+# Files that the README links to or shows
 SPACE += ["docs/*", "report/report.*", "report/slides.pptx", "report/figures/*.png"]
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def push_space(repo: str, models: list[str], *, private: bool = False) -> str:
-    """Creates or updates the Space: app, library, embedded models and README, in one commit. Gives its address.
+    """Creates or updates the Space with app, library, embedded models and README, in one commit.
 
     Args:
         repo: `user/name` of the Space.
-        models: Hub models to serve, `user/name` or `user/name@revision`; the embedded ones if there are none.
-        private: whether a Space that is created is private.
+        models: Hub models to serve, `user/name` or `user/name@revision`; the embedded models if the list is empty.
+        private: whether a new Space is private.
+
+    Returns:
+        Address of the commit.
 
     Raises:
-        HubError: the Hub did not take it.
+        HubError: the Hub rejected the request or can't be reached.
     """
     files = sorted({path for pattern in SPACE for path in ROOT.glob(pattern) if path.is_file()})
     readme = SpaceCard.load(ROOT / "README.md")
@@ -33,7 +36,7 @@ def push_space(repo: str, models: list[str], *, private: bool = False) -> str:
         api = HfApi()
         if models:
             readme.data["models"] = [model.partition("@")[0] for model in models]
-            readme.data["preload_from_hub"] = [_preload(api, *model.partition("@")[::2]) for model in models]
+            readme.data["preload_from_hub"] = [_preload(api, model) for model in models]
         additions = {path.relative_to(ROOT).as_posix(): path for path in files} | {"README.md": str(readme).encode()}
         api.create_repo(repo, repo_type="space", space_sdk="gradio", private=private or None, exist_ok=True)
         if models:
@@ -49,8 +52,11 @@ def push_space(repo: str, models: list[str], *, private: bool = False) -> str:
     return sent.commit_url
 
 
-def _preload(api: HfApi, repo: str, revision: str) -> str:
-    """The line of a Space's front matter that has the model's inference files fetched when the Space is built."""
-    found = api.model_info(repo, revision=revision or None)
-    files = [f.rfilename for f in found.siblings if any(fnmatch(f.rfilename, pattern) for pattern in PULLED)]
-    return " ".join([repo, ",".join(files), *([found.sha] if revision else [])])
+def _preload(api: HfApi, model: str) -> str:
+    """Entry of `preload_from_hub` in a Space's front matter: repository, inference files, and the commit if a revision
+    is given. The files are downloaded when the Space is built.
+    """
+    repo, _, revision = model.partition("@")
+    info = api.model_info(repo, revision=revision or None)
+    files = [f.rfilename for f in info.siblings or [] if any(fnmatch(f.rfilename, pattern) for pattern in PULLED)]
+    return " ".join([repo, ",".join(files), *([str(info.sha)] if revision else [])])
