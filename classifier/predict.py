@@ -38,7 +38,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import tee
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -53,8 +53,8 @@ from classifier.data.unlabelled import Files, Item, Rows, as_text, open_source
 from classifier.errors import ClassifierError, DataError, ImageError, ModelError, Stopped
 from classifier.evaluation import predictions
 from classifier.files import replacing, write_json
-from classifier.images.workers import WORKERS, Decoder
-from classifier.models.predictor import ImageInput, Predictor, batched, load_predictor
+from classifier.images.workers import WORKERS, Decoder, ImageFile
+from classifier.models.predictor import Predictor, batched, load_predictor
 from classifier.table import column_names, result_row, write_csv_rows
 from classifier.training.runtime import StopSignal
 
@@ -78,7 +78,7 @@ class Chunk(NamedTuple):
 
 
 def label(
-    chunks: Iterable[Chunk], predictor: Predictor, decoder: Decoder, read: Callable[[Item], ImageInput], k: int
+    chunks: Iterable[Chunk], predictor: Predictor, decoder: Decoder, read: Callable[[Item], ImageFile], k: int
 ) -> Iterator[tuple[Chunk, Iterator[dict]]]:
     """Each chunk with its rows, in order. The rows have to be taken before the next chunk is.
 
@@ -105,7 +105,7 @@ def label(
 
 
 def predict_images(
-    images: Iterable[ImageInput], predictor: Predictor, decoder: Decoder
+    images: Iterable[ImageFile], predictor: Predictor, decoder: Decoder
 ) -> Iterator[Prediction | ImageError]:
     """Results in order. One batch is decoded while the batch before it is computed.
 
@@ -143,7 +143,7 @@ def make_decoder() -> Decoder:
 class RayLabeller:
     """A process of Ray, which loads the model once and then labels chunks. Arguments as `label`."""
 
-    def __init__(self, model: str, read: Callable[[Item], ImageInput], k: int):
+    def __init__(self, model: str, read: Callable[[Item], ImageFile], k: int):
         self.predictor, self.decoder, self.read, self.k = load_predictor(model), make_decoder(), read, k
         compile_or_warn(self.predictor)
 
@@ -154,12 +154,12 @@ class RayLabeller:
 
 
 def label_on_ray(
-    chunks: Iterable[Chunk], model: str, read: Callable[[Item], ImageInput], k: int
-) -> Iterator[tuple[Chunk, list[dict]]]:
+    chunks: Iterable[Chunk], model: str, read: Callable[[Item], ImageFile], k: int
+) -> Iterator[tuple[Chunk, Iterator[dict]]]:
     """Chunks with their rows, in any order, by a process per GPU, or per core, of a Ray cluster."""
     import ray
 
-    ray.init(logging_level="warning")  # joins the cluster that the command was submitted to, or starts one here
+    ray.init(logging_level=logging.WARNING)  # joins the cluster that the command was submitted to, or starts one here
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     ray.data.DataContext.get_current().enable_progress_bars = False
     pickled = [{"chunk": pickle.dumps(chunk)} for chunk in chunks]
@@ -167,14 +167,14 @@ def label_on_ray(
         return
     cores, gpus = (int(ray.cluster_resources().get(name, 0)) for name in ("CPU", "GPU"))
     labelled = ray.data.from_items(pickled, override_num_blocks=len(pickled)).map(
-        RayLabeller,
+        cast(Any, RayLabeller),  # Ray's types know functions only
         fn_constructor_args=(str(Path(model).resolve()) if Path(model).is_dir() else model, read, k),
         compute=ray.data.ActorPoolStrategy(size=min(gpus or cores, len(pickled))),
         num_cpus=max(1, cores // gpus) if gpus else 1,  # Ray sets the number of threads to it
         num_gpus=min(1, gpus),
     )
     for row in labelled.iter_rows():
-        yield pickle.loads(row["chunk"]), pickle.loads(row["rows"])
+        yield pickle.loads(row["chunk"]), iter(pickle.loads(row["rows"]))
 
 
 # --- Rows to parts to a table ----------------------------------------------------------------------------------------
@@ -328,7 +328,9 @@ def main() -> None:
     k = min(args.top_k, len(predictor.labels))
     settings = source.settings | {"weights": predictions.digest(predictor, ""), "top_k": k}
     settings |= {"known_threshold": predictor.known_threshold, "known_at": predictor.known_at}
-    starts, parts, statuses = starts_of(args.shard, len(source)), [], Counter()
+    starts = starts_of(args.shard, len(source))
+    parts: list[Path] = []
+    statuses: Counter[str] = Counter()
     chunks = chunks_of(source, starts, settings, folder)
     if args.engine == "local":
         compile_or_warn(predictor)

@@ -18,7 +18,6 @@ from PIL import Image
 
 from classifier.errors import ImageError, SlowImageError
 from classifier.images import workers
-from classifier.models.predictor import ImageInput
 
 MOST = 500  # pictures that wait, a gallery
 MOST_SLOW = 3  # files of a call that reach the limit of time; a gallery of such would hold its place for an hour
@@ -55,12 +54,12 @@ class Ahead:
                     self._waiting[path] = Waiting(time.monotonic(), self._thread.submit(self._decode, path))
 
     def decode_many(
-        self, sources: Iterable[ImageInput], *, reduce_to: int | None = None
+        self, sources: Iterable[workers.ImageFile], *, reduce_to: int | None = None
     ) -> Iterator[Image.Image | ImageError]:
         """As `decode_many`, but after MOST_SLOW files that took too long no other is tried."""
         slow: list[SlowImageError] = []
 
-        def decode(source: ImageInput, *, reduce_to: int | None) -> Image.Image:
+        def decode(source: workers.ImageFile, *, reduce_to: int | None) -> Image.Image:
             if len(slow) >= MOST_SLOW:
                 raise ImageError(f"not tried, as {MOST_SLOW} files before it took too long: send it without these")
             try:
@@ -95,7 +94,7 @@ class Ahead:
                 waiting.bytes = size
         return image
 
-    def _decoded(self, source: ImageInput, *, reduce_to: int | None) -> Image.Image:
+    def _decoded(self, source: workers.ImageFile, *, reduce_to: int | None) -> Image.Image:
         with self._lock:
             waiting = (
                 self._waiting.pop(source, None) if isinstance(source, str) and reduce_to == self.reduce_to else None

@@ -17,7 +17,7 @@ from PIL import Image
 
 from classifier.errors import ImageError
 from classifier.images import workers
-from classifier.models.predictor import ImageInput, Predictor
+from classifier.models.predictor import Predictor
 
 BATCH_SIZE = 16  # images a forward pass, at most
 
@@ -59,11 +59,11 @@ class Batcher:
 
     def submit(self, image: Image.Image) -> Future:
         """A decoded RGB image -> a future of its `Answer`; the future raises what the predictor raises."""
-        future = Future()
+        future: Future = Future()
         self._waiting.put((image, future))
         return future
 
-    def classify(self, sources: Iterable[ImageInput]) -> Iterator[Answer | ImageError]:
+    def classify(self, sources: Iterable[workers.ImageFile]) -> Iterator[Answer | ImageError]:
         """Answers in the order of `sources` (paths or encoded bytes), an ImageError in the place of a bad file.
 
         Two batches are decoded ahead of what was yielded, at most: memory stays flat, however many sources there are.

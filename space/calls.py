@@ -62,14 +62,14 @@ Functions = Mapping[str | int, Function]
 def functions(demo: gr.Blocks) -> Functions:
     """All that `demo` can be told to do, by name and by number."""
     public = demo.get_api_info()["named_endpoints"]
-    found = {}
+    found: dict[str | int, Function] = {}
     for number, fn in demo.fns.items():
         kinds = [
             "" if not isinstance(block, gr.File) else "one" if block.file_count == "single" else "many"
             for block in fn.inputs
         ]
         is_public = f"/{fn.api_name}" in public
-        if parameters := public.get(f"/{fn.api_name}", {}).get("parameters"):
+        if is_public and (parameters := public[f"/{fn.api_name}"].get("parameters")):
             told = [(each["parameter_name"], not each["parameter_has_default"]) for each in parameters]
         else:
             told = [(f"data[{i}]", True) for i in range(len(kinds))]
@@ -159,7 +159,8 @@ def check_value(argument: Argument, value: object, uploads: Path) -> None:
 def check_file(name: str, file: object, uploads: Path) -> None:
     """Raises Fault for what is not gradio's FileData, of a file in `uploads`; it may be gone by now."""
     meta = file.get("meta") if isinstance(file, dict) else None
-    if not isinstance(meta, dict) or meta.get("_type") != "gradio.FileData" or not isinstance(file.get("path"), str):
+    is_file = isinstance(meta, dict) and meta.get("_type") == "gradio.FileData"
+    if not is_file or not isinstance(file, dict) or not isinstance(file.get("path"), str):
         raise Fault(f"{name}: not a file: {SHAPE}")
     for key, kinds in {"url": str, "orig_name": str, "mime_type": str, "size": int, "is_stream": bool}.items():
         value = file.get(key, False if key == "is_stream" else None)

@@ -4,7 +4,7 @@ import secrets
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import gradio as gr
@@ -32,7 +32,7 @@ class Result:
 
     name: str
     path: str
-    probabilities: np.ndarray | None = None
+    probabilities: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
     known: bool | None = None
     error: str = ""
     preview: str = ""  # path of a small JPEG, where one was asked for
@@ -207,7 +207,9 @@ class Endpoints:
         rows = table(predictor, results, top_k)
         return rows, write_csv(rows)
 
-    classify_gallery._mcp_type = "none"  # no tool: the schema that gradio makes for MCP of a list of files is not valid
+    vars(classify_gallery)["_mcp_type"] = (
+        "none"  # no tool: the schema that gradio makes for MCP of a list of files is not valid
+    )
 
     def models(self) -> list[dict]:
         """The models served, the default first: name, revision, parameters, accuracy with 95% interval, and labels."""

@@ -178,7 +178,7 @@ def ways(reduce_to: Iterable[int | None]) -> gr.HTML:
 
     `reduce_to` of each model: large pictures are drawn no smaller than any of them needs.
     """
-    sides = list(reduce_to)
+    sides = [side or 0 for side in reduce_to]
     side = max(sides) if all(sides) else 0
     return gr.HTML(HTML, js_on_load=JS % (calls.MAX_FILES, side, MAX_BYTES), elem_id="ways", apply_default_css=False)
 

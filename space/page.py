@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from PIL import Image
@@ -115,7 +116,7 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
         shown = [gallery, summary, grid, as_csv, as_json]
         everything = [results, several, detail, plot, comparison, *shown]
 
-        def checked(model: object, top_k: object, kind: object, below: object, label: object) -> Settings:
+        def checked(model: Any, top_k: Any, kind: Any, below: Any, label: Any) -> Settings:
             """What the page is set to. Raises gr.Error for what it can't be set to: a script may say anything."""
             model, top_k = api.predictor(model).name, api.checked_top_k(top_k)
             if (
@@ -129,6 +130,7 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
 
         def drawn(visit: Visit) -> list:
             """New values of `everything`."""
+            assert visit.settings is not None  # the events that draw set it first
             rows, model = visit.rows, visit.settings.model
             return [
                 gr.Column(visible=bool(rows)),
@@ -142,6 +144,7 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
         def drawn_rows(visit: Visit) -> list:
             """New values of `shown`."""
             rows, chosen, settings = visit.rows, visit.chosen, visit.settings
+            assert settings is not None  # the events that draw set it first
             model, top_k, below = settings.model, settings.top_k, settings.below
             indices = picked(rows, model, settings.label or None, settings.kind, below)
             records = table(rows, indices, model, top_k)
@@ -272,14 +275,19 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
         # gradio leaves out ("once") an event that comes while the same one is answered, unless told otherwise. What
         # tells of itself is answered each time; of what only asks how things are the last is enough, but gradio repeats
         # the first.
-        asks = {
+        asks: dict[str, Any] = {
             "api_visibility": "private",
             "show_progress": "hidden",
             "preprocess": False,
             "trigger_mode": "always_last",
         }
         tells = asks | {"trigger_mode": "multiple"}
-        adds = {"api_visibility": "private", "show_progress_on": files, "preprocess": False, "trigger_mode": "multiple"}
+        adds: dict[str, Any] = {
+            "api_visibility": "private",
+            "show_progress_on": files,
+            "preprocess": False,
+            "trigger_mode": "multiple",
+        }
         adds |= {"concurrency_limit": RUNS, "concurrency_id": "pages"}
         state = [visit, *filters]
         for run in (

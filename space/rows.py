@@ -78,7 +78,7 @@ class Visit:
 
     def choose(self, since: int = 0) -> None:
         """Chooses the first readable picture from index `since` on, unless one of these is chosen already."""
-        if self.picture is None or self.chosen < since:
+        if self.picture is None or self.chosen is None or self.chosen < since:
             self.chosen = next((i for i, row in enumerate(self.rows) if i >= since and not row.error), self.chosen)
 
 

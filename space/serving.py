@@ -183,6 +183,6 @@ def few_arenas() -> None:
     own.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(libc, "mallopt"):
+    if libc is not None and hasattr(libc, "mallopt"):
         m_arena_max = -8
         libc.mallopt(m_arena_max, 2)

@@ -46,13 +46,12 @@ def as_tensor(split: str, splits: Splits, size: int | None = None) -> tuple[torc
         return pixels if is_resized else resize(pixels, [size, size], antialias=True)
 
     total, n = len(splits[split]), 0
-    images = labels = None
+    images, labels = None, torch.empty(total, dtype=torch.int64)
     with tqdm(total=total, desc=f"decoding {split}", unit=" images", disable=None) as bar:
         for batch in _readable_batches(split, splits, 100, to_pixels):  # few enough for photographs to fit in memory
             for where, pixels, label in batch:
                 if images is None:
                     images = torch.empty((total, *pixels.shape), dtype=torch.uint8)
-                    labels = torch.empty(total, dtype=torch.int64)
                 elif pixels.shape != images.shape[1:]:
                     raise DataError(
                         f"images of {splits.name} differ in size: {where} is {_size(pixels)}, the first is "
@@ -61,7 +60,7 @@ def as_tensor(split: str, splits: Splits, size: int | None = None) -> tuple[torc
                 images[n], labels[n] = pixels, label
                 n += 1
             bar.update(len(batch))
-    if images is None or labels is None:
+    if images is None:
         raise DataError(f"none of the {total} images in {split} of {splits.name} is readable: check the files")
     return images[:n], labels[:n]
 
@@ -71,6 +70,7 @@ def fingerprint(split: str, splits: Splits) -> str:
     hashed = hashlib.sha256(repr(splits.labels).encode())
     rows = undecoded(splits[split], splits)
     for cell, label in zip(rows[splits.image_column], splits.class_indices[split].tolist(), strict=True):
+        content: str | None
         if cell is not None and cell["bytes"] is not None:
             content = hashlib.sha256(cell["bytes"]).hexdigest()
         else:
@@ -191,7 +191,7 @@ def stream(
 class DecodedSplit(torch.utils.data.Dataset):
     """A split as items (transform(image), label), or (name, exception) for an unreadable file; see `collate`."""
 
-    def __init__(self, split: str, splits: Splits, transform: Callable[[Image.Image], torch.Tensor]):
+    def __init__(self, split: str, splits: Splits, transform: Callable[[Image.Image], Any]):
         self.rows = undecoded(splits[split], splits)
         self.split, self.splits = split, splits
         self.transform = transform
@@ -199,7 +199,7 @@ class DecodedSplit(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int] | tuple[str, Exception]:
+    def __getitem__(self, index: int) -> tuple[Any, int | Exception]:
         cell = self.rows[index][self.splits.image_column]
         image = decode_cell(cell)
         if isinstance(image, Exception):
@@ -223,8 +223,8 @@ def undecoded(rows: datasets.Dataset, splits: Splits) -> datasets.Dataset:
 def decode_cell(cell: dict | None, transform: Callable[[Image.Image], Any] | None = None) -> Any:
     """Decodes a cell to an upright RGB image, transformed if asked, or gives the exception that its file caused."""
     try:
-        with Image.open(cell_source(cell)) as image:
-            image = to_rgb(image)
+        with Image.open(cell_source(cell)) as opened:
+            image = to_rgb(opened)
     except MALFORMED as error:
         return error
     return transform(image) if transform else image

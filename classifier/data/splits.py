@@ -157,7 +157,9 @@ def load_splits(
             parts.keep(split, sample_by_class(class_indices[split], limit, seed))
     wanted = {split: rows[split] for split in splits if split in rows}
     return Splits(
-        **{split: wanted.get(split) for split in ("train", "validation", "test")},
+        train=wanted.get("train"),
+        validation=wanted.get("validation"),
+        test=wanted.get("test"),
         image_column=image_column,
         label_column=label_column,
         labels=rename_labels(name, labels, Path(label_names)) if label_names else labels,

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,7 +36,7 @@ class Survey:
 
     def __str__(self) -> str:
         """One line for the user. The sizes of the classes are those in train."""
-        smallest, largest = (pick(self.counts, key=self.counts.get) for pick in (min, max))
+        smallest, largest = (pick(self.counts, key=self.counts.__getitem__) for pick in (min, max))
         text = f"{self.n:,} images, {len(self.counts)} classes, smallest {self.counts[smallest]:,} ({smallest})"
         if self.counts[largest] > self.counts[smallest]:
             text += f", largest {self.counts[largest]:,} ({largest})"
@@ -88,7 +87,8 @@ def survey_splits(splits: Splits, listing: Path) -> Survey:
     return Survey(by_label, total, (width, height), len(set(sizes)) == 1, len(unreadable))
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True)
+class Row:
     """A row of a split, decoded.
 
     Attributes:
@@ -107,7 +107,7 @@ class Row(NamedTuple):
 def scan_rows(split: str, splits: Splits, batch_size: int) -> Iterator[list[Row]]:
     """Yields every row of a split, in batches. An unreadable image is a row too: it is neither skipped nor raised."""
     for attempts in decode_batches(split, splits, batch_size):
-        yield [Row(index, cell and cell["path"], image, label) for index, cell, image, label in attempts]
+        yield [Row(index, cell["path"] if cell else None, image, label) for index, cell, image, label in attempts]
 
 
 def channel_mean_std(images: torch.Tensor) -> tuple[list[float], list[float]]:

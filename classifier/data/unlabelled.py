@@ -40,7 +40,8 @@ class Files:
     """
 
     def __init__(self, source: str, leave_out: Iterable[Path] = ()):
-        self.root, self.prefix, pattern = Path(source), "", ()
+        self.root, self.prefix = Path(source), ""
+        pattern: tuple[str, ...] = ()
         if not self.root.is_dir():
             parts = self.root.parts
             n_fixed = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
@@ -63,7 +64,7 @@ class Files:
         def add_error(error: OSError) -> None:
             if Path(error.filename) == self.root:
                 raise error
-            self.errors[str(Path(error.filename).relative_to(self.root))] = error.strerror
+            self.errors[str(Path(error.filename).relative_to(self.root))] = error.strerror or str(error)
 
         for folder, folders, files in os.walk(self.root, onerror=add_error):
             names = Path(folder).relative_to(self.root).parts
@@ -89,7 +90,7 @@ class Files:
     @staticmethod
     def read(item: Item) -> str:
         """The path to decode."""
-        return item.where
+        return str(item.where)
 
 
 class Rows:

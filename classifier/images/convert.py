@@ -9,6 +9,8 @@ import struct
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
+Box = tuple[float, float, float, float]  # left, upper, right, lower, in pixels
+
 DECOMPRESSION_BOMB = (Image.DecompressionBombWarning, Image.DecompressionBombError)
 # What decoders raise for a malformed file.
 MALFORMED = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error, MemoryError, *DECOMPRESSION_BOMB)
@@ -33,7 +35,7 @@ def reduced_size(size: tuple[int, int], reduce_to: int | None) -> tuple[int, int
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def convert_to_rgb(image: Image.Image, size: tuple[int, int], box: tuple[float, ...] | None = None) -> Image.Image:
+def convert_to_rgb(image: Image.Image, size: tuple[int, int], box: Box | None = None) -> Image.Image:
     """Converts an image as `to_rgb` does, shrinking the part `box` of it (by default all) to `size` (width, height)."""
     image.load()
     orientation, icc_profile = _orientation(image), image.info.get("icc_profile")
@@ -61,7 +63,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _shrink(image: Image.Image, size: tuple[int, int], box: tuple[float, ...] | None = None) -> Image.Image:
+def _shrink(image: Image.Image, size: tuple[int, int], box: Box | None = None) -> Image.Image:
     # A reducing_gap of 3 averages whole blocks first, and still is "indistinguishable" from one step (Pillow's docs).
     return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS, box, reducing_gap=3.0)
 
@@ -83,7 +85,7 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
 def _to_srgb(image: Image.Image, icc_profile: bytes | None) -> Image.Image:
     """By the embedded profile; without one, or with a damaged one, by Pillow's plain conversion, as browsers do."""
     if image.mode == "LAB":  # has no plain conversion
-        source = ImageCms.createProfile("LAB")
+        source = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
     elif not icc_profile:
         return image
     else:
@@ -96,6 +98,7 @@ def _to_srgb(image: Image.Image, icc_profile: bytes | None) -> Image.Image:
         elif source.profile.xcolor_space == "RGB " and image.mode != "CMYK":
             image = image.convert("RGB")
     try:
-        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        return converted or image  # None is only given for a conversion in place
     except ImageCms.PyCMSError:  # a profile for another kind of image
         return image

@@ -28,13 +28,15 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image
 
 from classifier.errors import ImageError, SlowImageError
 from classifier.images.convert import DECOMPRESSION_BOMB, MALFORMED, convert_to_rgb, reduced_size
+
+ImageFile = str | os.PathLike | bytes  # a path, or the bytes of a file
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "HEIF")  # by content; MPO counts as JPEG
 MAX_BYTES = 30_000_000  # of the file
@@ -142,6 +144,8 @@ class _Worker:
             env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             process_group=0,  # out of the terminal's Ctrl-C
         )
+        assert self.process.stdin and self.process.stdout  # both are pipes
+        self.requests, self.replies = self.process.stdin, self.process.stdout
         try:
             with self._deadline(START_LIMIT_S):
                 self._read(_REPLY.size)
@@ -151,9 +155,9 @@ class _Worker:
 
     def ask(self, kind: bytes, reduce_to: int, body: bytes) -> tuple[bytes, int, int, bytes]:
         with self._deadline(self.time_limit_s):
-            self.process.stdin.write(_REQUEST.pack(kind, reduce_to, len(body)))
-            self.process.stdin.write(body)
-            self.process.stdin.flush()
+            self.requests.write(_REQUEST.pack(kind, reduce_to, len(body)))
+            self.requests.write(body)
+            self.requests.flush()
             kind, width, height, length = _REPLY.unpack(self._read(_REPLY.size))
             return kind, width, height, self._read(length)
 
@@ -180,7 +184,7 @@ class _Worker:
             raise TimeoutError(f"took longer than {seconds:g} s")
 
     def _read(self, length: int) -> bytes:
-        data = self.process.stdout.read(length)
+        data = self.replies.read(length)
         if len(data) < length:
             raise EOFError
         return data
@@ -188,7 +192,7 @@ class _Worker:
     def stop(self) -> None:
         self.process.kill()
         self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
+        for pipe in (self.requests, self.replies):
             with contextlib.suppress(OSError):  # what is left in a buffer has no reader
                 pipe.close()
 
@@ -211,7 +215,7 @@ class Decoder:
         for _ in range(self.workers):
             self._idle.put(None)
 
-    def decode(self, source: str | os.PathLike | bytes, *, reduce_to: int | None = None) -> Image.Image:
+    def decode(self, source: ImageFile, *, reduce_to: int | None = None) -> Image.Image:
         """A file's path, or its bytes -> an image of mode RGB, upright, 8-bit sRGB.
 
         `reduce_to`: pixels of the shorter side, to which a larger image is shrunk. Raises ImageError, which names the
@@ -248,7 +252,7 @@ class Decoder:
 
     def decode_many(
         self,
-        sources: Iterable[str | os.PathLike | bytes],
+        sources: Iterable[ImageFile],
         *,
         reduce_to: int | None = None,
         decode: Callable[..., Image.Image] | None = None,
@@ -260,7 +264,7 @@ class Decoder:
         """
         decode = decode or self.decode
 
-        def attempt(source: str | os.PathLike | bytes) -> Image.Image | ImageError:
+        def attempt(source: ImageFile) -> Image.Image | ImageError:
             try:
                 return decode(source, reduce_to=reduce_to)
             except ImageError as error:
@@ -268,7 +272,7 @@ class Decoder:
 
         threads = ThreadPoolExecutor(self.workers, "decode")
         try:
-            pending = deque()
+            pending: deque[Future] = deque()
             for source in sources:
                 pending.append(threads.submit(attempt, source))
                 if len(pending) > LOOK_AHEAD * self.workers:
@@ -294,7 +298,7 @@ class Decoder:
         self.close()
 
 
-def _checked(source: str | os.PathLike | bytes) -> tuple[str, bytes, bytes]:
+def _checked(source: ImageFile) -> tuple[str, bytes, bytes]:
     """Returns the name for messages, and the request's kind and body. Refuses what can be refused undecoded."""
     if isinstance(source, bytes | bytearray | memoryview):
         name, kind, body, size = f"image of {len(source):,} bytes", b"b", bytes(source), len(source)

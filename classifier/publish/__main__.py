@@ -19,13 +19,17 @@ def parse_args() -> argparse.Namespace:
     """The command's flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    model = commands.add_parser("push", help="send a finished model folder", description=push.__doc__.splitlines()[0])
+    model = commands.add_parser(
+        "push",
+        help="send a finished model folder",
+        description="Completes a model folder, proves that it loads elsewhere, and sends it.",
+    )
     model.add_argument("folder", type=Path, help="what train.py or finetune_vit.py wrote")
     model.add_argument("repo", nargs="?", help="user/name (yours, named like the folder)")
     model.add_argument("--revision", metavar="BRANCH", help="created where there is none (main)")
     model.add_argument("--dataset", help="Hub id or folder whose validation images prove parity (run.json's)")
     space = commands.add_parser(
-        "space", help="create or update the Space", description=push_space.__doc__.splitlines()[0]
+        "space", help="create or update the Space", description="Creates or updates the Space in one commit."
     )
     space.add_argument("repo", help="user/name of the Space")
     space.add_argument(
