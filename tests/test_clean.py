@@ -1,4 +1,4 @@
-"""classifier.clean on pictures whose copies and labels are known: what it tells, and what it does not."""
+"""classifier.clean on pictures whose copies and wrong labels are known."""
 
 import csv
 import json
@@ -44,7 +44,7 @@ def table(folder: Path) -> list[dict]:
 
 
 def scene(seed: int, meadow: int | None = None, size=(120, 90)) -> Image.Image:
-    """A dozen shapes before blotches, which are those of the scene `meadow` if that is given."""
+    """A dozen shapes on a blotchy background, which is that of the scene `meadow` if given."""
     blotches = np.random.default_rng(seed if meadow is None else meadow).integers(60, 200, (4, 6, 3), dtype=np.uint8)
     image = Image.fromarray(blotches).resize(size, Image.Resampling.BICUBIC)
     draw, rng = ImageDraw.Draw(image), np.random.default_rng(seed)
@@ -57,7 +57,7 @@ def scene(seed: int, meadow: int | None = None, size=(120, 90)) -> Image.Image:
 
 @pytest.fixture
 def pictures(tmp_path) -> Path:
-    """An image folder whose originals are called by a number, and what was made of one by that and what was done."""
+    """An image folder. Originals are named by a number; a changed copy has this number and the change in its name."""
     folder = tmp_path / "pictures"
     scenes = {i: scene(i) for i in range(12)}
 
@@ -83,7 +83,7 @@ def pictures(tmp_path) -> Path:
     return folder
 
 
-def test_copies_are_told_and_similar_pictures_are_not(pictures, monkeypatch, capsys, tmp_path):
+def test_copies_are_found_and_similar_pictures_are_not(pictures, monkeypatch, capsys, tmp_path):
     run(monkeypatch, pictures, "--duplicates_only", "--output_dir", tmp_path / "out")
     rows = table(tmp_path / "out")
     told = {(row["kind"], *(Path(row[name]).stem for name in ("file", "other_file"))) for row in rows}
@@ -123,7 +123,7 @@ def test_copies_are_told_and_similar_pictures_are_not(pictures, monkeypatch, cap
     assert not (tmp_path / "out" / "label_errors.png").exists()
 
 
-def test_swapped_labels_are_told(monkeypatch, capsys, tmp_path):
+def test_swapped_labels_are_found(monkeypatch, capsys, tmp_path):
     """A table with labels of text and one split: red, green and blue pictures, two of which have another's label."""
     rng = np.random.default_rng(0)
     colours = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}

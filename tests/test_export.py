@@ -1,4 +1,4 @@
-"""Folders that travel: ONNX that answers alike, code that goes along, and a stranger's process that has to agree."""
+"""Folders ready to be published: ONNX with the same logits, code beside the weights, and parity in another process."""
 
 import json
 import os
@@ -40,7 +40,7 @@ IMAGES = [picture(i, (32, 32)) for i in range(4)] + [picture(4, (90, 61))]
 
 
 def save_tiny_cnn(folder: Path, image_size: int = 32) -> Path:
-    """A scratch CNN of 10 labels with random weights, saved as train.py saves one."""
+    """A scratch CNN of 10 labels with random weights, saved as by train.py."""
     torch.manual_seed(0)
     names = dict(enumerate(LABELS))
     config = cnn.CifarCnnConfig(
@@ -61,7 +61,7 @@ def save_tiny_cnn(folder: Path, image_size: int = 32) -> Path:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict[str, Path]:
-    """Complete folders of either kind. Tests that change one copy it."""
+    """Complete folders of both kinds. Tests that change one make a copy."""
     folder = tmp_path_factory.mktemp("models")
     found = {"vit": save_tiny_vit(folder / "vit"), "cnn": save_tiny_cnn(folder / "cnn")}
     for model in found.values():
@@ -88,7 +88,7 @@ def test_onnx_gives_the_logits_of_the_weights_for_any_batch_size(models, name):
         np.testing.assert_allclose(logits, load_predictor(models[name]).logits(IMAGES[:n]), atol=1e-3)
 
 
-def test_onnx_is_one_file_that_tells_nothing_of_this_machine(models):
+def test_onnx_is_one_file_without_local_paths(models):
     for folder in models.values():
         assert [path.name for path in (folder / "onnx").iterdir()] == ["model.onnx"]
         content = (folder / "onnx/model.onnx").read_bytes()
@@ -109,7 +109,7 @@ def test_onnx_of_other_weights_is_refused_with_the_difference(copy_of):
 
 
 def test_completing_leaves_weights_and_processor_as_they_are(models, copy_of):
-    """Also of a folder that was saved before code went along, such as one from an older commit."""
+    """Also for a folder without code, such as one that an older version saved."""
     folder = copy_of("cnn")
     (folder / "cnn.py").unlink()
     shutil.rmtree(folder / "onnx")
@@ -151,7 +151,7 @@ def test_the_embedded_model_loads_without_this_project(start, tmp_path):
 
 
 def test_code_beside_the_weights_is_not_run_where_this_project_is_at_hand(copy_of):
-    """Nor asked about: the class that is registered here wins, whether trusted or not."""
+    """The class registered by this project is used, whatever trust_remote_code is, and without a question."""
     folder = copy_of("cnn")
     (folder / "cnn.py").write_text("raise SystemExit('was run')")
     assert type(load_predictor(folder).model) is cnn.CifarCnnForImageClassification
@@ -161,8 +161,8 @@ def test_code_beside_the_weights_is_not_run_where_this_project_is_at_hand(copy_o
         assert type(model) is cnn.CifarCnnForImageClassification
 
 
-def test_a_stranger_gets_the_same_probabilities(copy_of, tmp_path, monkeypatch):
-    """Also where two labels have the same name, and where the environment would lead to this project."""
+def test_a_process_without_this_project_gets_the_same_probabilities(copy_of, tmp_path, monkeypatch):
+    """Also if two labels have the same name, and if PYTHONPATH leads to a package of this name."""
     folder = copy_of("cnn")
     edit_config(folder, id2label=dict(enumerate([*LABELS[:-1], LABELS[0]])))
     (tmp_path / "classifier").mkdir()
@@ -171,7 +171,7 @@ def test_a_stranger_gets_the_same_probabilities(copy_of, tmp_path, monkeypatch):
     assert export.prove_parity(folder, IMAGES) <= 1e-4
 
 
-def test_a_stranger_who_computes_in_half_precision_is_noticed(copy_of):
+def test_computing_in_half_precision_is_noticed(copy_of):
     """What happens to float16 weights whose config.json does not say float32."""
     folder = copy_of("vit")
     edit_config(folder, dtype="float16")
@@ -179,7 +179,7 @@ def test_a_stranger_who_computes_in_half_precision_is_noticed(copy_of):
         export.prove_parity(folder, IMAGES)
 
 
-def test_a_stranger_who_can_not_load_is_noticed(copy_of):
+def test_a_folder_that_does_not_load_elsewhere_is_noticed(copy_of):
     """What happens to a scratch CNN that was saved without its code, and not completed."""
     folder = copy_of("cnn")
     config = json.loads((folder / "config.json").read_text())

@@ -1,4 +1,4 @@
-"""Measures against cases worked by hand, against scikit-learn and SciPy, and through the library `evaluate`."""
+"""Metrics compared with cases worked by hand, with scikit-learn and SciPy, and with the library `evaluate`."""
 
 import os
 import subprocess
@@ -77,8 +77,8 @@ def test_temperature_undoes_overconfidence():
     assert metrics.fit_temperature(3 * logits, labels) == pytest.approx(3, abs=0.1)
 
 
-def test_a_few_images_that_are_all_right_are_not_all_there_is():
-    """Without a mistake the lowest loss is at T = 0; by hand, Platt's target of 1 - 1 / 22 / 2 is the sigmoid of
+def test_temperature_of_a_few_images_without_mistakes():
+    """The NLL without smoothing is lowest at T = 0. By hand, Platt's target of 1 - 1 / 22 / 2 is the sigmoid of
     3.7612.
     """
     labels = np.arange(20) % 2
@@ -86,8 +86,8 @@ def test_a_few_images_that_are_all_right_are_not_all_there_is():
     assert metrics.fit_temperature(logits, labels) == pytest.approx(2 / np.log(43), rel=1e-3)
 
 
-def test_temperature_is_of_what_is_merged():
-    """Where probabilities are averaged, dividing the mean is not dividing each."""
+def test_temperature_is_fitted_after_merging_views():
+    """Dividing the mean of probabilities differs from dividing the logits of each view."""
     rng = np.random.default_rng(0)
     views = rng.normal(0, 2, (2, 20_000, 5))
     labels = np.array([rng.choice(5, p=row) for row in softmax(views, axis=2).mean(axis=0)])

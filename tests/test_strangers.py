@@ -1,4 +1,4 @@
-"""Scores of strangers against scikit-learn and cases by hand, the sets of strangers, and models/cnn on these."""
+"""OOD scores compared with scikit-learn and with cases by hand, the synthetic OOD sets, and models/cnn on these."""
 
 import os
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_logit_scores_by_hand():
     assert np.isfinite(ood.energy(np.float32([[1e4, -1e4]]))).all()
 
 
-def test_a_threshold_keeps_what_it_should():
+def test_a_threshold_keeps_its_fraction():
     scores = ood.max_probability(np.random.default_rng(0).normal(0, 2, (1000, 10)))
     assert (scores >= ood.threshold(scores, keep=0.9)).mean() == 0.9
 
