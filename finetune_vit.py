@@ -47,13 +47,14 @@ from classifier.data.loaders import as_tensor
 from classifier.data.splits import Splits, load_splits
 from classifier.data.survey import survey_splits
 from classifier.errors import ModelError, Stopped
-from classifier.files import write_json, write_text
+from classifier.files import write_text
 from classifier.hub import HUB_ID, check_login
 from classifier.models import backbone
 from classifier.models import processor as processors
 from classifier.models.loading import default_device, locate
 from classifier.publish import export
 from classifier.publish.upload import push
+from classifier.records import DataRecord, RunRecord, StartModel
 from classifier.reporting import card, figures
 from classifier.training import calibrate, distill, finetune_trainer, probe
 from classifier.training.runtime import StopSignal, has_bf16, keep_freed_memory
@@ -259,24 +260,25 @@ def main() -> None:
     export.save(model, processor, output_dir)
 
     figures.save_curves(output_dir / "curves.png", outcome.history)
-    results = {
-        "model": {"name": found.name, "revision": found.revision, "initialized": found.initialized},
-        "data": {
-            "images": int(counts["train"].sum()),
-            "labels": splits.labels,
-            "counts": {name: count.tolist() for name, count in counts.items()},
-            "skipped": len(splits.skipped),
-            "test_cut": splits.test_cut,
-        },
-        "recipe": {"image_size": plan.image_size, "crop_pct": plan.crop_pct} | outcome.recipe,
-        "train_seconds": round(outcome.train_seconds, 1),
-        "images_seen": outcome.images_seen,
-        "train_flops": outcome.train_flops,
-        "inference_flops": backbone.forward_flops(model, plan.image_size),  # an image
-        "best_epoch": outcome.best_epoch,
-        "validation": vars(calibrated),
-    }
-    write_json(output_dir / "run.json", run | results)
+    record = RunRecord(
+        **run,
+        model=StartModel(name=found.name, revision=found.revision, initialized=found.initialized),
+        data=DataRecord(
+            images=int(counts["train"].sum()),
+            labels=splits.labels,
+            counts={name: count.tolist() for name, count in counts.items()},
+            skipped=len(splits.skipped),
+            test_cut=splits.test_cut,
+        ),
+        recipe={"image_size": plan.image_size, "crop_pct": plan.crop_pct} | outcome.recipe,
+        train_seconds=round(outcome.train_seconds, 1),
+        images_seen=outcome.images_seen,
+        train_flops=outcome.train_flops,
+        inference_flops=backbone.forward_flops(model, plan.image_size),
+        best_epoch=outcome.best_epoch,
+        validation=calibrated,
+    )
+    runs.RunFolder(output_dir).write_run(record)
     card.write(output_dir)
     for folder in output_dir.glob("checkpoint-*"):  # what they were for is done, and they are not part of the model
         shutil.rmtree(folder)
@@ -503,7 +505,7 @@ def checkpoint_to_resume(recipe: Recipe, args: Training) -> Path | None:
     """The checkpoint that the flags ask for; ModelError rather than write over a run, or go on from nothing."""
     output_dir, wanted = Path(args.output_dir), args.resume_from_checkpoint
     last = finetune_trainer.last_checkpoint(output_dir)
-    finished = (output_dir / "run.json").exists()
+    finished = runs.RunFolder(output_dir).is_finished
     if Path(recipe.model).resolve() == output_dir.resolve():
         raise ModelError(f"--model and --output_dir are both {output_dir}: give another --output_dir")
     if not recipe.overwrite_output_dir and (finished or (last and wanted is None)):

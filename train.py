@@ -35,13 +35,13 @@ from classifier.data.splits import load_splits
 from classifier.data.survey import channel_mean_std, survey_splits
 from classifier.errors import ModelError, Stopped
 from classifier.evaluation import metrics, ood
-from classifier.files import write_json
 from classifier.hub import check_login
 from classifier.models.cnn import CifarCnnConfig, CifarCnnForImageClassification, average_views
 from classifier.models.loading import default_device
 from classifier.models.predictor import load_predictor
 from classifier.publish import export
 from classifier.publish.upload import push
+from classifier.records import DataRecord, RunRecord, Validation
 from classifier.reporting import card, figures
 from classifier.training.checkpoint import CHECKPOINT
 from classifier.training.cnn_trainer import (
@@ -225,7 +225,7 @@ def main() -> None:
                 patience=args.patience,
                 bf16=bf16,
                 resume=resume,
-                parent=parent and parent["model_sha256"],
+                parent=parent and parent.model_sha256,
                 log=log,
             )
         except Stopped as stopped:
@@ -249,32 +249,34 @@ def main() -> None:
     export.save(model, ViTImageProcessor(size=size, image_mean=mean, image_std=std), args.output_dir)
 
     figures.save_curves(args.output_dir / "curves.png", progress.history)
-    results = {
-        "data": {
-            "images": len(train[0]),
-            "labels": splits.labels,
-            "counts": {name: count.tolist() for name, count in counts.items()},
-            "skipped": len(splits.skipped),
-            "test_cut": splits.test_cut,
-        },
-        "recipe": asdict(recipe),
-        "train_seconds": round(progress.train_seconds, 1),
-        "images_seen": progress.step * recipe.batch_size,
-        "train_flops": training_flops(model, recipe, len(train[0]), progress.step),
-        "inference_flops": recipe.views * view_flops(model, args.image_size),  # an image
-        "best_epoch": progress.best_epoch,
-        "validation": {
-            "accuracy": float((logits.argmax(axis=1) == labels).mean()),
-            "accuracy_one_view": progress.best_accuracy,
-            "nll": metrics.nll(logits, labels),
-            "temperature": temperature,
-        },
-    }
-    write_json(args.output_dir / "run.json", run | results)
+    reached = Validation(
+        accuracy=float((logits.argmax(axis=1) == labels).mean()),
+        accuracy_one_view=progress.best_accuracy,
+        nll=metrics.nll(logits, labels),
+        temperature=temperature,
+    )
+    record = RunRecord(
+        **run,
+        data=DataRecord(
+            images=len(train[0]),
+            labels=splits.labels,
+            counts={name: count.tolist() for name, count in counts.items()},
+            skipped=len(splits.skipped),
+            test_cut=splits.test_cut,
+        ),
+        recipe=asdict(recipe),
+        train_seconds=round(progress.train_seconds, 1),
+        images_seen=progress.step * recipe.batch_size,
+        train_flops=training_flops(model, recipe, len(train[0]), progress.step),
+        inference_flops=recipe.views * view_flops(model, args.image_size),
+        best_epoch=progress.best_epoch,
+        validation=reached,
+    )
+    runs.RunFolder(args.output_dir).write_run(record)
     card.write(args.output_dir)
     (args.output_dir / CHECKPOINT).unlink(missing_ok=True)  # what it was for is done, and it is not part of the model
     print(
-        f"{results['validation']['accuracy']:.2%} of {len(labels):,} validation images right after "
+        f"{reached.accuracy:.2%} of {len(labels):,} validation images right after "
         f"{progress.train_seconds:,.0f} s of training; saved in {args.output_dir}. "
         f"Measure it: python evaluate.py --model {args.output_dir} --dataset {args.dataset}"
     )
@@ -292,7 +294,7 @@ def checkpoint_to_resume(args: argparse.Namespace) -> Path | None:
     last = args.output_dir / CHECKPOINT
     wanted = last if args.resume_from_checkpoint == "last" else Path(args.resume_from_checkpoint or "")
     wanted = wanted / CHECKPOINT if args.resume_from_checkpoint and wanted.is_dir() else wanted
-    finished = (args.output_dir / "run.json").exists()
+    finished = runs.RunFolder(args.output_dir).is_finished
     if args.init_from and args.init_from.resolve() == args.output_dir.resolve():
         raise ModelError(f"--init_from and --output_dir are both {args.output_dir}: give another --output_dir")
     if not args.overwrite_output_dir and (finished or (last.exists() and wanted.resolve() != last.resolve())):
@@ -343,8 +345,8 @@ def recipe_for(args: argparse.Namespace, n: int, processes: int = 1) -> CnnRecip
     return recipe.for_epochs(args.num_train_epochs) if args.num_train_epochs else recipe
 
 
-def load_parent(folder: Path, model: CifarCnnForImageClassification) -> dict:
-    """Loads an earlier stage's weights into `model`; gives its run.json and its weights' digest, for the chain."""
+def load_parent(folder: Path, model: CifarCnnForImageClassification) -> RunRecord:
+    """Loads an earlier stage's weights into `model`; gives the record of the run that made them."""
     earlier = load_predictor(folder).model
     now, before = (json.loads(config.to_json_string(use_diff=False)) for config in (model.config, earlier.config))
     same = ("model_type", "widths", "depths", "hidden_act", "id2label")
@@ -352,10 +354,9 @@ def load_parent(folder: Path, model: CifarCnnForImageClassification) -> dict:
         raise ModelError(
             f"--init_from {folder} differs in {', '.join(different)}: give a folder of the same --recipe and data"
         )
-    if not (folder / "run.json").exists():
-        raise ModelError(f"--init_from {folder} has no run.json: give a folder that train.py wrote")
+    parent = runs.RunFolder(folder).as_parent()
     model.load_state_dict(earlier.state_dict())
-    return json.loads((folder / "run.json").read_text()) | {"model_sha256": runs.sha256(folder / "model.safetensors")}
+    return parent
 
 
 def tracker(args: argparse.Namespace) -> Callable[[], AbstractContextManager[Callable[[dict], None]]]:

@@ -3,37 +3,85 @@ validation.
 
     python -m classifier.average runs/vit3 --stages runs/vit2 runs/vit --output_dir runs/vit4
 
-The mean of weights that lie on one path of training often beats each of them, and costs nothing when it answers: model
-soups (Wortsman et al., arXiv:2203.05482), by their greedy recipe. From the model with the lowest negative
-log-likelihood on validation images on, each next one is taken in if the mean's is lower with it. The dataset and its
-validation cut are those of the model's own run. It becomes a folder like that of any run, calibrated anew; run.json
-tells of each model what it reached.
+The mean of the weights of several stages is often better than each of them, at the same cost of an answer: a greedy
+model soup (Wortsman et al., arXiv:2203.05482). It starts with the model that has the lowest negative log-likelihood on
+validation; each next model is added if the mean has a lower one with it. The dataset and the validation cut are those
+of the model's own run. The output is a folder like that of any run, calibrated again; its run.json says what each
+model reached.
 """
 
 import argparse
 import shlex
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from classifier import runs
+from classifier import errors, runs
 from classifier.data.splits import Splits, load_splits
-from classifier.errors import ModelError, run
+from classifier.errors import ModelError
 from classifier.evaluation import metrics
-from classifier.files import read_json, write_json
 from classifier.models.cnn import CifarCnnConfig
 from classifier.models.predictor import Predictor, load_predictor
 from classifier.publish import export
+from classifier.records import Averaged, AveragedModel, RunRecord, Validation
 from classifier.reporting import card
+from classifier.runs import RunFolder
 from classifier.training import calibrate
 
-BESIDE = ("samples.png", "classes.png", "curves.png", "metrics.jsonl")  # of the model's own run
+COPIED = ("samples.png", "classes.png", "curves.png", "metrics.jsonl")  # of the model's own run
 
 
 def main() -> None:
-    """Loads, measures each, averages, saves."""
+    """Load, measure each model, average, calibrate, save."""
+    args = parse_args()
+    run = RunFolder(args.model).finished_run()
+    folders = [args.model, *args.stages]
+    predictors = [load_predictor(folder) for folder in folders]
+    digests = [runs.sha256(folder / "model.safetensors") for folder in folders]
+    check_averageable(folders, predictors, digests, run)
+    splits = load_validation(run)
+
+    models = []
+    for folder, predictor, digest in zip(folders, predictors, digests, strict=True):
+        reached = validate(predictor, splits)
+        print(f"{folder}: {describe(reached)}", flush=True)
+        models.append(
+            AveragedModel(
+                model=folder.resolve().name,
+                model_sha256=digest,
+                accuracy=reached.accuracy,
+                nll=reached.nll,
+                taken=False,
+            )
+        )
+    predictor = predictors[0]
+    states = [{name: tensor.clone() for name, tensor in each.model.state_dict().items()} for each in predictors]
+    taken = choose(predictor, states, [model.nll for model in models], folders, splits)
+    if len(taken) == 1:
+        raise ModelError(f"no mean is better than {folders[taken[0]]} alone: nothing was written, use that one")
+    predictor.model.load_state_dict(average([states[i] for i in taken]))
+    reached = calibrate.calibrate(predictor.model, predictor.processor, splits, args.output_dir.name)
+
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    export.save(predictor.model, predictor.processor, args.output_dir)
+    for name in COPIED:
+        if (args.model / name).exists():
+            shutil.copyfile(args.model / name, args.output_dir / name)
+    averaged = Averaged(
+        command=shlex.join(["-m", "classifier.average", *sys.argv[1:]]),
+        commit=runs.commit(),
+        models=[replace(model, taken=i in taken) for i, model in enumerate(models)],
+    )
+    RunFolder(args.output_dir).write_run(replace(run, averaged=averaged, validation=reached))
+    card.write(args.output_dir)
+    print(f"{describe(reached)}; saved in {args.output_dir}")
+
+
+def parse_args() -> argparse.Namespace:
+    """The command's flags; ModelError if the output folder is in use."""
     parser = argparse.ArgumentParser(
         prog="python -m classifier.average", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -41,70 +89,72 @@ def main() -> None:
     parser.add_argument("--stages", type=Path, nargs="+", required=True, help="folders of stages that it came from")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the mean; not one of these")
     args = parser.parse_args()
-    folders = [args.model, *args.stages]
-    if args.output_dir.resolve() in [folder.resolve() for folder in folders]:
+    if args.output_dir.resolve() in [folder.resolve() for folder in (args.model, *args.stages)]:
         raise ModelError(f"{args.output_dir} is one of the models: name another --output_dir")
-    if (args.output_dir / "run.json").exists():
+    if RunFolder(args.output_dir).is_finished:
         raise ModelError(f"{args.output_dir} holds a finished run: name another --output_dir")
-    own = read_json(args.model / "run.json")
-    predictors = [load_predictor(folder) for folder in folders]
-    if predictors[0].model.config.model_type == CifarCnnConfig.model_type:  # which sees several views, and is one stage
-        raise ModelError(f"{args.model} is a CNN of train.py: name a model of finetune_vit.py")
-    digests = [runs.sha256(folder / "model.safetensors") for folder in folders]
-    known = {stage.get("model_sha256") for stage in card.stages_of(own)}
+    return args
+
+
+def check_averageable(folders: list[Path], predictors: list[Predictor], digests: list[str], run: RunRecord) -> None:
+    """ModelError unless the models are stages of one fine-tuning with the same labels and shapes.
+
+    Args:
+        folders, predictors, digests: of each model and of its weights, the last stage first.
+        run: the record of the last stage.
+    """
+    first = predictors[0]
+    if first.model.config.model_type == CifarCnnConfig.model_type:  # averages several views, and has one stage
+        raise ModelError(f"{folders[0]} is a CNN of train.py: name a model of finetune_vit.py")
+    earlier = run.stages[:-1]
+    chain = ", ".join(stage.settings["output_dir"] for stage in earlier) or "none: it has one stage"
     for folder, digest in list(zip(folders, digests, strict=True))[1:]:
-        if digest not in known:
-            raise ModelError(f"{folder} is no stage that {args.model} came from: name one of {tell_chain(own)}")
+        if digest not in {stage.model_sha256 for stage in earlier}:
+            raise ModelError(f"{folder} is no stage that {folders[0]} came from: name one of {chain}")
     shapes = [{name: tensor.shape for name, tensor in each.model.state_dict().items()} for each in predictors]
     for folder, predictor, shape in zip(folders, predictors, shapes, strict=True):
-        if predictor.labels != predictors[0].labels or shape != shapes[0]:
-            raise ModelError(f"{folder} has other labels, or another resolution, than {args.model}: leave it out")
+        if predictor.labels != first.labels or shape != shapes[0]:
+            raise ModelError(f"{folder} has other labels, or another resolution, than {folders[0]}: leave it out")
 
-    settings = own["settings"]
-    columns = {name: settings.get(name) for name in ("image_column", "label_column", "label_names", "max_eval_samples")}
-    splits = load_splits(
-        settings["dataset"],
-        validation=settings["validation_fraction"],
-        skip_unreadable=bool(settings.get("skip_unreadable")),
-        **columns,
+
+def load_validation(run: RunRecord) -> Splits:
+    """The dataset of a run with the same validation cut."""
+    names = ("image_column", "label_column", "label_names", "max_eval_samples")
+    return load_splits(
+        run.dataset,
+        validation=run.settings["validation_fraction"],
+        skip_unreadable=bool(run.settings.get("skip_unreadable")),
+        **{name: run.settings.get(name) for name in names},
     )
-    rows = []
-    for folder, predictor, digest in zip(folders, predictors, digests, strict=True):
-        rows.append({"model": folder.resolve().name, "model_sha256": digest} | reached(predictor, splits))
-        print(f"{folder}: {tell(rows[-1])}", flush=True)
 
-    # Greedy: the best alone, then each next one if it helps.
-    order = sorted(range(len(rows)), key=lambda i: rows[i]["nll"])
-    states = [{name: tensor.clone() for name, tensor in each.model.state_dict().items()} for each in predictors]
-    taken, best = order[:1], rows[order[0]]["nll"]
-    mean = predictors[0]
+
+def choose(
+    predictor: Predictor, states: list[dict], losses: list[float], folders: list[Path], splits: Splits
+) -> list[int]:
+    """Indices of the models whose mean is best: the best one, then each next one if the mean is better with it.
+
+    Args:
+        predictor: computes with each mean; its weights are overwritten.
+        states: the weights of each model.
+        losses: negative log-likelihood of each model on validation.
+        folders: of the models, for the messages.
+        splits: with validation.
+    """
+    order = sorted(range(len(states)), key=lambda i: losses[i])
+    taken, best = order[:1], losses[order[0]]
     for i in order[1:]:
-        mean.model.load_state_dict(average([states[j] for j in (*taken, i)]))
-        found = reached(mean, splits)
-        if found["nll"] < best:
-            taken, best = [*taken, i], found["nll"]
-        print(f"{'with' if i in taken else 'not with'} {folders[i]}: {tell(found)}", flush=True)
-    if len(taken) == 1:
-        raise ModelError(f"no mean is better than {folders[taken[0]]} alone: nothing was written, use that one")
-    mean.model.load_state_dict(average([states[i] for i in taken]))
-    calibrated = calibrate.calibrate(mean.model, mean.processor, splits, args.output_dir.name)
-
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    export.save(mean.model, mean.processor, args.output_dir)
-    for name in BESIDE:
-        if (args.model / name).exists():
-            shutil.copyfile(args.model / name, args.output_dir / name)
-    command = shlex.join(["-m", "classifier.average", *sys.argv[1:]])
-    models = [row | {"taken": i in taken} for i, row in enumerate(rows)]
-    averaged = {"command": command, "commit": runs.commit(), "models": models}
-    write_json(args.output_dir / "run.json", own | {"averaged": averaged, "validation": vars(calibrated)})
-    card.write(args.output_dir)
-    print(f"{tell(vars(calibrated))}; saved in {args.output_dir}")
+        predictor.model.load_state_dict(average([states[j] for j in (*taken, i)]))
+        reached = validate(predictor, splits)
+        if reached.nll < best:
+            taken, best = [*taken, i], reached.nll
+        print(f"{'with' if i in taken else 'not with'} {folders[i]}: {describe(reached)}", flush=True)
+    return taken
 
 
 def average(states: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """The mean of models' parameters and buffers, by name; of integers, such as a norm's count of batches, the first
-    one's.
+    """The mean of models' parameters and buffers, by name.
+
+    Integers, such as a batch norm's count of batches, are the first model's.
     """
     return {
         name: torch.stack([state[name] for state in states]).mean(dim=0) if first.is_floating_point() else first
@@ -112,26 +162,23 @@ def average(states: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     }
 
 
-def reached(predictor: Predictor, splits: Splits) -> dict[str, float]:
-    """Accuracy, and NLL (nats) at the best temperature, on validation."""
+def validate(predictor: Predictor, splits: Splits) -> Validation:
+    """Accuracy and negative log-likelihood (nats) on validation, at the best temperature."""
     _, logits, labels = calibrate.validate(predictor, splits)
-    logits = logits / metrics.fit_temperature(logits, labels)
-    return {"accuracy": float((logits.argmax(axis=1) == labels).mean()), "nll": metrics.nll(logits, labels)}
+    temperature = metrics.fit_temperature(logits, labels)
+    logits = logits / temperature
+    accuracy = float((logits.argmax(axis=1) == labels).mean())
+    return Validation(accuracy=accuracy, nll=metrics.nll(logits, labels), temperature=temperature)
 
 
-def tell(found: dict) -> str:
-    """What was reached, in words."""
-    return f"{found['accuracy']:.2%} of validation, negative log-likelihood {found['nll']:.4f}"
-
-
-def tell_chain(own: dict) -> str:
-    """The commands' output folders of the stages before, in words."""
-    return ", ".join(stage["settings"]["output_dir"] for stage in card.stages_of(own)[:-1]) or "none: it has one stage"
+def describe(reached: Validation) -> str:
+    """What a model reaches on validation, in words."""
+    return f"{reached.accuracy:.2%} of validation, negative log-likelihood {reached.nll:.4f}"
 
 
 def cli() -> None:
     """The command classifier-average: `main`, with an error of the user in one line."""
-    run(main)
+    errors.run(main)
 
 
 if __name__ == "__main__":

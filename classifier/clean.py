@@ -16,7 +16,6 @@ unreadable  the file can't be decoded
 import argparse
 import csv
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
@@ -37,7 +36,8 @@ from classifier.evaluation import predictions
 from classifier.evaluation.label_errors import FOLDS, LabelErrors, find_label_errors
 from classifier.files import replacing, write_json
 from classifier.models.predictor import Predictor, load_predictor
-from classifier.reporting import card, figures
+from classifier.reporting import figures
+from classifier.runs import RunFolder
 
 SPLITS = ("train", "validation", "test")  # images of a later split should have no copy in an earlier one
 KINDS = ("exact", "near", "mirrored", "label", "unreadable")
@@ -173,14 +173,11 @@ def compute_features(predictor: Predictor, splits: Splits, images: ImageTable) -
 
 def warn_if_trained_on(predictor: Predictor, dataset: str) -> None:
     """Prints a warning if the model was trained on this dataset, whose labels it has then learnt, errors included."""
-    path = predictor.folder and predictor.folder / "run.json"
-    if path and path.exists():
-        stages = card.stages_of(json.loads(path.read_text()))
-        if dataset in {stage["settings"]["dataset"] for stage in stages}:
-            print(
-                f"{predictor.name} was trained on {dataset}: it finds fewer label errors in train than a model that "
-                "was not"
-            )
+    stages = RunFolder(predictor.folder).stages if predictor.folder else []
+    if dataset in {stage.dataset for stage in stages}:
+        print(
+            f"{predictor.name} was trained on {dataset}: it finds fewer label errors in train than a model that was not"
+        )
 
 
 def copy_findings(images: ImageTable, first_copy: np.ndarray, pairs: Pairs, names: list[str]) -> list[Finding]:

@@ -39,7 +39,7 @@ def write_json(path: Path, value: object) -> None:
 def read_json(path: Path) -> dict:
     """A JSON file of a model's folder; ModelError where there is none, or it is no JSON."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"no {path.name} in {path.parent}: is it a model folder? Train one, or name another") from None
     except ValueError as error:  # not UTF-8, or not JSON

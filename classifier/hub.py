@@ -22,9 +22,6 @@ from classifier.errors import HubError, ModelError
 
 # user/name or user/name@revision
 HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
-# Files that inference needs: no code, no checkpoints, no weights in other formats.
-PULLED = ["config.json", "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json"]
-PULLED += ["evaluation.json", "timing.json", "run.json"]  # small; the page shows their content
 # Every error of the Hub client and its cache is one of these: a failed upload is a RuntimeError, bad metadata a
 # ValueError.
 REFUSED = (OSError, httpx2.HTTPError, RuntimeError, ValueError, RevisionResolutionError)
@@ -46,7 +43,7 @@ class Snapshot(NamedTuple):
 
 
 def pull(
-    repo: str, revision: str | None = None, *, files: Sequence[str] = PULLED, patience: float | None = None
+    repo: str, revision: str | None = None, *, files: Sequence[str] = runs.PULLED, patience: float | None = None
 ) -> Snapshot:
     """Downloads files of a Hub model and verifies their digests.
 

@@ -1,29 +1,167 @@
-"""run.json: what a run was, beside its weights."""
+"""The folder of a run: which files it has, the only code that opens its records, and the record of the run at hand.
+
+    folder = RunFolder("runs/cnn")
+    folder.run.validation.accuracy        # run.json
+    folder.evaluation.model.accuracy      # evaluation.json, after evaluate.py
+    [stage.command for stage in folder.stages]
+
+Weights lie in a folder with run.json (what the run was) and, after evaluate.py, evaluation.json (what was measured on
+test) and timing.json (how fast it was). A file that lacks a key is a ModelError that names the file and the key.
+"""
 
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import shlex
 import subprocess
 import sys
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import torch
 
-# What a run and its evaluation leave in a folder, and would speak of other weights once it is trained anew
-STALE = (
-    "config.json",
-    "run.json",
-    "evaluation.json",
-    "timing.json",
-    "confusion_matrix.png",
-    "metrics.jsonl",
-    "README.md",
-)
-STALE += ("onnx/model.onnx",)
+from classifier.errors import ModelError
+from classifier.files import read_json
+from classifier.records import Evaluation, Machine, RunRecord, Timing
+
 PACKAGES = ("torch", "torchvision", "transformers", "datasets", "timm", "numpy", "pillow")
+
+T = TypeVar("T", Evaluation, Timing)
+
+
+class RunFile(NamedTuple):
+    """A file, or a pattern of files, in a run's folder.
+
+    Attributes:
+        pattern: relative to the folder.
+        stale: deleted before another training in the same folder, because it describes the weights of the old one.
+        pulled: fetched from the Hub for inference. Everything that is pulled is pushed too.
+        pushed: part of a repository on the Hub.
+        replaced: deleted from the repository when the folder that is pushed has no such file.
+    """
+
+    pattern: str
+    stale: bool = False
+    pulled: bool = False
+    pushed: bool = True
+    replaced: bool = True
+
+
+FILES = (
+    RunFile("config.json", stale=True, pulled=True),
+    RunFile("model*.safetensors", pulled=True),
+    RunFile("model.safetensors.index.json", pulled=True),
+    RunFile("preprocessor_config.json", pulled=True),
+    RunFile("evaluation.json", stale=True, pulled=True),
+    RunFile("timing.json", stale=True, pulled=True),
+    RunFile("run.json", stale=True, pulled=True),
+    RunFile("metrics.jsonl", stale=True),
+    RunFile("confusion_matrix.png", stale=True),
+    RunFile("cnn.py"),
+    RunFile("onnx/model.onnx", stale=True),
+    RunFile("README.md", stale=True, replaced=False),
+    RunFile("*.png", replaced=False),
+)
+STALE = tuple(file.pattern for file in FILES if file.stale)
+PULLED = [file.pattern for file in FILES if file.pulled]
+PUSHED = [file.pattern for file in FILES if file.pushed]
+REPLACED = [file.pattern for file in FILES if file.pushed and file.replaced]
+
+
+# --- The folder ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A model's folder and the records in it. Each access reads the file.
+
+    Attributes:
+        path: of the folder; a string is converted.
+
+    Raises:
+        ModelError: a record is not valid JSON, or lacks a key. The message names file and key.
+    """
+
+    path: Path
+
+    def __post_init__(self):
+        object.__setattr__(self, "path", Path(self.path))
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether a training run ended here: it writes run.json last."""
+        return (self.path / "run.json").is_file()
+
+    @property
+    def run(self) -> RunRecord | None:
+        """run.json; None where there is none."""
+        return RunRecord.read(self.path / "run.json") if self.is_finished else None
+
+    @property
+    def stages(self) -> list[RunRecord]:
+        """The runs that the weights came from, the first one first; [] without run.json."""
+        run = self.run
+        return run.stages if run else []
+
+    @property
+    def evaluation(self) -> Evaluation | None:
+        """evaluation.json, with exactly one model; None where there is none, or another program's of that name."""
+        path = self.path / "evaluation.json"
+        value = read_json(path) if path.is_file() else {}
+        if not isinstance(value, dict) or "models" not in value:
+            return None
+        return _of_one_model(Evaluation.from_json(value, path), path)
+
+    @property
+    def timing(self) -> Timing | None:
+        """timing.json, with exactly one model; None where there is none."""
+        path = self.path / "timing.json"
+        return _of_one_model(Timing.read(path), path) if path.is_file() else None
+
+    @property
+    def history(self) -> list[dict]:
+        """The lines of metrics.jsonl, one an epoch; [] where there is no such file."""
+        path = self.path / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+    def finished_run(self) -> RunRecord:
+        """run.json; ModelError where there is none."""
+        run = self.run
+        if run is None:
+            raise ModelError(f"no run.json in {self.path}: give a folder that train.py or finetune_vit.py has finished")
+        return run
+
+    def as_parent(self) -> RunRecord:
+        """run.json with the digest of the weights, as the record of a run that starts from them keeps it."""
+        return replace(self.finished_run(), model_sha256=sha256(self.path / "model.safetensors"))
+
+    def write_run(self, record: RunRecord) -> None:
+        """Writes run.json, which says that the run is finished."""
+        record.write(self.path / "run.json")
+
+    def write_evaluation(self, evaluation: Evaluation, timing: Timing) -> None:
+        """Writes evaluation.json and timing.json."""
+        evaluation.write(self.path / "evaluation.json")
+        timing.write(self.path / "timing.json")
+
+    def remove_stale(self) -> None:
+        """Deletes the files that describe weights which are about to be replaced."""
+        for name in STALE:
+            (self.path / name).unlink(missing_ok=True)
+
+
+def _of_one_model(record: T, path: Path) -> T:
+    """The record, if it is of one model."""
+    if len(record.models) != 1:
+        raise ModelError(f'{path}: "models" has {len(record.models)} entries instead of one: {record.remedy}')
+    return record
+
+
+# --- What runs here --------------------------------------------------------------------------------------------------
 
 
 def machine() -> dict:
@@ -78,12 +216,12 @@ def from_the_start(argv: list[str]) -> list[str]:
     return words
 
 
-def describe(settings: dict, parent: dict | None = None) -> dict:
-    """The part of run.json that every script writes, as things are when it starts; the caller adds its results.
+def describe(settings: dict, parent: RunRecord | None = None) -> dict:
+    """The fields of a `RunRecord` that are known when the run starts: `RunRecord(**describe(...), data=..., ...)`.
 
     Args:
         settings: the command's flags as they were in force.
-        parent: run.json of the weights that this run started from, if any: the chain of stages.
+        parent: record of the weights that this run starts from, by `RunFolder.as_parent`; None for others.
     """
     return {
         "command": command(),
@@ -91,7 +229,7 @@ def describe(settings: dict, parent: dict | None = None) -> dict:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "machine": machine(),
+        "machine": Machine(**machine()),
         "parent": parent,
     }
 

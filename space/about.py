@@ -15,7 +15,8 @@ from classifier.models import processor
 from classifier.models.predictor import Predictor
 from classifier.reporting import card
 from classifier.reporting import figures as plots
-from space.compare import measured
+from classifier.runs import RunFolder
+from space.compare import facts_of
 
 HUB = "https://huggingface.co"
 FIGURE = re.compile(r"!\[[^\]]*\]\([^)]*\)")
@@ -30,30 +31,23 @@ def describe(predictor: Predictor) -> str:
     ]
     if start := start_of(predictor):
         facts.append(("Training", start))
-    facts += measured(predictor)
-    found = next(iter(predictor.evaluation.get("models", [])), {})
-    facts += [
-        (words, f"{found[key]:.3f}")
-        for key, words in (("f1", "Macro F1"), ("ece", "Calibration error"))
-        if key in found
-    ]
-    if {"dataset", "split", "n"} <= predictor.evaluation.keys():
-        evaluation = predictor.evaluation
-        facts.append(
-            ("Measured on", escape(f"{evaluation['dataset']}, {evaluation['split']}, {evaluation['n']:,} images"))
-        )
+    facts += facts_of(predictor)
+    if evaluation := predictor.evaluation:
+        facts.append(("Macro F1", f"{evaluation.model.f1:.3f}"))
+        if evaluation.model.ece is not None:
+            facts.append(("Calibration error", f"{evaluation.model.ece:.3f}"))
+        facts.append(("Measured on", escape(f"{evaluation.dataset}, {evaluation.split}, {evaluation.n:,} images")))
     facts.append(("Revision", revision(predictor)))
     items = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
     return f"<h2>{escape(predictor.name)}</h2><dl>{items}</dl>"
 
 
 def start_of(predictor: Predictor) -> str | None:
-    """HTML of what the first training stage started from; None when run.json doesn't tell."""
-    run = card.read(predictor.folder / "run.json") if predictor.folder else {}
-    settings = [stage.get("settings", {}) for stage in card.stages_of(run)]
-    if not any(settings):
+    """HTML of what the first training stage started from; None without run.json."""
+    stages = RunFolder(predictor.folder).stages if predictor.folder else []
+    if not stages:
         return None
-    base = next((setting["model"] for setting in settings if setting.get("model")), None)
+    base = next((stage.start for stage in stages if stage.start), None)
     return f"fine-tuned from {escape(base)}" if base else "from scratch"
 
 
@@ -69,24 +63,24 @@ def revision(predictor: Predictor) -> str:
 
 def figures(predictor: Predictor) -> str:
     """HTML of the confusion matrix and the reliability diagram, where the evaluation has them. Takes a second."""
-    found = next(iter(predictor.evaluation.get("models", [])), {})
-    parts = []
-    if matrix := found.get("confusion_matrix"):
-        wrong = ", ".join(
-            f"{pair['n']} {pair['label']} as {pair['predicted']}" for pair in found.get("confused", [])[:3]
+    measured = predictor.measured
+    if measured is None:
+        return '<div class="plots"></div>'
+    wrong = ", ".join(f"{pair.n} {pair.label} as {pair.predicted}" for pair in measured.confused[:3])
+    matrix = np.array(measured.confusion_matrix)
+    parts = [
+        figure(
+            lambda path: plots.save_confusion(path, matrix, predictor.labels),
+            f"Confusion matrix of {predictor.name}. Most often mistaken: {wrong}." if wrong else "Confusion matrix",
         )
+    ]
+    if measured.reliability:
+        bins, before = measured.reliability.to_json(), measured.before_temperature
+        both = (bins, before.reliability.to_json() if before else None)
         parts.append(
             figure(
-                lambda path: plots.save_confusion(path, np.array(matrix), predictor.labels),
-                f"Confusion matrix of {predictor.name}. Most often mistaken: {wrong}." if wrong else "Confusion matrix",
-            )
-        )
-    if bins := found.get("reliability"):
-        before = (found.get("before_temperature") or {}).get("reliability")
-        parts.append(
-            figure(
-                lambda path: plots.save_reliability(path, {predictor.name: (bins, before)}),
-                f"Reliability of {predictor.name}: how often it is right by how sure it says to be.",
+                lambda path: plots.save_reliability(path, {predictor.name: both}),
+                f"Reliability of {predictor.name}: accuracy by confidence.",
             )
         )
     return f'<div class="plots">{"".join(parts)}</div>'
@@ -108,7 +102,7 @@ def card_text(predictor: Predictor) -> str:
         return f"[{predictor.name} on the Hub]({HUB}/{predictor.name}/blob/{predictor.revision}/README.md)"
     try:
         return FIGURE.sub("", card.render(predictor.folder).text)
-    except ModelError:  # records that its scripts didn't write
+    except ModelError:  # records of another program
         return "This model came without a card."
 
 

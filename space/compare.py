@@ -6,7 +6,7 @@ from html import escape
 import gradio as gr
 
 from classifier.models.predictor import Predictor
-from classifier.reporting import card as records
+from classifier.runs import RunFolder
 from space.cells import URL, percent
 from space.rows import Row, agree
 
@@ -56,18 +56,18 @@ def cells(rows: Sequence[Row], predictors: Mapping[str, Predictor]) -> dict:
 
 
 def cards(predictors: Mapping[str, Predictor]) -> str:
-    """HTML of what was measured of each model: accuracy, size, latency; what was not is left out."""
+    """HTML of each model's accuracy, size and latency, those that are known."""
     return f'<div class="cards">{"".join(card(predictor) for predictor in predictors.values())}</div>'
 
 
 def card(predictor: Predictor) -> str:
     """One of `cards`."""
-    facts = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in measured(predictor))
+    facts = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts_of(predictor))
     return f"<section><h2>{escape(predictor.name)}</h2><dl>{facts}</dl></section>"
 
 
-def measured(predictor: Predictor) -> list[tuple[str, str]]:
-    """What is known of a model, as HTML: (name, value) each."""
+def facts_of(predictor: Predictor) -> list[tuple[str, str]]:
+    """Accuracy, parameters, size and latency of a model, those that are known: (name, HTML) each."""
     facts = []
     if predictor.accuracy is not None and predictor.accuracy_ci95 is not None:
         low, high = predictor.accuracy_ci95
@@ -76,8 +76,8 @@ def measured(predictor: Predictor) -> list[tuple[str, str]]:
     if predictor.folder:
         size = sum(file.stat().st_size for file in predictor.folder.glob("model*.safetensors"))
         facts.append(("Weights", f"{size / 1e6:.1f} MB"))
-        if timing := records.read(predictor.folder / "timing.json"):
-            milliseconds, machine = timing["models"][0]["latency_ms"]["p50"], timing["machine"]
-            where = f"{machine['threads']} × {machine['processor']}"
+        if timing := RunFolder(predictor.folder).timing:
+            milliseconds, machine = timing.model.latency_ms.p50, timing.machine
+            where = f"{machine.threads} × {machine.processor}"
             facts.append(("One image", f"{milliseconds:.0f} ms <small>{escape(where)}</small>"))
     return facts

@@ -26,6 +26,7 @@ from space import cells, guard, look, page, rows, sweep
 from space.ahead import Ahead
 from space.batching import Batcher
 from space.classify import classify_files
+from tests.helpers.evaluations import write_evaluation
 
 THRESHOLD = 6.3  # energy, which some of the pictures below reach by that random model and some do not
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,8 +81,7 @@ def models(tmp_path_factory) -> list[Path]:
     """Two random models: `first` knows a threshold and has an evaluation, `second` has neither."""
     folder = tmp_path_factory.mktemp("models")
     first = save_tiny_vit(folder / "first", known_threshold=THRESHOLD)
-    measured = {"model": "first", "accuracy": 0.9, "accuracy_ci95": [0.89, 0.91]}
-    (first / "evaluation.json").write_text(json.dumps({"models": [measured]}))
+    write_evaluation(first, LABELS, accuracy=0.9, accuracy_ci95=[0.89, 0.91])
     return [first, save_tiny_vit(folder / "second", seed=1)]
 
 
@@ -279,7 +279,7 @@ def test_importing_app_launches_nothing_and_sorts_the_embedded_models(models, tm
     for name, accuracy in (("a", 0.8), ("b", None), ("c", 0.9)):
         folder = save_tiny_vit(tmp_path / name)
         if accuracy:
-            (folder / "evaluation.json").write_text(json.dumps({"models": [{"accuracy": accuracy}]}))
+            write_evaluation(folder, LABELS, accuracy=accuracy)
     (tmp_path / "notes").mkdir()
     predictors, notices = app.load_predictors()
     assert list(predictors) == ["c", "a", "b"] and notices == []

@@ -17,6 +17,7 @@ from classifier.images.workers import MAX_BYTES
 from space import calls
 from space.cells import percent
 from space.page import EXAMPLES
+from tests.helpers.evaluations import write_evaluation, write_timing
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs a browser: pip install playwright")
 CHROMIUM = shutil.which("chromium")
@@ -38,11 +39,8 @@ def models(tmp_path_factory) -> list[Path]:
     folder = tmp_path_factory.mktemp("models")
     first, second = save_tiny_vit(folder / "first", known_threshold=THRESHOLD), save_tiny_vit(folder / "second", seed=1)
     bins = {"count": [0, 10, 90], "confidence": [0, 0.5, 0.9], "accuracy": [0, 0.4, 0.95]}
-    measured = {"model": "first", "accuracy": 0.9, "accuracy_ci95": [0.89, 0.91], "reliability": bins}
-    measured["confusion_matrix"] = np.diag([9] * len(LABELS)).tolist()
-    (first / "evaluation.json").write_text(json.dumps({"models": [measured]}))
-    times = {"machine": {"processor": "Abacus", "threads": 2}, "models": [{"latency_ms": {"p50": 12.3}}]}
-    (first / "timing.json").write_text(json.dumps(times))
+    write_evaluation(first, LABELS, accuracy=0.9, accuracy_ci95=[0.89, 0.91], reliability=bins)
+    write_timing(first, milliseconds=12.3)
     return [first, second]
 
 

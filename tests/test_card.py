@@ -20,6 +20,7 @@ from transformers import DeiTImageProcessor, TimmWrapperConfig, TimmWrapperForIm
 from classifier import load_predictor
 from classifier.errors import ModelError
 from classifier.publish import export
+from classifier.records import RunRecord
 from classifier.reporting import card
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -244,7 +245,8 @@ def test_many_labels_are_shortened(folder):
     [
         (lambda folder: (folder / "config.json").unlink(), "no config.json"),
         (lambda folder: (folder / "run.json").write_text("{"), "not valid JSON"),
-        (lambda folder: write(folder, "evaluation.json", {"models": [{}]}), "has no 'dataset'"),
+        (lambda folder: write(folder, "run.json", RUN | {"validation": {"nll": 1}}), r'"validation" has no "accuracy"'),
+        (lambda folder: write(folder, "evaluation.json", {"models": [{}]}), r'evaluation.json has no "dataset"'),
     ],
 )
 def test_a_damaged_record_is_named(folder, damage, message):
@@ -334,8 +336,8 @@ def test_the_card_of_an_embedded_model_is_complete(folder, tmp_path):
 
 def test_time_on_an_accelerator_is_told_apart():
     stages = [
-        {"train_seconds": seconds, "machine": {"accelerator": name}}
-        for seconds, name in ((60, None), (240, "T4"), (120, None))
+        RunRecord.from_json(RUN | {"train_seconds": seconds, "machine": RUN["machine"] | {"accelerator": name}}, Path())
+        for seconds, name in ((60, None), (240, "T4"), (120, None), (None, None))
     ]
-    assert card.spent(stages) == "3 min and 4 min on T4"
-    assert card.spent([*stages, {}]) == "" == card.spent([])
+    assert card.spent(stages[:3]) == "3 min and 4 min on T4"
+    assert card.spent(stages) == "" == card.spent([])

@@ -20,6 +20,9 @@ from test_predictor import LABELS, save_tiny_vit
 from classifier import load_predictor
 from classifier.data.splits import load_splits
 from classifier.errors import DataError, ModelError
+from classifier.evaluation import evaluate_model, predictions
+from classifier.records import DataRecord, Machine, RunRecord
+from classifier.runs import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 spec = importlib.util.spec_from_file_location("evaluate_script", ROOT / "evaluate.py")  # `evaluate` is a library's name
@@ -53,7 +56,7 @@ def pictures(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def cache(monkeypatch, tmp_path) -> Path:
     """A cache of its own, so that nothing is found there by chance."""
-    monkeypatch.setattr(script, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(predictions, "CACHE", tmp_path / "cache")
     return tmp_path / "cache"
 
 
@@ -107,13 +110,14 @@ def test_labels_in_another_order_are_mapped_by_name_and_a_second_run_finds_all(p
 
 def test_the_order_of_images_changes_nothing(pictures, tmp_path):
     splits = load_splits(str(pictures), splits=("test",))
-    found = script.outputs_of(load_predictor(save_tiny_vit(tmp_path / "tiny")), "test", splits)
+    found = evaluate_model.predictions_of(load_predictor(save_tiny_vit(tmp_path / "tiny")), "test", splits)
     order = np.random.default_rng(0).permutation(len(found.labels))
     shuffled = replace(found, **{name: values[order] for name, values in vars(found).items()})
-    told, other = (script.summarize(each, splits.labels, 1.5) for each in (found, shuffled))
-    places = [mistake.pop("image") for mistake in told["mistakes"]]
-    assert [order[mistake.pop("image")] for mistake in other["mistakes"]] == places
-    for name, value in told.items():
+    summary, other = (evaluate_model.summarize(each, splits.labels, 1.5) for each in (found, shuffled))
+    assert [order[mistake.image] for mistake in other["mistakes"]] == [each.image for each in summary["mistakes"]]
+    for each in (summary, other):
+        each["mistakes"] = [replace(mistake, image=0) for mistake in each["mistakes"]]
+    for name, value in summary.items():
         if isinstance(value, float):
             assert other[name] == pytest.approx(value, rel=1e-12), name
     exact = (
@@ -126,7 +130,7 @@ def test_the_order_of_images_changes_nothing(pictures, tmp_path):
         "mistakes",
         "confused",
     )
-    assert {name: other[name] for name in exact} == {name: told[name] for name in exact}
+    assert {name: other[name] for name in exact} == {name: summary[name] for name in exact}
 
 
 def test_what_a_temperature_did_is_told_also_of_averaged_views(pictures, tmp_path):
@@ -135,13 +139,13 @@ def test_what_a_temperature_did_is_told_also_of_averaged_views(pictures, tmp_pat
     predictor, splits = load_predictor(folder), load_splits(str(pictures), splits=("train", "test"))
     with torch.no_grad():
         predictor.model.head.weight *= 200  # sure, so that views disagree
-    found = script.outputs_of(predictor, "test", splits)
+    found = evaluate_model.predictions_of(predictor, "test", splits)
     assert found.views.shape == (len(found.labels), 2, len(LABELS))
     assert np.abs(found.views[:, 0] - found.views[:, 1]).max() > 0.1
     with torch.no_grad():
         predictor.model.head.weight *= 0.5
-    before = script.outputs_of(predictor, "test", splits).logits
-    np.testing.assert_allclose(script.untempered(found, 0.5), before, atol=1e-4)
+    before = evaluate_model.predictions_of(predictor, "test", splits).logits
+    np.testing.assert_allclose(evaluate_model.without_temperature(found, 0.5), before, atol=1e-4)
     assert np.abs(0.5 * found.logits - before).max() > 1e-3, "the mean of divided ones is not the divided mean"
 
 
@@ -165,12 +169,12 @@ def test_a_quick_look_is_close_and_is_not_the_models_result(pictures, tmp_path, 
 def test_outputs_are_found_again_whatever_the_threshold(pictures, tmp_path, cache):
     predictor = load_predictor(save_tiny_vit(tmp_path / "tiny"))
     splits = load_splits(str(pictures), splits=("train", "test"))
-    script.outputs_of(predictor, "test", splits)
+    evaluate_model.predictions_of(predictor, "test", splits)
     predictor.model.config.known_threshold = 3.0
-    script.outputs_of(predictor, "test", splits)
+    evaluate_model.predictions_of(predictor, "test", splits)
     assert len(list(cache.iterdir())) == 1
     predictor.model.config.hidden_dropout_prob = 0.5
-    script.outputs_of(predictor, "test", splits)
+    evaluate_model.predictions_of(predictor, "test", splits)
     assert len(list(cache.iterdir())) == 2
 
 
@@ -182,9 +186,14 @@ def test_a_cut_that_has_changed_since_is_told(pictures, tmp_path, monkeypatch, c
     words = ["--model", folder, "--dataset", dataset, "--corrupted_samples", 0, "--ood_samples", 0, "--format"]
     cut = load_splits(str(dataset), splits=("test",)).test_cut
     for known, is_told in ((cut, False), ("another", True)):
-        (folder / "run.json").write_text(
-            json.dumps({"settings": {"dataset": str(dataset)}, "data": {"test_cut": known}})
+        run_record = RunRecord(
+            command="train.py",
+            settings={"dataset": str(dataset)},
+            versions={},
+            machine=Machine(processor="Abacus", threads=1),
+            data=DataRecord(images=30, test_cut=known),
         )
+        RunFolder(folder).write_run(run_record)
         script.warn_of_another_cut(str(folder), str(dataset), load_splits(str(dataset), splits=("test",)))
         assert ("was trained when other images were cut for test" in capsys.readouterr().out) is is_told
     (folder / "run.json").unlink()

@@ -24,6 +24,7 @@ from classifier.errors import HubError, ImageError, ModelError
 from classifier.images.workers import decode
 from classifier.models import backbone, openvino
 from classifier.models.predictor import batched
+from tests.helpers.evaluations import write_evaluation
 
 ROOT = Path(__file__).resolve().parent.parent
 LABELS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -138,12 +139,11 @@ def test_weights_stored_in_fp16_compute_in_fp32(tmp_path):
 
 def test_tells_what_it_is(tmp_path):
     folder = save_tiny_vit(tmp_path / "tiny", known_threshold=0.5, reduce_to=16)
-    measured = {"models": [{"model": "tiny", "accuracy": 0.9, "accuracy_ci95": [0.89, 0.91]}]}
-    (folder / "evaluation.json").write_text(json.dumps(measured))
+    write_evaluation(folder, LABELS, accuracy=0.9, accuracy_ci95=[0.89, 0.91])
     predictor = load_predictor(folder)
     assert (predictor.name, predictor.revision, predictor.labels) == ("tiny", "local", LABELS)
     assert predictor.n_parameters == sum(p.numel() for p in predictor.model.parameters())
-    assert (predictor.evaluation, predictor.accuracy, predictor.accuracy_ci95) == (measured, 0.9, [0.89, 0.91])
+    assert (predictor.measured.model, predictor.accuracy, predictor.accuracy_ci95) == ("tiny", 0.9, [0.89, 0.91])
     assert (predictor.known_threshold, predictor.reduce_to) == (0.5, 16)
 
 
@@ -171,7 +171,7 @@ def test_a_large_image_is_looked_at_small_as_well(tiny):
 
 def test_says_nothing_about_what_was_not_measured(tiny):
     predictor = load_predictor(tiny)
-    assert (predictor.evaluation, predictor.accuracy, predictor.accuracy_ci95) == ({}, None, None)
+    assert (predictor.evaluation, predictor.accuracy, predictor.accuracy_ci95) == (None, None, None)
     assert predictor.judge([picture()])[1] == [None] and predictor.reduce_to is None
 
 

@@ -10,19 +10,16 @@ from PIL import Image
 
 from classifier.models import backbone, processor
 from classifier.models.predictor import Predictor
+from classifier.records import Latency, ModelTiming
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 WARM_UP, SINGLE, BATCHES, BATCH = 10, 100, 5, 64
 
 
-def measure(predictor: Predictor) -> dict:
-    """Times a model on random, already decoded images of the size of its input.
+def measure(predictor: Predictor) -> ModelTiming:
+    """Times a model on random, already decoded images of the size of its input: 100 one at a time, and batches of 64.
 
-    Returns:
-        flops: floating-point operations of a forward pass on one image.
-        latency_ms: {"p50", "p95"} of 100 calls with one image.
-        images_per_second: {"1": in calls with one image, "64": in calls with 64 images}.
-        peak_megabytes: peak memory of the process during the calls; None where the system has no such counter.
+    The peak memory is that of the process during the calls.
     """
     side = processor.size_of(predictor.processor)
     rng = np.random.default_rng(0)
@@ -37,15 +34,14 @@ def measure(predictor: Predictor) -> dict:
     predictor.logits(images)
     batches = [call_seconds(predictor, images) for _ in range(BATCHES)]
     low, high = np.quantile(1000 * seconds, [0.5, 0.95])
-    return {
-        "flops": backbone.forward_flops(predictor.model, side),
-        "latency_ms": {"p50": round(float(low), 2), "p95": round(float(high), 2)},
-        "images_per_second": {
-            "1": round(1 / seconds.mean(), 1),
-            str(BATCH): round(BATCH / float(np.median(batches)), 1),
-        },
-        "peak_megabytes": peak_megabytes(),
-    }
+    speeds = {"1": round(1 / float(seconds.mean()), 1), str(BATCH): round(BATCH / float(np.median(batches)), 1)}
+    return ModelTiming(
+        model=predictor.name,
+        flops=backbone.forward_flops(predictor.model, side),
+        latency_ms=Latency(p50=round(float(low), 2), p95=round(float(high), 2)),
+        images_per_second=speeds,
+        peak_megabytes=peak_megabytes(),
+    )
 
 
 def call_seconds(predictor: Predictor, images: list[Image.Image]) -> float:

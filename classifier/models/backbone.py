@@ -14,13 +14,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AttentionInterface, AutoConfig, BaseImageProcessor, PreTrainedModel
 
-from classifier import runs
 from classifier.errors import ModelError, first_sentence
 from classifier.files import read_json
-from classifier.hub import PULLED
 from classifier.models import processor as processors
 from classifier.models.cnn import CifarCnnConfig
 from classifier.models.loading import load_processor, load_weights, locate
+from classifier.records import RunRecord
+from classifier.runs import PULLED, RunFolder
 
 # Names of blocks in transformers and timm; where blocks are in stages, the match includes the number of the stage.
 BLOCK = re.compile(r".*?(?:^|\.)(?:layers?|blocks?|stages?)\.?\d+(?:\.\d+)*(?:\.(?:layers?|blocks?)\.\d+)?(?=\.)")
@@ -36,7 +36,7 @@ class Backbone:
     name: str  # the folder's name, or the Hub id
     revision: str  # the Hub's commit, or "local"
     initialized: list[str]  # parameters that are missing in the weights, or belong to other labels
-    parent: dict | None  # run.json beside the weights and their digest, which link the stages of a training
+    parent: RunRecord | None  # of the run that made the weights; None where they have no run.json
 
 
 def load(path_or_id: str, labels: list[str], *, drop_path: float = 0.0, allow_pickle: bool = False) -> Backbone:
@@ -93,9 +93,8 @@ def load(path_or_id: str, labels: list[str], *, drop_path: float = 0.0, allow_pi
         for parameter in classifier.parameters():
             nn.init.zeros_(parameter)
         absent = sorted(of_head | set(absent))
-    parent = None
-    if (folder / "run.json").exists():
-        parent = read_json(folder / "run.json") | {"model_sha256": runs.sha256(folder / "model.safetensors")}
+    run_folder = RunFolder(folder)
+    parent = run_folder.as_parent() if run_folder.is_finished else None
     return Backbone(fix_batchnorm_momentum(model), processor, name, revision, absent, parent)
 
 

@@ -12,8 +12,9 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Ba
 from transformers.utils import logging
 
 from classifier.errors import ModelError, first_sentence
-from classifier.hub import HUB_ID, PULLED, pull
+from classifier.hub import HUB_ID, pull
 from classifier.models import cnn  # noqa: F401  registers the scratch CNN with the Auto classes of transformers
+from classifier.runs import PULLED
 
 
 class Location(NamedTuple):

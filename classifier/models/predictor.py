@@ -23,6 +23,8 @@ from classifier.files import read_json
 from classifier.images.convert import to_rgb
 from classifier.images.workers import decode_many
 from classifier.models.loading import default_device, load_processor, load_weights, locate
+from classifier.records import Evaluation, ModelEvaluation
+from classifier.runs import RunFolder
 
 ImageInput = str | Path | bytes | Image.Image
 
@@ -56,7 +58,7 @@ def load_predictor(
         name=name,
         revision=revision,
         notice=notice,
-        evaluation=read_json(folder / "evaluation.json") if (folder / "evaluation.json").exists() else {},
+        evaluation=RunFolder(folder).evaluation,
         known_threshold=config.get("known_threshold"),
         known_at=config.get("known_at"),
         reduce_to=config.get("reduce_to"),
@@ -99,7 +101,7 @@ class Predictor:
         notice: why the revision is not the current one of the Hub, "" if it is.
         labels: names of the C classes, in the order of the logits.
         n_parameters: number of parameters of the model.
-        evaluation: evaluation.json beside the weights, {} if there is none.
+        evaluation: evaluation.json beside the weights, None if there is none.
         known_threshold: an image whose energy is below looks like none of the labels (`judge`); None when not set.
         known_at: pixels a side at which a larger image is looked at as well for that (`energies`); None when not set.
         reduce_to: pixels to which `decode` may shrink a large file first; None if not set.
@@ -117,7 +119,7 @@ class Predictor:
         name: str,
         revision: str | None = None,
         notice: str = "",
-        evaluation: dict | None = None,
+        evaluation: Evaluation | None = None,
         known_threshold: float | None = None,
         known_at: int | None = None,
         reduce_to: int | None = None,
@@ -132,7 +134,7 @@ class Predictor:
         config: Any = model.config  # its attributes are typed as optional
         self.labels: list[str] = [config.id2label[i] for i in range(config.num_labels)]
         self.n_parameters = sum(parameter.numel() for parameter in model.parameters())
-        self.evaluation = evaluation or {}
+        self.evaluation = evaluation
         self.known_threshold = known_threshold
         self.known_at = known_at
         self.bf16 = False
@@ -157,16 +159,17 @@ class Predictor:
     @property
     def accuracy(self) -> float | None:
         """Accuracy on the test split, None if the model was not evaluated."""
-        return self._measured.get("accuracy")
+        return self.measured.accuracy if self.measured else None
 
     @property
     def accuracy_ci95(self) -> list[float] | None:
         """95% interval of the accuracy, [low, high], None if the model was not evaluated."""
-        return self._measured.get("accuracy_ci95")
+        return list(self.measured.accuracy_ci95) if self.measured else None
 
     @property
-    def _measured(self) -> dict:
-        return next(iter(self.evaluation.get("models", [])), {})
+    def measured(self) -> ModelEvaluation | None:
+        """What was measured on the test split, None if the model was not evaluated."""
+        return self.evaluation.model if self.evaluation else None
 
     def __call__(self, images: ImageInput | Sequence[ImageInput], top_k: int = 5) -> list:
         """The `top_k` most probable labels of each image, best first, as `transformers.pipeline` gives them.

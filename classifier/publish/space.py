@@ -6,7 +6,8 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, HfApi, SpaceCard
 
 from classifier.errors import HubError
-from classifier.hub import PULLED, REFUSED, advice
+from classifier.hub import REFUSED, advice
+from classifier.runs import PULLED
 
 SPACE = ["app.py", "requirements.txt", "LICENSE", "space/**/*.py", "classifier/**/*.py"]
 SPACE += ["classifier/reporting/templates/*"]

@@ -1,6 +1,5 @@
 """Sends a finished model folder to the Hub, in one commit."""
 
-import json
 import shlex
 from fnmatch import fnmatch
 from pathlib import Path
@@ -10,14 +9,13 @@ from PIL import Image
 
 from classifier.data.loaders import image_batches
 from classifier.data.splits import load_splits
-from classifier.errors import HubError, ModelError
-from classifier.hub import PULLED, REFUSED, advice, check_login
+from classifier.errors import HubError
+from classifier.files import read_json
+from classifier.hub import REFUSED, advice, check_login
 from classifier.publish import export
 from classifier.reporting import card
+from classifier.runs import PUSHED, REPLACED, RunFolder
 
-# What a repository holds of a finished folder: checkpoints and logs of trackers stay at home.
-MADE = [*PULLED, "metrics.jsonl", "confusion_matrix.png", "cnn.py", "onnx/model.onnx"]  # by a run and its evaluation
-PUSHED = [*MADE, "README.md", "*.png"]
 PARITY_IMAGES = 64
 
 
@@ -29,7 +27,7 @@ def push(
     revision: str | None = None,
     dataset: str | None = None,
 ) -> str:
-    """Completes a trained model's folder, proves that strangers get its probabilities, and sends it.
+    """Completes a trained model's folder, proves that it gives the same probabilities elsewhere, and sends it.
 
     Args:
         folder: what train.py or finetune_vit.py wrote.
@@ -86,11 +84,11 @@ def send(
             api.create_branch(repo, branch=revision, exist_ok=True)
         files = sorted(path for pattern in PUSHED for path in folder.glob(pattern))
         added = {path.relative_to(folder).as_posix(): path for path in files}
-        # What an earlier model left would speak of other weights: its evaluation, or a processor that this one has not
+        # Files of an earlier model that this one does not have, such as its evaluation or its processor
         gone = [
             name
             for name in api.list_repo_files(repo, revision=revision)
-            if name not in added and any(fnmatch(name, pattern) for pattern in MADE)
+            if name not in added and any(fnmatch(name, pattern) for pattern in REPLACED)
         ]
         sent = api.create_commit(  # upload_folder may make several
             repo,
@@ -106,16 +104,14 @@ def send(
 
 
 def _parity_images(folder: Path, dataset: str | None) -> list[Image.Image]:
-    """Validation images of the dataset that the model was trained on, as run.json tells it."""
-    if not (folder / "run.json").is_file():
-        raise ModelError(f"no run.json in {folder}: give a folder that train.py or finetune_vit.py has finished")
-    settings = json.loads((folder / "run.json").read_text())["settings"]
+    """Validation images of the dataset that the model was trained on, which run.json names."""
+    run = RunFolder(folder).finished_run()
     splits = load_splits(
-        dataset or settings["dataset"],
+        dataset or run.dataset,
         splits=("validation",),
-        validation=settings["validation_fraction"],
-        image_column=settings["image_column"],
-        label_column=settings["label_column"],
+        validation=run.settings["validation_fraction"],
+        image_column=run.settings["image_column"],
+        label_column=run.settings["label_column"],
         max_eval_samples=PARITY_IMAGES,
         skip_unreadable=True,
     )
@@ -123,12 +119,14 @@ def _parity_images(folder: Path, dataset: str | None) -> list[Image.Image]:
 
 
 def _message(folder: Path) -> str:
-    """The commit's message: what it is, and how good."""
-    name = json.loads((folder / "config.json").read_text())["architectures"][0]
-    if not (folder / "evaluation.json").is_file():
-        accuracy = json.loads((folder / "run.json").read_text())["validation"]["accuracy"]
-        return f"{name}: {accuracy:.2%} of validation"
-    evaluation = json.loads((folder / "evaluation.json").read_text())
-    [model] = evaluation["models"]
-    low, high = model["accuracy_ci95"]
-    return f"{name}: {model['accuracy']:.2%} of {evaluation['n']:,} test images ({low:.2%} to {high:.2%})"
+    """The commit's message: the architecture and its accuracy."""
+    name = read_json(folder / "config.json")["architectures"][0]
+    evaluation, run = RunFolder(folder).evaluation, RunFolder(folder).run
+    if evaluation:
+        low, high = evaluation.model.accuracy_ci95
+        accuracy = f"{evaluation.model.accuracy:.2%} of {evaluation.n:,} test images ({low:.2%} to {high:.2%})"
+    elif run and run.validation:
+        accuracy = f"{run.validation.accuracy:.2%} of validation"
+    else:
+        accuracy = "not measured yet"
+    return f"{name}: {accuracy}"

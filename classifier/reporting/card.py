@@ -1,12 +1,11 @@
-"""The model card: README.md of a model's repository, filled from the records beside the weights.
+"""The model card: README.md of a model's repository, filled in from the records beside the weights.
 
     card.write(folder, "user/cifar10-cnn")
 
-Every number comes from config.json, the processor's file, run.json or evaluation.json; card.md has the words. Nothing
-here asks a server.
+Every number comes from config.json, the processor's file, run.json, evaluation.json or timing.json; the text is in
+templates/card.md. Nothing here asks a server.
 """
 
-import json
 import re
 import shlex
 from collections.abc import Iterable, Sequence
@@ -18,9 +17,11 @@ from PIL import Image
 
 from classifier import runs
 from classifier.errors import ModelError
-from classifier.files import write_text
+from classifier.files import read_json, write_text
 from classifier.hub import HUB_ID
 from classifier.models.cnn import CifarCnnConfig
+from classifier.records import Evaluation, RunRecord, Timing, Validation
+from classifier.runs import RunFolder
 
 TEMPLATE = Path(__file__).parent / "templates/card.md"
 MAX_LABELS = 20  # named in the first sentence
@@ -28,15 +29,15 @@ MAX_ROWS = 60  # labels in the table of results
 MAX_MISTAKES = 5
 
 METRICS = {"accuracy": "Accuracy", "f1": "Macro F1", "precision": "Macro precision", "recall": "Macro recall"}
-# Processors that do nothing but resize, crop, rescale and normalise: NumPy and Pillow can do the same in a few lines.
+# Processors that only resize, crop, rescale and normalise: a few lines of NumPy and Pillow do the same.
 PLAIN_PROCESSORS = {"ViTImageProcessor", "DeiTImageProcessor", "MobileNetV1ImageProcessor", "MobileNetV2ImageProcessor"}
-# Settings that say where files are and what else was done, not how the weights came about.
+# Settings that name files, devices and services: they do not change how the weights are trained.
 NOT_THE_RECIPE = {"dataset", "model", "output_dir", "init_from", "recipe", "seed", "bf16", "device", "report_to"}
 NOT_THE_RECIPE |= {"resume_from_checkpoint", "overwrite_output_dir", "push_to_hub", "validation_fraction"}
 
 
 def write(folder: Path, repo_id: str | None = None) -> None:
-    """Writes the card as README.md into the folder, whole or not at all. Arguments and errors as `render`."""
+    """Writes the card as README.md into the folder, whole or not at all. Arguments and errors as in `render`."""
     write_text(folder / "README.md", f"{render(folder, repo_id)}\n")
 
 
@@ -44,25 +45,25 @@ def render(folder: Path, repo_id: str | None = None, *, figures: str = "") -> Mo
     """The card of a model folder.
 
     Args:
-        folder: with config.json; run.json and evaluation.json are told where they are.
+        folder: has config.json; run.json, evaluation.json and timing.json are used where they exist.
         repo_id: `user/name` on the Hub, which the examples load from; `user/<folder's name>` if None.
-        figures: what leads from the card to the folder with the figures, such as "models/cnn/"; "" for a card in it.
+        figures: path from the card to the folder with the figures, such as "models/cnn/"; "" if that is the card's own.
 
     Raises:
-        ModelError: no config.json, or a record that is not JSON or lacks what its script writes.
+        ModelError: there is no config.json, or a record is not valid JSON or lacks a key.
     """
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"no config.json in {folder}: is it a model folder? Train one, or name another")
-    run, evaluation, config, processor = (
-        read(folder / name) for name in ("run.json", "evaluation.json", "config.json", "preprocessor_config.json")
-    )
+    config = read_json(folder / "config.json")
+    has_processor = (folder / "preprocessor_config.json").is_file()  # timm's settings are in config.json
+    processor = read_json(folder / "preprocessor_config.json") if has_processor else {}
+    run_folder = RunFolder(folder)
+    stages, evaluation, timing = run_folder.stages, run_folder.evaluation, run_folder.timing
+    last = stages[-1] if stages else None
     repo_id = repo_id or f"user/{re.sub(r'[^A-Za-z0-9._-]+', '-', folder.resolve().name)}"
     try:
-        names = config.get("label_names") or config["id2label"]  # timm's a list, transformers' by index
+        names = config.get("label_names") or config["id2label"]  # a list (timm), or a dictionary by index
         labels = names if isinstance(names, list) else [names[str(i)] for i in range(len(names))]
-        chain = stages_of(run)
-        data = _metadata(repo_id, chain, evaluation)
-        base = next((stage["settings"]["model"] for stage in chain if stage["settings"].get("model")), None)
+        data = _metadata(repo_id, stages, evaluation)
+        base = next((stage.start for stage in stages if stage.start), None)
         return ModelCard.from_template(
             data,
             template_path=str(TEMPLATE),
@@ -78,60 +79,43 @@ def render(folder: Path, repo_id: str | None = None, *, figures: str = "") -> Mo
             known_threshold=f"{config['known_threshold']:.2f}" if config.get("known_threshold") else None,
             known_at=config.get("known_at"),
             reduce_to=config.get("reduce_to"),
-            cifar10=any("cifar10" in name for name in _datasets(chain, evaluation)),
-            stages="\n".join(f"{i}. {_stage(stage)}" for i, stage in enumerate(chain, 1)),
-            validation=_validation(run),
-            recipe=_recipe(run),
+            cifar10=any("cifar10" in name for name in _datasets(stages, evaluation)),
+            stages="\n".join(f"{i}. {_stage(stage)}" for i, stage in enumerate(stages, 1)),
+            validation=_validation(last, last.validation) if last and last.validation else "",
+            recipe=_recipe(last) if last else "",
             curves=(folder / "curves.png").is_file(),
             figures=figures,
             evaluation=_results(folder, labels, evaluation) if evaluation else None,
-            cost=_cost(chain, read(folder / "timing.json")),
+            cost=_cost(stages, timing),
             base=_named(base) if base else None,
         )
     except KeyError as error:
-        raise ModelError(f"a JSON file in {folder} has no {error}: train or evaluate the model again") from error
+        raise ModelError(
+            f"config.json or preprocessor_config.json in {folder} has no {error}: fetch or train the model again"
+        ) from error
 
 
-def read(path: Path) -> dict:
-    """A JSON file's object; {} where there is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:  # not UTF-8, or not JSON
-        raise ModelError(f"{path} is not valid JSON ({error}): train or evaluate the model again") from error
-
-
-def stages_of(run: dict) -> list[dict]:
-    """run.json of each stage, the first one first."""
-    stages = []
-    while run:
-        stages.insert(0, run)
-        run = run.get("parent")
-    return stages
-
-
-def _metadata(repo_id: str, chain: list[dict], evaluation: dict) -> ModelCardData:
-    """What the Hub reads, by huggingface_hub's own classes. Folders are not named: they mean nothing to others."""
-    datasets = _unique(_hub_id(stage["settings"]["dataset"]) for stage in chain)
-    bases = _unique(_hub_id(stage["settings"].get("model") or "") for stage in chain)
+def _metadata(repo_id: str, stages: list[RunRecord], evaluation: Evaluation | None) -> ModelCardData:
+    """The card's front matter, which the Hub reads. Local folders are left out: nobody else has them."""
+    datasets = _unique(_hub_id(stage.dataset) for stage in stages)
+    bases = _unique(_hub_id(stage.start or "") for stage in stages)
     results = []
-    if evaluation:
-        [measured] = evaluation["models"]
-        if dataset := _hub_id(evaluation["dataset"]):
-            results = [
-                EvalResult(
-                    task_type="image-classification",
-                    task_name="Image classification",
-                    dataset_type=dataset,
-                    dataset_name=dataset.split("/")[1],
-                    dataset_split=evaluation["split"],
-                    dataset_revision=evaluation.get("dataset_revision"),
-                    metric_type=metric,
-                    metric_name=name,
-                    metric_value=measured[metric],
-                    metric_args=None if metric == "accuracy" else {"average": "macro"},
-                )
-                for metric, name in METRICS.items()
-            ]
+    if evaluation and (dataset := _hub_id(evaluation.dataset)):
+        results = [
+            EvalResult(
+                task_type="image-classification",
+                task_name="Image classification",
+                dataset_type=dataset,
+                dataset_name=dataset.split("/")[1],
+                dataset_split=evaluation.split,
+                dataset_revision=evaluation.dataset_revision,
+                metric_type=metric,
+                metric_name=name,
+                metric_value=getattr(evaluation.model, metric),
+                metric_args=None if metric == "accuracy" else {"average": "macro"},
+            )
+            for metric, name in METRICS.items()
+        ]
     return ModelCardData(
         license="apache-2.0",
         library_name="transformers",
@@ -146,13 +130,13 @@ def _metadata(repo_id: str, chain: list[dict], evaluation: dict) -> ModelCardDat
 
 
 def _hub_id(name: str) -> str | None:
-    """The Hub id that a flag's value names, without its revision; None for a folder."""
+    """The Hub id in a flag's value, without the revision; None for a folder."""
     match = HUB_ID.fullmatch(name)
     return match["repo"] if match and not Path(name).exists() else None
 
 
 def _named(name: str) -> str:
-    """A dataset or model in Markdown: a link to the Hub's, a folder by its name without what leads to it."""
+    """A dataset or model in Markdown: a link to the Hub, or the name of a folder without the path to it."""
     repo = _hub_id(name)
     return f"[{escape(name)}](https://huggingface.co/{repo})" if repo else escape(Path(name).name)
 
@@ -161,21 +145,20 @@ def _dataset(name: str) -> str:
     return _named(name).replace("huggingface.co/", "huggingface.co/datasets/")
 
 
-def _datasets(chain: list[dict], evaluation: dict) -> list[str]:
-    """Every dataset by its own name, without what leads to it."""
-    names = [stage["settings"]["dataset"] for stage in chain] + ([evaluation["dataset"]] if evaluation else [])
+def _datasets(stages: list[RunRecord], evaluation: Evaluation | None) -> list[str]:
+    """The names of all datasets, without user or path."""
+    names = [stage.dataset for stage in stages] + ([evaluation.dataset] if evaluation else [])
     return _unique(Path(name.partition("@")[0]).name for name in names)
 
 
-def _facts(folder: Path, config: dict, evaluation: dict) -> str:
+def _facts(folder: Path, config: dict, evaluation: Evaluation | None) -> str:
     """Architecture and size, as a list."""
     lines = [
         f"Architecture: `{config['architectures'][0]}`"
         + (f" of `{config['architecture']}`" if "architecture" in config else "")
     ]
     if evaluation:
-        [measured] = evaluation["models"]
-        lines[0] += f", {measured['n_parameters']:,} parameters"
+        lines[0] += f", {evaluation.model.n_parameters:,} parameters"
     if config.get("views", 1) > 1:
         lines[0] += f"; `forward` averages the probabilities of {config['views']} views of each image"
     weights = folder / "model.safetensors"
@@ -188,7 +171,7 @@ def _facts(folder: Path, config: dict, evaluation: dict) -> str:
 
 
 def _input(config: dict, processor: dict) -> str:
-    """What reaches the network, in words."""
+    """What the network gets, in words."""
     if cfg := config.get("pretrained_cfg"):
         _, height, width = cfg["input_size"]
         return f"a picture as {width}×{height} pixels"
@@ -201,8 +184,9 @@ def _input(config: dict, processor: dict) -> str:
 
 
 def _pixel_steps(config: dict, processor: dict) -> str | None:
-    """Python that makes `pixels` (H, W, 3) from the RGB `image` as the saved processor does; None for a special
-    processor.
+    """Python code that makes `pixels` (H, W, 3) from the RGB `image` as the saved processor does.
+
+    None for a processor that does more than a few lines can.
     """
     if cfg := config.get("pretrained_cfg"):  # timm's
         _, height, width = cfg["input_size"]
@@ -247,58 +231,54 @@ def _pixel_steps(config: dict, processor: dict) -> str | None:
     return "\n".join(lines)
 
 
-def _stage(stage: dict) -> str:
+def _stage(stage: RunRecord) -> str:
     """One run in a few sentences."""
-    settings, data = stage["settings"], stage["data"]
-    start = "the stage before" if stage.get("parent") else settings.get("model")
-    text = f"{_dataset(settings['dataset'])}: {data['images']:,} images of its train split"
-    if counts := data.get("counts", {}).get("validation"):
+    text = f"{_dataset(stage.dataset)}: {stage.data.images:,} images of its train split"
+    if counts := stage.data.counts.get("validation"):
         text += f", and {sum(counts):,} held out, class by class, for validation"
-    if data.get("skipped"):
-        text += f"; {data['skipped']:,} unreadable files left out"
-    text += f". Started from {'random weights' if not start else start if stage.get('parent') else _named(start)}"
-    text += f", seed {settings['seed']}."
-    commit = f", commit {stage['commit'].rstrip('+')}" if stage.get("commit") else ""
-    commit += ", with files that differed from it" if (stage.get("commit") or "").endswith("+") else ""
-    versions = ", ".join(f"{name} {version}" for name, version in stage["versions"].items())
-    return f"{text}\n   `{portable(stage['command'])}`{commit}; Python {stage['machine']['python']}, {versions}."
+    if stage.data.skipped:
+        text += f"; {stage.data.skipped:,} unreadable files left out"
+    start = _named(stage.start) if stage.start else "random weights"
+    text += f". Started from {'the stage before' if stage.parent else start}"
+    text += f", seed {stage.settings['seed']}." if "seed" in stage.settings else "."
+    commit = f", commit {stage.commit.rstrip('+')}" if stage.commit else ""
+    commit += ", with files that differed from it" if commit and stage.commit.endswith("+") else ""
+    versions = ", ".join(f"{name} {version}" for name, version in stage.versions.items())
+    return f"{text}\n   `{portable(stage.command)}`{commit}; Python {stage.machine.python}, {versions}."
 
 
 def portable(command: str) -> str:
-    """The command, from the start, with folders outside of the project by their own name only."""
+    """The command of a run from its start, with folders outside of the project by their name only."""
     words = [re.sub(r"(?<![^=])/.*?([^/]+)/?$", r"\1", word) for word in runs.from_the_start(shlex.split(command))]
     return shlex.join(["python", *words]).replace("`", "'")
 
 
-def _validation(run: dict) -> str:
-    """What was chosen on validation, and what came out there."""
-    if not run.get("validation"):
-        return ""
-    found = run["validation"]
-    text = f"On validation the saved model gets {found['accuracy']:.2%} right"
-    if averaged := run.get("averaged"):
-        each = " and ".join(f"{row['nll']:.4f}" for row in averaged["models"] if row["taken"])
-        text = "What is saved is the mean of this stage's weights and of earlier ones' "
-        text += f"(`{portable(averaged['command'])}`): by itself, each has a negative log-likelihood of {each} on "
-        text += "validation, the "
-        text += f"mean {found['nll']:.4f}, and {found['accuracy']:.2%} right"
-    if run.get("best_epoch"):
-        text += f"; its weights are those of epoch {run['best_epoch']}, the best there"
-    if again := run.get("calibrated"):
-        text += f"; since commit {again['commit'][:7]} {again['why']}, for which the head was calibrated anew"
-    if found.get("temperature"):
-        text += (
-            f", and a temperature of {found['temperature']:.3f}, fitted there, is folded into the last layer, so that"
+def _validation(run: RunRecord, reached: Validation) -> str:
+    """What was chosen on validation, and what the saved model reaches there."""
+    text = f"On validation, the saved model labels {reached.accuracy:.2%} of the images right"
+    if run.averaged:
+        each = " and ".join(f"{model.nll:.4f}" for model in run.averaged.models if model.taken)
+        text = (
+            "The saved weights are the mean of this stage's weights and those of earlier stages "
+            f"(`{portable(run.averaged.command)}`). On validation, the single models have a negative log-likelihood of "
+            f"{each}; the mean has {reached.nll:.4f} and labels {reached.accuracy:.2%} of the images right"
         )
-        text += " probabilities are calibrated however the weights are loaded"
-    return f"{text}. The test split was not looked at."
+    if run.best_epoch:
+        text += f"; its weights are those of epoch {run.best_epoch}, the best on validation"
+    if run.calibrated:
+        text += f"; the head was calibrated again after commit {run.calibrated.commit[:7]} ({run.calibrated.why})"
+    text += "."
+    if reached.temperature:
+        text += (
+            f" A temperature of {reached.temperature:.3f}, fitted on validation, is folded into the last layer, so "
+            "probabilities are calibrated however the weights are loaded."
+        )
+    return f"{text} The test split was not used."
 
 
-def _recipe(run: dict) -> str:
-    """The settings in force, as a table."""
-    if not run:
-        return ""
-    recipe = dict(run.get("recipe") or run["settings"])
+def _recipe(run: RunRecord) -> str:
+    """The training settings as a table."""
+    recipe = dict(run.recipe or run.settings)
     rows = []
     if sizes := recipe.pop("sizes", None):
         steps = ", ".join(f"{epochs:g} at {size}×{size}" for epochs, size in sizes)
@@ -310,42 +290,42 @@ def _recipe(run: dict) -> str:
     return table(("setting", "value"), rows)
 
 
-def _results(folder: Path, labels: list[str], evaluation: dict) -> dict:
-    """What card.md says of the test split."""
-    [measured] = evaluation["models"]
-    low, high = measured["accuracy_ci95"]
+def _results(folder: Path, labels: list[str], evaluation: Evaluation) -> dict:
+    """The template's values about the test split."""
+    measured = evaluation.model
+    low, high = measured.accuracy_ci95
     interval = f"{low:.2%} to {high:.2%}"
-    rows = [("accuracy (95% interval)", f"{measured['accuracy']:.2%} ({interval})")]
+    rows = [("accuracy (95% interval)", f"{measured.accuracy:.2%} ({interval})")]
     rows += [
-        (METRICS[name].replace("Macro", "macro"), f"{measured[name]:.4f}") for name in ("f1", "precision", "recall")
+        (METRICS[name].replace("Macro", "macro"), f"{getattr(measured, name):.4f}")
+        for name in ("f1", "precision", "recall")
     ]
-    if "accuracy_one_view" in measured:
-        rows.append((f"accuracy in one view, instead of {measured['views']}", f"{measured['accuracy_one_view']:.2%}"))
-    rows.append(("negative log-likelihood (nats)", f"{measured['nll']:.4f}"))
-    if "ece" in measured:
-        rows.append(("expected calibration error", f"{measured['ece']:.4f}"))
+    if measured.accuracy_one_view is not None:
+        rows.append((f"accuracy with one view instead of {measured.views}", f"{measured.accuracy_one_view:.2%}"))
+    if measured.nll is not None:
+        rows.append(("negative log-likelihood (nats)", f"{measured.nll:.4f}"))
+    if measured.ece is not None:
+        rows.append(("expected calibration error", f"{measured.ece:.4f}"))
 
-    classes, heading = measured["per_class"].items(), "label"
+    classes, heading = list(measured.per_class.items()), "label"
     if len(labels) > MAX_ROWS:
-        classes, heading = (
-            sorted(classes, key=lambda item: item[1]["f1"])[:MAX_ROWS],
-            f"label (the {MAX_ROWS} of lowest F1)",
-        )
+        classes = sorted(classes, key=lambda item: item[1].f1)[:MAX_ROWS]
+        heading = f"label (the {MAX_ROWS} of lowest F1)"
     per_class = table(
         (heading, "precision", "recall", "F1", "images"),
         [
-            (escape(label), *(f"{found[name]:.4f}" for name in ("precision", "recall", "f1")), f"{found['n']:,}")
-            for label, found in classes
+            (escape(label), f"{each.precision:.4f}", f"{each.recall:.4f}", f"{each.f1:.4f}", f"{each.n:,}")
+            for label, each in classes
         ],
     )
     return {
-        "dataset": _dataset(evaluation["dataset"]),
-        "n": f"{evaluation['n']:,}",
-        "accuracy": f"{measured['accuracy']:.2%}",
+        "dataset": _dataset(evaluation.dataset),
+        "n": f"{evaluation.n:,}",
+        "accuracy": f"{measured.accuracy:.2%}",
         "interval": interval,
         "measures": table(("measure", "value"), rows),
         "per_class": per_class,
-        "mistakes": _mistakes(np.array(measured["confusion_matrix"]), labels),
+        "mistakes": _mistakes(np.array(measured.confusion_matrix), labels),
         "confusion": (folder / "confusion_matrix.png").is_file(),
     }
 
@@ -359,38 +339,36 @@ def _mistakes(matrix: np.ndarray, labels: list[str]) -> str:
     )
 
 
-def _cost(chain: list[dict], timing: dict) -> str:
-    """Time and arithmetic of training, stage by stage, and of an answer."""
+def _cost(stages: list[RunRecord], timing: Timing | None) -> str:
+    """Time and arithmetic of training, stage by stage, and the arithmetic of an answer."""
     lines = []
-    for i, run in enumerate(chain):
-        if not run.get("train_seconds"):
+    for i, run in enumerate(stages, 1):
+        if not run.train_seconds:
             continue
-        machine = run["machine"]
-        threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
-        place = machine["accelerator"] or f"{threads} of {machine['processor']} ({machine['instructions']})"
-        precision = ", bfloat16" if run["settings"].get("bf16") else ", float32"
-        stage = f", stage {i + 1}" if len(chain) > 1 else ""
-        text = f"Training{stage}: {duration(run['train_seconds'])} on {escape(place)}"
-        text += precision
-        if run.get("images_seen"):
-            text += f"; {run['images_seen']:,} images seen, {run['images_seen'] / run['train_seconds']:,.0f} a second"
-        if run.get("train_flops"):
-            text += f"; {si(run['train_flops'])}FLOP"
+        machine = run.machine
+        threads = "1 thread" if machine.threads == 1 else f"{machine.threads} threads"
+        place = machine.accelerator or f"{threads} of {machine.processor} ({machine.instructions})"
+        precision = "bfloat16" if run.settings.get("bf16") else "float32"
+        stage = f", stage {i}" if len(stages) > 1 else ""
+        text = f"Training{stage}: {duration(run.train_seconds)} on {escape(place)}, {precision}"
+        if run.images_seen:
+            text += f"; {run.images_seen:,} images seen, {run.images_seen / run.train_seconds:,.0f} a second"
+        if run.train_flops:
+            text += f"; {si(run.train_flops)}FLOP"
         lines.append(text)
-    timed = timing["models"][0] if timing else {}
-    if flops := timed.get("flops") or (chain[-1].get("inference_flops") if chain else None):
+    if flops := (timing.model.flops if timing else None) or (stages[-1].inference_flops if stages else None):
         lines.append(f"An answer: {si(flops)}FLOP an image")
     return "\n".join(f"- {line}." for line in lines)
 
 
-def spent(chain: list[dict]) -> str:
-    """How long stages took together, in words, those on an accelerator apart; empty where one has no time."""
-    if not all(run.get("train_seconds") for run in chain):
+def spent(stages: Sequence[RunRecord]) -> str:
+    """How long stages took together, in words, accelerators named; empty where a stage did not record its time."""
+    if not all(run.train_seconds for run in stages):
         return ""
     seconds: dict[str, float] = {}
-    for run in chain:
-        where = f" on {run['machine']['accelerator']}" if run["machine"]["accelerator"] else ""
-        seconds[where] = seconds.get(where, 0) + run["train_seconds"]
+    for run in stages:
+        where = f" on {run.machine.accelerator}" if run.machine.accelerator else ""
+        seconds[where] = seconds.get(where, 0) + run.train_seconds
     return " and ".join(f"{duration(each)}{where}" for where, each in seconds.items())
 
 
@@ -425,7 +403,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def escape(text: str) -> str:
-    """Text in which Markdown, HTML and tables find nothing of theirs, on one line."""
+    """Text on one line, with the characters escaped that mean something in Markdown, HTML or a table."""
     return re.sub(r"([\\`*_{}\[\]<>|~#&$!])", r"\\\1", " ".join(text.split()))
 
 

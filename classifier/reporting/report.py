@@ -61,11 +61,8 @@ def write(
     if unknown := set(formats) - set(FORMATS):
         raise ModelError(f"no format {', '.join(sorted(unknown))}: choose from {', '.join(FORMATS)}")
     figures = output_dir / "figures"
-    try:
-        results = read_results(output_dir, predictors)
-        sections = build_sections(figures, results, splits, heat_map, command)
-    except KeyError as error:
-        raise ModelError(f"a record of {', '.join(predictors)} has no {error}: train or evaluate again") from error
+    results = read_results(output_dir, predictors)
+    sections = build_sections(figures, results, splits, heat_map, command)
     title = f"Image classification: {results.dataset}"
     names = join_words([model.name for model in results.models])
     subtitle = f"{names}, evaluated on {results.n:,} images of the {results.split} split"

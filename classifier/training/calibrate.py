@@ -1,6 +1,4 @@
-"""The last step of a fine-tuning: what will be stored, calibrated on validation images."""
-
-from dataclasses import dataclass
+"""The last step of a fine-tuning: the weights that will be stored, calibrated on validation images."""
 
 import numpy as np
 import torch
@@ -11,18 +9,10 @@ from classifier.data.splits import Splits
 from classifier.evaluation import metrics, ood
 from classifier.models import backbone
 from classifier.models.predictor import Predictor
+from classifier.records import Validation
 
 
-@dataclass
-class Calibrated:
-    """What the model that will be stored gives on validation."""
-
-    accuracy: float  # 0 to 1
-    nll: float  # nats an image
-    temperature: float  # that its logits were divided by
-
-
-def calibrate(model: PreTrainedModel, processor: BaseImageProcessor, splits: Splits, name: str) -> Calibrated:
+def calibrate(model: PreTrainedModel, processor: BaseImageProcessor, splits: Splits, name: str) -> Validation:
     """Rounds a model to float16, folds a temperature fitted on validation into its head, and sets `known_threshold`.
 
     In the head every way of loading has it (Guo et al., arXiv:1706.04599). The threshold is the energy that 95% of
@@ -34,7 +24,7 @@ def calibrate(model: PreTrainedModel, processor: BaseImageProcessor, splits: Spl
     logits = fold(backbone.head(model), temperature, inputs)
     model.config.known_threshold = ood.threshold(ood.energy(logits))
     accuracy = float((logits.argmax(axis=1) == labels).mean())
-    return Calibrated(accuracy, metrics.nll(logits, labels), temperature)
+    return Validation(accuracy=accuracy, nll=metrics.nll(logits, labels), temperature=temperature)
 
 
 def validate(predictor: Predictor, splits: Splits) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:

@@ -136,7 +136,7 @@ def transfer(results: Results) -> Section | None:
 
 def compare_training_times(scratch: ModelResult, tuned: ModelResult) -> str:
     """The times of training, with a warning if they were measured on several machines."""
-    machines = {json.dumps(stage.machine) for model in (scratch, tuned) for stage in model.stages}
+    machines = {json.dumps(stage.machine.to_json()) for model in (scratch, tuned) for stage in model.stages}
     warning = "" if len(machines) == 1 else "; the machines differ, so compare the compute rather than the time"
     return (
         f"Fine-tuning {tuned.name} took {tuned.training_time}, training {scratch.name} from scratch "
@@ -153,7 +153,8 @@ def costs(results: Results, choice: Choice) -> Section:
         if timing := model.timing:
             speeds = " / ".join(f"{speed:,.1f}" for speed in timing.images_per_second.values())
             memory = f"{timing.peak_megabytes:,}" if timing.peak_megabytes else "–"
-            cells = [f"{si(timing.flops)}FLOP", f"{timing.p50:.1f} / {timing.p95:.1f}", speeds, memory]
+            latency = f"{timing.latency_ms.p50:.1f} / {timing.latency_ms.p95:.1f}"
+            cells = [f"{si(timing.flops)}FLOP", latency, speeds, memory]
         rows.append((model.name, percent(model.accuracy), f"{model.n_parameters:,}", *cells))
     header = ("model", "accuracy", "parameters", "compute per image", "latency (ms)", "images per second")
     caption = "Cost of inference; latency of one image: median / 95th percentile"

@@ -83,9 +83,9 @@ def preprocessing(models: list[ModelResult]) -> Section:
     ]
     sentences += [
         f"{model.name} averages the probabilities of {model.views} views of each image: its accuracy is "
-        f"{percent(model.accuracy)}, and {percent(model.accuracy_one_view)} with a single view."
+        f"{percent(model.accuracy)}, and {percent(model.evaluation.accuracy_one_view)} with a single view."
         for model in models
-        if model.views > 1 and model.accuracy_one_view is not None
+        if model.views > 1 and model.evaluation.accuracy_one_view is not None
     ]
     return Section("Preprocessing", sentences, [table])
 

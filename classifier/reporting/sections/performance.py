@@ -10,10 +10,11 @@ from classifier.data.loaders import image_batches
 from classifier.data.splits import Splits
 from classifier.evaluation.corruptions import KINDS
 from classifier.models.predictor import Predictor
+from classifier.records import Comparison, OodResult
 from classifier.reporting import figures
 from classifier.reporting.blocks import Block, FigureBlock, Section, TableBlock
 from classifier.reporting.formatting import join_words, percent, percent_interval, points
-from classifier.reporting.results import Comparison, ModelResult, OodScores, Results
+from classifier.reporting.results import ModelResult, Results
 
 MAX_CLASSES = 30  # rows of the table of classes
 SCORES = {"max_probability": "maximum probability", "energy": "energy", "neighbours": "nearest neighbours"}
@@ -60,8 +61,8 @@ def metric_rows(models: list[ModelResult]) -> list[tuple[str, ...]]:
     per_class = (("precision", "precision"), ("recall", "recall"), ("f1", "F1"))
     rows += [row(f"{title}, macro", [model.metric(key) for model in models]) for key, title in per_class]
     rows += [row(f"{title}, weighted", [model.weighted(key) for model in models]) for key, title in per_class]
-    for k in dict.fromkeys(k for model in models for k in model.top_k_accuracy):
-        rows.append(row(f"top-{k} accuracy", [model.top_k_accuracy.get(k) for model in models], ".2%"))
+    for k in dict.fromkeys(k for model in models for k in model.evaluation.top_k_accuracy):
+        rows.append(row(f"top-{k} accuracy", [model.evaluation.top_k_accuracy.get(k) for model in models], ".2%"))
     for key, title in (("nll", "NLL (nats)"), ("brier", "Brier score (0 to 2)"), ("ece", "ECE (15 bins)")):
         rows.append(row(title, [model.metric(key) for model in models]))
         before = f"{title.split(' (')[0]} before temperature scaling"
@@ -74,11 +75,11 @@ def comparison_table(comparisons: list[Comparison]) -> TableBlock:
     header = ("models", "difference", "95% interval", "only first correct", "only second correct", "McNemar p")
     rows = [
         (
-            f"{row.first} – {row.second}",
+            " – ".join(row.models),
             points(row.difference),
-            " to ".join(map(points, row.interval)),
-            f"{row.only_first_correct:,}",
-            f"{row.only_second_correct:,}",
+            " to ".join(map(points, row.difference_ci95)),
+            f"{row.only_a_right:,}",
+            f"{row.only_b_right:,}",
             f"{row.p_value:.2g}",
             percent(row.agreement),
         )
@@ -244,7 +245,7 @@ def describe_ood(model: ModelResult) -> str:
     return text + (f" Its mean AUROC is below chance by {join_words(bad)}: do not use that." if bad else "")
 
 
-def ood_cell(scores: OodScores) -> str:
+def ood_cell(scores: OodResult) -> str:
     """AUROC and FPR95 in one cell of a table."""
     return f"{scores.auroc:.3f} / {scores.fpr95:.3f}"
 
@@ -253,16 +254,16 @@ def mistakes(
     folder: Path, results: Results, best: ModelResult, splits: Splits | None, heat_map: HeatMap | None
 ) -> Section | None:
     """The most confident mistakes as images; None without mistakes or without the test split."""
-    models = [model for model in results.models if model.mistakes]
+    models = [model for model in results.models if model.evaluation.mistakes]
     if not models or splits is None or splits.test is None:
         return None
-    indices = sorted({mistake.image for model in models for mistake in model.mistakes})
+    indices = sorted({mistake.image for model in models for mistake in model.evaluation.mistakes})
     images = dict(zip(indices, load_test_images(splits, indices, results.n), strict=True))
     sentences, blocks = [], {}
     for model in models:
         name = f"mistakes_{model.slug}"
         tiles = []
-        for mistake in model.mistakes:
+        for mistake in model.evaluation.mistakes:
             image = images[mistake.image]
             overlay = heat_map(model.predictor, image) if heat_map else None
             tiles.append((image, overlay, mistake.label, mistake.predicted, mistake.probability))
@@ -271,7 +272,7 @@ def mistakes(
         has_maps = any(overlay for _, overlay, *_ in tiles)
         caption += "; below, heat maps of the image regions that the prediction depends on." if has_maps else "."
         blocks[model.name] = FigureBlock(name, caption)
-        first = model.mistakes[0]
+        first = model.evaluation.mistakes[0]
         sentences.append(
             f"The most confident mistake of {model.name} is {first.label} predicted as {first.predicted}, with a "
             f"probability of {first.probability:.3f}."

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from classifier.records import RunRecord
 from classifier.reporting import card, figures
 from classifier.reporting.blocks import Block, CommandBlock, FigureBlock, Section, TableBlock
 from classifier.reporting.formatting import duration, join_words, percent, plural
-from classifier.reporting.results import ModelResult, Stage, describe_machine
+from classifier.reporting.results import ModelResult, describe_machine
 
 
 def training(folder: Path, models: list[ModelResult]) -> Section | None:
@@ -39,9 +40,8 @@ def describe_training(model: ModelResult) -> str:
     facts = [f"started from {model.initial_weights}"]
     if model.training_time:
         facts.append(f"was trained for {model.training_time}")
-    accuracy = model.stages[-1].validation_accuracy
-    if accuracy is not None:
-        facts.append(f"reached a validation accuracy of {percent(accuracy)}")
+    if validation := model.stages[-1].validation:
+        facts.append(f"reached a validation accuracy of {percent(validation.accuracy)}")
     return f"{model.name} {join_words(facts)}."
 
 
@@ -76,14 +76,14 @@ def describe_settings(model: ModelResult) -> dict[str, str]:
     rows["early stopping"] = f"after {plural(patience, 'epoch')} without improvement" if patience else "none"
     if stage.best_epoch:
         rows["selected epoch"] = str(stage.best_epoch)
-    if stage.n_averaged:
-        rows["weights"] = f"mean of {plural(stage.n_averaged, 'stage')}"
+    if stage.averaged:
+        rows["weights"] = f"mean of {plural(sum(each.taken for each in stage.averaged.models), 'stage')}"
     for name, value in recipe.items():
         if value is not None and name != "image_size":
             rows[name.replace("_", " ")] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     if stage.images_seen:
         rows["images seen"] = f"{stage.images_seen:,}"
-    rows["training time"] = duration(stage.seconds) if stage.seconds else "–"
+    rows["training time"] = duration(stage.train_seconds) if stage.train_seconds else "–"
     rows["machine"] = describe_machine(stage.machine)
     rows["seed"] = str(flags.get("seed", "–"))
     return rows
@@ -99,7 +99,7 @@ def reproduction(models: list[ModelResult], command: str | None) -> Section | No
     software: dict[str, list[str]] = {}
     for model in models:
         if model.stages:
-            software.setdefault(model.stages[-1].software, []).append(model.name)
+            software.setdefault(describe_software(model.stages[-1]), []).append(model.name)
     sentences = [
         f"The last stage of {join_words(names)} was trained with {versions}." for versions, names in software.items()
     ]
@@ -107,7 +107,7 @@ def reproduction(models: list[ModelResult], command: str | None) -> Section | No
         f"stage {i} of {model.name}"
         for model in models
         for i, stage in enumerate(model.stages, 1)
-        if stage.has_uncommitted_changes
+        if (stage.commit or "").endswith("+")
     ]
     if changed:
         sentences.append(f"The code differed from the commit below when {join_words(changed)} was trained.")
@@ -115,10 +115,22 @@ def reproduction(models: list[ModelResult], command: str | None) -> Section | No
     return Section("Reproduction", sentences, [block], [block])
 
 
-def commands_of(stages: list[Stage]) -> Iterator[str]:
+def describe_software(stage: RunRecord) -> str:
+    """The versions of the libraries and of Python."""
+    versions = ", ".join(f"{name} {version}" for name, version in stage.versions.items())
+    return f"{versions}; Python {stage.machine.python}"
+
+
+def commands_of(stages: list[RunRecord]) -> Iterator[str]:
     """The commands of all stages in order, each once, after a checkout of their commit where it changes."""
     current, seen = "", set()
-    for commit, command in (step for stage in stages for step in stage.steps):
+    steps = []
+    for stage in stages:
+        # A model that was calibrated again is reproduced by the commit of that calibration.
+        steps.append((stage.calibrated.commit if stage.calibrated else stage.commit, stage.command))
+        if stage.averaged:
+            steps.append((stage.averaged.commit, stage.averaged.command))
+    for commit, command in ((commit and commit.rstrip("+"), card.portable(command)) for commit, command in steps):
         if commit and commit != current:
             yield f"git checkout {commit}"
             current = commit

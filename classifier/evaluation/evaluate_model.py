@@ -1,0 +1,290 @@
+"""Everything that evaluation.json says of a model: what it predicts for test, out-of-distribution and corrupted images.
+
+    evaluation = evaluate_model(predictor, splits, ood_samples=250, corrupted_samples=1000)
+
+Predictions are cached (`predictions.compute`), so a run that was stopped goes on, and what is random is drawn by seed:
+the same model and data give the same evaluation.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from itertools import combinations
+
+import numpy as np
+import torch
+from PIL import Image
+
+from classifier.data.loaders import fingerprint, image_batches
+from classifier.data.splits import Splits, sample_by_class
+from classifier.evaluation import corruptions, metrics, ood, predictions
+from classifier.evaluation.evaluate_metrics.classification import Classification
+from classifier.evaluation.predictions import Predictions
+from classifier.models import processor
+from classifier.models.cnn import average_views
+from classifier.models.predictor import Predictor
+from classifier.records import (
+    Calibration,
+    ClassMetrics,
+    Comparison,
+    Confusion,
+    CorruptedAccuracy,
+    Ensemble,
+    Mistake,
+    ModelEvaluation,
+    OodResult,
+    Reliability,
+    Weighted,
+)
+from classifier.runs import RunFolder
+
+N_MISTAKES = 12  # that are listed
+N_CONFUSED = 5  # pairs of labels that are listed
+BATCH_SIZE = 64
+
+
+def evaluate_model(
+    predictor: Predictor,
+    splits: Splits,
+    *,
+    ood_samples: int = 0,
+    ood_splits: Mapping[str, Splits] | None = None,
+    corrupted_samples: int = 0,
+) -> ModelEvaluation:
+    """Measures a model on the test split.
+
+    Args:
+        predictor: the model; its labels are those of the data, in any order.
+        splits: with test; with train too for the nearest-neighbour score.
+        ood_samples: images of each out-of-distribution set that is made; 0: none.
+        ood_splits: {name: data set whose test split has images of none of the labels}.
+        corrupted_samples: test images to corrupt, drawn by class; 0: none.
+
+    Raises:
+        DataError: no image can be read.
+        ModelError: the model gave NaN or infinity.
+    """
+    test = predictions_of(predictor, "test", splits)
+    run = RunFolder(predictor.folder).run if predictor.folder and predictor.revision == "local" else None
+    temperature = run.validation.temperature if run and run.validation else None
+    evaluation = ModelEvaluation(
+        model=predictor.name,
+        revision=predictor.revision,
+        n_parameters=predictor.n_parameters,
+        **summarize(test, splits.labels, temperature),
+        strangers=ood_results(predictor, test, splits, ood_samples, ood_splits or {}),
+        corrupted=corrupted_accuracy(predictor, splits, corrupted_samples),
+    )
+    views = getattr(predictor.model.config, "views", 1)
+    if views > 1:
+        one_view = float((test.views[:, 0].argmax(axis=1) == test.labels).mean())
+        evaluation = replace(evaluation, views=views, accuracy_one_view=one_view)
+    return evaluation
+
+
+def predictions_of(predictor: Predictor, split: str, splits: Splits) -> Predictions:
+    """The predictions for a split, the logits in the order of the dataset's labels if the model has these labels."""
+    computed = predictions.compute(
+        predictor,
+        lambda: image_batches(split, splits, BATCH_SIZE),
+        images=fingerprint(split, splits),
+        folder=predictions.CACHE,
+        n=len(splits[split]),
+        name=f"{splits.name} {split}",
+    )
+    return in_label_order(computed, predictor.labels, splits.labels)
+
+
+def in_label_order(computed: Predictions, own: list[str], wanted: list[str]) -> Predictions:
+    """The predictions with logits in the order `wanted`; unchanged if these are other labels than the model's own."""
+    if own == wanted or set(own) != set(wanted):
+        return computed
+    order = [own.index(label) for label in wanted]
+    return replace(computed, logits=computed.logits[:, order], views=computed.views[..., order])
+
+
+def summarize(test: Predictions, names: list[str], temperature: float | None) -> dict:
+    """The fields of a `ModelEvaluation` that follow from its predictions for test.
+
+    Args:
+        test: logits (N, C) in the order of `names`, and labels (N,).
+        names: of the C classes.
+        temperature: that was folded into the weights; None if that is not known.
+    """
+    logits, labels = test.logits, test.labels
+    predicted = logits.argmax(axis=1)
+    computed = Classification().compute(predictions=predicted, references=labels, labels=list(range(len(names))))
+    counts = np.bincount(labels, minlength=len(names))
+    columns = computed.pop("per_class")
+    per_class = {
+        name: ClassMetrics(**{metric: values[i] for metric, values in columns.items()}, n=int(counts[i]))
+        for i, name in enumerate(names)
+    }
+    weighted = {
+        metric: float(np.average([getattr(per_class[name], metric) for name in names], weights=counts))
+        for metric in ("precision", "recall", "f1")
+    }
+    intervals = metrics.bootstrap(labels, predicted, num_labels=len(names))
+    confused = metrics.most_confused(np.array(computed["confusion_matrix"]), N_CONFUSED)
+    return {
+        **computed,
+        **{f"{name}_ci95": tuple(intervals[name]) for name in ("accuracy", "precision", "recall", "f1")},
+        "weighted": Weighted(**weighted),
+        "per_class": per_class,
+        "top_k_accuracy": {str(k): metrics.top_k_accuracy(logits, labels, k) for k in (2, 3, 5) if k < len(names)},
+        **vars(calibration(logits, labels)),
+        "temperature": temperature,
+        "before_temperature": calibration(without_temperature(test, temperature), labels) if temperature else None,
+        "mistakes": mistakes(logits, labels, names),
+        "confused": [Confusion(label=names[a], predicted=names[b], n=n) for a, b, n in confused],
+    }
+
+
+def without_temperature(test: Predictions, temperature: float) -> np.ndarray:
+    """The logits (N, C) before those of each view were divided by the temperature."""
+    views = torch.from_numpy(test.views * np.float32(temperature))
+    return (views[:, 0] if views.shape[1] == 1 else average_views(views.transpose(0, 1))).numpy()
+
+
+def calibration(logits: np.ndarray, labels: np.ndarray) -> Calibration:
+    """How far the probabilities of (N, C) logits can be relied on."""
+    bins = metrics.reliability(logits, labels)
+    return Calibration(
+        nll=metrics.nll(logits, labels),
+        brier=metrics.brier(logits, labels),
+        ece=metrics.ece(logits, labels),
+        reliability=Reliability(**{name: values.tolist() for name, values in bins._asdict().items()}),
+    )
+
+
+def mistakes(logits: np.ndarray, labels: np.ndarray, names: list[str]) -> list[Mistake]:
+    """The wrong predictions with the highest probability."""
+    wrong = metrics.most_confident_mistakes(logits, labels, N_MISTAKES)
+    predicted = logits[wrong].argmax(axis=1)
+    top = np.exp(-metrics.nll_per_image(logits[wrong], predicted))
+    return [
+        Mistake(image=int(i), label=names[labels[i]], predicted=names[label], probability=float(p))
+        for i, label, p in zip(wrong, predicted, top, strict=True)
+    ]
+
+
+def ood_results(
+    predictor: Predictor, test: Predictions, splits: Splits, n: int, others: Mapping[str, Splits]
+) -> dict[str, dict[str, OodResult]] | None:
+    """How well each score separates test images from each out-of-distribution set; None for n = 0.
+
+    Args:
+        predictor, test, splits: the model, its predictions for test, and the data.
+        n: images of each set that is made.
+        others: data sets of none of the labels.
+    """
+    if not n:
+        return None
+    side = processor.size_of(predictor.processor)
+    key = fingerprint("test", splits)
+    made = ood.synthetic_sets(first_images(splits, n, side))  # {name: uint8 (N, 3, side, side)}
+
+    def batches(images: np.ndarray) -> Iterator[tuple[list[Image.Image], list[int]]]:
+        for i in range(0, len(images), BATCH_SIZE):
+            batch = [Image.fromarray(image) for image in images[i : i + BATCH_SIZE].transpose(0, 2, 3, 1)]
+            yield batch, [0] * len(batch)
+
+    computed = {
+        name: predictions.compute(
+            predictor,
+            partial(batches, images),
+            images=f"{key} {name} {len(images)} of {side}",
+            folder=predictions.CACHE,
+            n=len(images),
+            name=name,
+        )
+        for name, images in made.items()
+    }
+    computed |= {name: predictions_of(predictor, "test", other) for name, other in others.items()}
+    scores = {
+        "max_probability": lambda each: ood.max_probability(each.logits),
+        "energy": lambda each: ood.energy(each.logits),
+    }
+    if splits.train is not None:  # None where the dataset has a test split alone
+        neighbours = ood.fit_neighbours(predictions_of(predictor, "train", splits).features)
+        scores["neighbours"] = lambda each: neighbours.scores(each.features)
+    results: dict[str, dict[str, OodResult]] = {}
+    for name, score in scores.items():
+        of_test = score(test)
+        of_sets = {set_name: score(each) for set_name, each in computed.items()}
+        results[name] = {
+            set_name: OodResult(auroc=ood.auroc(of_test, each), fpr95=ood.fpr_at(of_test, each))
+            for set_name, each in of_sets.items()
+        }
+    return results
+
+
+def first_images(splits: Splits, n: int, side: int) -> np.ndarray:
+    """The first readable test images, squashed: uint8 (at most n, 3, side, side)."""
+    found: list[np.ndarray] = []
+    for images, _ in image_batches("test", splits, BATCH_SIZE):
+        found += [
+            np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)).transpose(2, 0, 1) for image in images
+        ]
+        if len(found) >= n:
+            break
+    return np.stack(found[:n])
+
+
+def corrupted_accuracy(predictor: Predictor, splits: Splits, n: int) -> CorruptedAccuracy | None:
+    """Accuracy on `n` test images, clean and at each strength of each corruption; None for n = 0."""
+    if not n:
+        return None
+    labels = splits.class_indices["test"]
+    rows = sample_by_class(labels, n, seed=0) if n < len(labels) else np.arange(len(labels))
+    part = splits.select("test", rows)
+    key = fingerprint("test", part)
+
+    def batches(kind: str, strength: int) -> Iterator[tuple[list[Image.Image], list[int]]]:
+        for images, batch_labels in image_batches("test", part, BATCH_SIZE):
+            for i, image in enumerate(images):  # one after the other: photographs are large
+                pixels = torch.from_numpy(np.array(image).transpose(2, 0, 1)[None])
+                images[i] = Image.fromarray(corruptions.corrupt(pixels, kind, strength)[0].permute(1, 2, 0).numpy())
+            yield images, batch_labels
+
+    def accuracy(computed: Predictions) -> float:
+        return float((computed.logits.argmax(axis=1) == computed.labels).mean())
+
+    def accuracy_at(kind: str, strength: int) -> float:
+        computed = predictions.compute(
+            predictor,
+            partial(batches, kind, strength),
+            images=f"{key} {kind} {strength}",
+            folder=predictions.CACHE,
+            n=len(rows),
+            name=f"{kind} {strength}",
+        )
+        return accuracy(in_label_order(computed, predictor.labels, splits.labels))
+
+    clean = predictions_of(predictor, "test", part)
+    return CorruptedAccuracy(
+        n=len(clean.labels),
+        clean=accuracy(clean),
+        accuracy={kind: [accuracy_at(kind, strength) for strength in range(1, 6)] for kind in corruptions.KINDS},
+    )
+
+
+def compare_models(tests: Mapping[str, Predictions]) -> list[Comparison]:
+    """Each two models on the same images, by their predictions for test."""
+    return [
+        Comparison(models=(a, b), **metrics.compare(tests[a].logits, tests[b].logits, tests[a].labels))
+        for a, b in combinations(tests, 2)
+    ]
+
+
+def ensemble(tests: Mapping[str, Predictions]) -> Ensemble | None:
+    """What the mean of all models' probabilities reaches; None for a single model."""
+    if len(tests) < 2:
+        return None
+    labels = next(iter(tests.values())).labels
+    right = metrics.ensemble_logits([test.logits for test in tests.values()]).argmax(axis=1) == labels
+    return Ensemble(
+        models=list(tests),
+        accuracy=float(right.mean()),
+        accuracy_ci95=tuple(metrics.bootstrap_interval(right.astype(float))),
+    )
