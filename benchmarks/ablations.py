@@ -77,7 +77,7 @@ def run(model: str, dataset: str, name: str, seed: int) -> float:
         result = subprocess.run(command, stdout=subprocess.DEVNULL)
         if result.returncode:
             raise SystemExit(result.returncode)
-        return json.loads((output_dir / "run.json").read_text())["validation"]["accuracy"]
+        return runs.RunFolder(output_dir).finished_run().validation.accuracy
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ benchmarks/backbones.json, from which benchmarks/results.py makes the README's t
 """
 
 import argparse
-import json
 import statistics
 import time
 from pathlib import Path
@@ -17,7 +16,6 @@ from PIL import Image
 
 from classifier import load_predictor, runs
 from classifier.files import write_json
-from classifier.reporting import card
 
 WARM_UP, TIMED = 10, 100  # calls
 RUN_FILES = ("run.json", "evaluation.json", "config.json", "model.safetensors")
@@ -42,24 +40,29 @@ def main() -> None:
 
 def row(folder: Path) -> dict:
     """What the folder's records say, and the latency that is measured now."""
-    run, evaluation = (json.loads((folder / name).read_text()) for name in ("run.json", "evaluation.json"))
-    [measured] = evaluation["models"]
-    stages = card.stages_of(run)
+    run, measured = runs.RunFolder(folder).finished_run(), runs.RunFolder(folder).evaluation.model
     return {
-        "backbone": stages[0]["settings"]["model"],
-        "trained": "head" if run["settings"]["freeze"] == "backbone" else "all",
-        "image_size": run["recipe"]["image_size"],
-        "stages": [{name: stage[name] for name in ("train_seconds", "images_seen", "machine")} for stage in stages],
-        "averaged": "averaged" in run,
-        "validation_accuracy": run["validation"]["accuracy"],
-        "validation_images": sum(run["data"]["counts"]["validation"]),
-        "test_accuracy": measured["accuracy"],
-        "test_accuracy_ci95": measured["accuracy_ci95"],
-        "f1": measured["f1"],
-        "n_parameters": measured["n_parameters"],
+        "backbone": run.stages[0].start,
+        "trained": "head" if run.settings["freeze"] == "backbone" else "all",
+        "image_size": run.recipe["image_size"],
+        "stages": [
+            {
+                "train_seconds": stage.train_seconds,
+                "images_seen": stage.images_seen,
+                "machine": stage.machine.to_json(),
+            }
+            for stage in run.stages
+        ],
+        "averaged": run.averaged is not None,
+        "validation_accuracy": run.validation.accuracy,
+        "validation_images": sum(run.data.counts["validation"]),
+        "test_accuracy": measured.accuracy,
+        "test_accuracy_ci95": measured.accuracy_ci95,
+        "f1": measured.f1,
+        "n_parameters": measured.n_parameters,
         "megabytes": round((folder / "model.safetensors").stat().st_size / 1e6, 1),
         "latency_ms": latency(folder),
-        "seed": run["settings"]["seed"],
+        "seed": run.settings["seed"],
     }
 
 

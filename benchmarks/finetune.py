@@ -10,7 +10,6 @@ compared. Writes benchmarks/finetune.json.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -94,10 +93,10 @@ def ours(model: str, dataset: str, settings: dict, flags: tuple[str, ...]) -> di
         seconds = time.perf_counter() - began
         if result.returncode:
             raise SystemExit(result.returncode)
-        run = json.loads((output_dir / "run.json").read_text())
+        run = record.RunFolder(output_dir).finished_run()
     return {
         "seed": settings["seed"],
-        "validation_accuracy": run["validation"]["accuracy"],
+        "validation_accuracy": run.validation.accuracy,
         "seconds": round(seconds, 1),
         "recipe": run["recipe"],
     }

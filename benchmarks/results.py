@@ -12,10 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from classifier.files import write_text
+from classifier.records import RunRecord
 from classifier.reporting import card
+from classifier.runs import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
-RECORDS = ("evaluation", "timing", "run")
 IMAGES, MACHINES, PRICE = 100_000_000, 100, 0.04  # docs/scale.md's example; the price is dollars a vCPU-hour
 BEGIN, END = "<!-- results: written by benchmarks/results.py -->", "<!-- end of results -->"
 
@@ -27,23 +28,22 @@ def render() -> str:
         "|---|---|---|---|---|---|---|",
     ]
     trained_on: list[dict] = []
-    for folder in sorted(path.parent for path in (ROOT / "models").glob("*/evaluation.json")):
-        evaluation, timing, run = (json.loads((folder / f"{name}.json").read_text()) for name in RECORDS)
-        [measured], [timed] = evaluation["models"], timing["models"]
-        low, high = measured["accuracy_ci95"]
-        one_view = measured.get("accuracy_one_view", measured["accuracy"])
-        stages = card.stages_of(run)
-        flops = sum(stage["train_flops"] for stage in stages)
-        trained_on += [stage["machine"] for stage in stages]
-        told = f", in {len(stages)} stages" if len(stages) > 1 else ""
-        told += ", averaged" if "averaged" in run else ""
-        views = f" ({measured['views']} views)" if "views" in measured else ""
+    for path in sorted(path.parent for path in (ROOT / "models").glob("*/evaluation.json")):
+        folder = RunFolder(path)
+        measured, stages = folder.evaluation.model, folder.stages
+        low, high = measured.accuracy_ci95
+        one_view = measured.accuracy if measured.accuracy_one_view is None else measured.accuracy_one_view
+        flops = sum(stage.train_flops for stage in stages)
+        trained_on += [stage.machine.to_json() for stage in stages]
+        how = f", in {len(stages)} stages" if len(stages) > 1 else ""
+        how += ", averaged" if stages[-1].averaged else ""
+        views = f" ({measured.views} views)" if measured.views else ""
         lines.append(
-            f"| `models/{folder.name}`, {origin(run)} "
-            f"| {measured['accuracy']:.2%} ({low:.2%} to {high:.2%}) "
-            f"| {measured['f1']:.4f} | {one_view:.2%} | {measured['n_parameters'] / 1e6:.1f} M "
-            f"| {card.spent(stages)}{told}, {flops / 1e15:.2f} PFLOP "
-            f"| {timed['flops'] / 1e9:.2f}{views} |"
+            f"| `models/{path.name}`, {origin(stages[0])} "
+            f"| {measured.accuracy:.2%} ({low:.2%} to {high:.2%}) "
+            f"| {measured.f1:.4f} | {one_view:.2%} | {measured.n_parameters / 1e6:.1f} M "
+            f"| {card.spent(stages)}{how}, {flops / 1e15:.2f} PFLOP "
+            f"| {folder.timing.model.flops / 1e9:.2f}{views} |"
         )
     lines += [
         "",
@@ -151,10 +151,9 @@ def tell_machines(machines: list[dict]) -> str:
     return " or ".join([*(told if threads else []), *accelerators])
 
 
-def origin(run: dict) -> str:
-    """What weights started from, in words."""
-    settings = card.stages_of(run)[0]["settings"]
-    return f"recipe {settings['recipe']}" if "recipe" in settings else f"from {settings['model']}"
+def origin(first: RunRecord) -> str:
+    """What the weights started from, in words, by the record of the first stage."""
+    return f"recipe {first.settings['recipe']}" if "recipe" in first.settings else f"from {first.start}"
 
 
 def render_backbones() -> list[str]:
@@ -171,7 +170,7 @@ def render_backbones() -> list[str]:
         stages = f", {len(row['stages'])} stages" if len(row["stages"]) > 1 else ""
         stages += ", averaged" if row["averaged"] else ""
         lines.append(
-            f"| {row['backbone']} | {row['trained']}{stages} | {row['image_size']} | {card.spent(row['stages'])} "
+            f"| {row['backbone']} | {row['trained']}{stages} | {row['image_size']} | {total_time(row['stages'])} "
             f"| {' / '.join(tell_speeds(row['stages']))} | {row['validation_accuracy']:.2%} "
             f"| {row['test_accuracy']:.2%} ({low:.2%} to {high:.2%}) | {row['f1']:.4f} "
             f"| {row['megabytes']:.1f} | {row['latency_ms']['median']:.1f} ms |"
@@ -244,8 +243,13 @@ def render_finetuning() -> str:
     )
 
 
+def total_time(stages: list[dict]) -> str:
+    """How long the stages of a row of backbones.json took, in words."""
+    return card.total_time([(stage["train_seconds"], stage["machine"]["accelerator"]) for stage in stages])
+
+
 def accuracy(row: dict) -> float:
-    """Of test."""
+    """The test accuracy of a row of backbones.json."""
     return row["test_accuracy"]
 
 

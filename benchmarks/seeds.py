@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from classifier.files import write_json
+from classifier.runs import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,32 +33,32 @@ def main() -> None:
     runs = []
     for seed in args.seeds:
         folder = args.output_dir / f"{args.recipe}-{seed}"
-        if not (folder / "run.json").exists():
+        if not RunFolder(folder).is_finished:
             flags = ["--recipe", args.recipe, "--seed", seed, "--validation_fraction", 0.02]
             if (folder / "checkpoint.safetensors").exists():
                 flags += ["--resume_from_checkpoint", "last"]
             command([ROOT / "train.py", "--dataset", args.dataset, "--output_dir", folder, *flags])
-        if not (folder / "evaluation.json").exists():
+        if RunFolder(folder).evaluation is None:
             flags = ["--output_dir", args.output_dir / "report"]
             command([ROOT / "evaluate.py", "--model", folder, "--dataset", args.dataset, *flags])
-        run = json.loads((folder / "run.json").read_text())
-        [evaluation] = json.loads((folder / "evaluation.json").read_text())["models"]
+        run, evaluation = RunFolder(folder).finished_run(), RunFolder(folder).evaluation.model
+        one_view = evaluation.accuracy if evaluation.accuracy_one_view is None else evaluation.accuracy_one_view
         runs.append(
             {
                 "seed": seed,
-                "recipe": run["recipe"],
-                "accuracy": evaluation["accuracy"],
-                "accuracy_one_view": evaluation.get("accuracy_one_view", evaluation["accuracy"]),
-                "train_seconds": run["train_seconds"],
-                "images_per_second": round(run["images_seen"] / run["train_seconds"], 1),
-                "train_flops": run["train_flops"],
-                "commit": run["commit"],
-                "machine": run["machine"],
+                "recipe": run.recipe,
+                "accuracy": evaluation.accuracy,
+                "accuracy_one_view": one_view,
+                "train_seconds": run.train_seconds,
+                "images_per_second": round(run.images_seen / run.train_seconds, 1),
+                "train_flops": run.train_flops,
+                "commit": run.commit,
+                "machine": run.machine.to_json(),
             }
         )
     if len({json.dumps(run["recipe"]) for run in runs}) > 1:
         raise SystemExit(f"the runs in {args.output_dir} are of different versions of {args.recipe}: remove them")
-    summary = {"recipe": args.recipe, "views": evaluation.get("views", 1), "n_parameters": evaluation["n_parameters"]}
+    summary = {"recipe": args.recipe, "views": evaluation.views or 1, "n_parameters": evaluation.n_parameters}
     for name in ("accuracy", "accuracy_one_view", "train_seconds", "images_per_second"):
         values = [run[name] for run in runs]
         summary[name] = {"mean": statistics.mean(values), "std": statistics.stdev(values)}

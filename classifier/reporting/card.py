@@ -363,12 +363,17 @@ def _cost(stages: list[RunRecord], timing: Timing | None) -> str:
 
 def spent(stages: Sequence[RunRecord]) -> str:
     """How long stages took together, in words, accelerators named; empty where a stage did not record its time."""
-    if not all(run.train_seconds for run in stages):
-        return ""
+    return total_time([(stage.train_seconds, stage.machine.accelerator) for stage in stages])
+
+
+def total_time(times: Sequence[tuple[float | None, str | None]]) -> str:
+    """The sum of (seconds, accelerator or None) for each accelerator, in words; empty where seconds are None."""
     seconds: dict[str, float] = {}
-    for run in stages:
-        where = f" on {run.machine.accelerator}" if run.machine.accelerator else ""
-        seconds[where] = seconds.get(where, 0) + run.train_seconds
+    for each, accelerator in times:
+        if not each:
+            return ""
+        where = f" on {accelerator}" if accelerator else ""
+        seconds[where] = seconds.get(where, 0) + each
     return " and ".join(f"{duration(each)}{where}" for where, each in seconds.items())
 
 
