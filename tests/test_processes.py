@@ -148,7 +148,7 @@ def test_a_stopped_tuning_goes_on_with_another_number_of_processes(folder):
 
 
 def test_a_step_keeps_its_images_whatever_the_number_of_parts(tmp_path):
-    state = {"stateful_callbacks": {"Progress": {"attributes": {"step_images": 30}}}}
+    state = {"stateful_callbacks": {"ProgressTracker": {"attributes": {"step_images": 30}}}}
     (tmp_path / "trainer_state.json").write_text(json.dumps(state))
     args = finetune_vit.Training(output_dir=str(tmp_path), per_device_train_batch_size=8, gradient_accumulation_steps=3)
     finetune_vit.keep_step(args, tmp_path)

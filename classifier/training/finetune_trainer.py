@@ -111,11 +111,11 @@ def collate(items: dict | list[tuple]) -> dict:
 
 
 def progress_of(checkpoint: Path) -> dict:
-    """The attributes of `Progress` in a checkpoint's folder; ModelError for one that has none."""
+    """The attributes of `ProgressTracker` in a checkpoint's folder; ModelError for one that has none."""
     callbacks = json.loads((checkpoint / "trainer_state.json").read_text())["stateful_callbacks"]
-    if "Progress" not in callbacks:
+    if ProgressTracker.__name__ not in callbacks:
         raise ModelError("the checkpoint is not one of finetune_vit.py: give the folder of its run, or 'last'")
-    return callbacks["Progress"]["attributes"]
+    return callbacks[ProgressTracker.__name__]["attributes"]
 
 
 def check_resumable(checkpoint: Path, settings: dict) -> None:
@@ -204,7 +204,7 @@ class ProgressTracker(TrainerCallback, ExportableState):
         if state.global_step == 0:
             self.step_images = state.train_batch_size * args.gradient_accumulation_steps * args.world_size
             return
-        for name, value in state.stateful_callbacks["Progress"]["attributes"].items():
+        for name, value in state.stateful_callbacks[type(self).__name__]["attributes"].items():
             if name not in self.shared:
                 setattr(self, name, value)
             elif state.is_world_process_zero:
