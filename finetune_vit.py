@@ -56,7 +56,7 @@ from classifier.publish import export
 from classifier.publish.upload import push
 from classifier.records import DataRecord, RunRecord, StartModel
 from classifier.reporting import card, figures
-from classifier.training import calibrate, distill, finetune_trainer, probe
+from classifier.training import calibrate, callbacks, distill, finetune_data, finetune_trainer, probe
 from classifier.training.runtime import StopSignal, has_bf16, keep_freed_memory
 
 NAMES = ("train", "validation")
@@ -337,12 +337,12 @@ def make_plan(recipe: Recipe, found: backbone.Backbone, side: int | None) -> Pla
 def fit_all(model, processor, splits, tensors, recipe, args, plan, weights, resume) -> Outcome:
     """Trains all of the model, and leaves it with the weights of its best epoch on validation."""
     if tensors:
-        train, validation = (finetune_trainer.InMemory(*tensors[name]) for name in NAMES)
+        train, validation = (finetune_data.InMemory(*tensors[name]) for name in NAMES)
     else:
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # on this machine, whose cores they share
         args.dataloader_num_workers = args.dataloader_num_workers or max(1, os.cpu_count() // processes)
-        train = finetune_trainer.Streamed("train", splits, processor, recipe.crop_scale, plan.image_size, args.seed)
-        validation = finetune_trainer.Streamed("validation", splits, processor, None, plan.image_size, args.seed)
+        train = finetune_data.Streamed("train", splits, processor, recipe.crop_scale, plan.image_size, args.seed)
+        validation = finetune_data.Streamed("validation", splits, processor, None, plan.image_size, args.seed)
     teacher = None
     if recipe.teacher:
         teacher = distill.Teacher(recipe.teacher, splits.labels, *processors.mean_std(processor), args.device)
@@ -350,25 +350,26 @@ def fit_all(model, processor, splits, tensors, recipe, args, plan, weights, resu
         raise ModelError(f"{type(model).__name__} has no gradient checkpointing: leave out --gradient_checkpointing")
     must_match = what_must_match(recipe, args, plan, model, splits)
     if resume:
-        finetune_trainer.check_resumable(resume, must_match)
+        callbacks.check_resumable(resume, must_match)
     keep_step(args, resume)
     with StopSignal() as stop:
-        progress = finetune_trainer.ProgressTracker(Path(args.output_dir), must_match, stop, recipe.patience)
+        progress = callbacks.ProgressTracker(Path(args.output_dir), must_match, stop, recipe.patience)
         trainer = finetune_trainer.FinetuneTrainer(
             model,
             args,
             processor,
-            train,
-            validation,
+            (train, validation),
             progress,
-            sizes=plan.sizes,
-            crop_scale=recipe.crop_scale,
-            mirror=recipe.mirror,
-            mixup=recipe.mixup,
-            cutmix=recipe.cutmix,
-            layer_decay=plan.layer_decay,
-            class_weights=weights,
-            teacher=teacher,
+            finetune_trainer.FinetuneRecipe(
+                sizes=plan.sizes,
+                crop_scale=recipe.crop_scale,
+                mirror=recipe.mirror,
+                mixup=recipe.mixup,
+                cutmix=recipe.cutmix,
+                layer_decay=plan.layer_decay,
+                class_weights=weights,
+                teacher=teacher,
+            ),
         )
         if args.should_save and args.world_size > 1:
             each = args.train_batch_size * args.gradient_accumulation_steps
@@ -409,8 +410,8 @@ def fit_head(model, processor, splits, tensors, recipe, args, plan, weights, res
     model.to(args.device)
     found = {}
     for name in NAMES:
-        dataset = finetune_trainer.InMemory(*tensors[name]) if tensors else None
-        dataset = dataset or finetune_trainer.Streamed(name, splits, processor, None, plan.image_size, args.seed)
+        dataset = finetune_data.InMemory(*tensors[name]) if tensors else None
+        dataset = dataset or finetune_data.Streamed(name, splits, processor, None, plan.image_size, args.seed)
         found[name] = probe.extract(
             model,
             processor,
@@ -504,7 +505,7 @@ def what_must_match(recipe: Recipe, args: Training, plan: Plan, model, splits: S
 def checkpoint_to_resume(recipe: Recipe, args: Training) -> Path | None:
     """The checkpoint that the flags ask for; ModelError rather than write over a run, or go on from nothing."""
     output_dir, wanted = Path(args.output_dir), args.resume_from_checkpoint
-    last = finetune_trainer.last_checkpoint(output_dir)
+    last = callbacks.last_checkpoint(output_dir)
     finished = runs.RunFolder(output_dir).is_finished
     if Path(recipe.model).resolve() == output_dir.resolve():
         raise ModelError(f"--model and --output_dir are both {output_dir}: give another --output_dir")
@@ -520,7 +521,7 @@ def checkpoint_to_resume(recipe: Recipe, args: Training) -> Path | None:
             locate(wanted, ["last-checkpoint/*"])[0] / "last-checkpoint"
         )  # as Trainer's hub_strategy leaves it there
     if folder and not (folder / "trainer_state.json").exists():
-        folder = finetune_trainer.last_checkpoint(folder)
+        folder = callbacks.last_checkpoint(folder)
     if folder is None:
         raise ModelError(
             f"no checkpoint in {output_dir if wanted == 'last' else wanted}: leave out --resume_from_checkpoint"
@@ -539,7 +540,7 @@ def keep_step(args: Training, resume: Path | None) -> None:
     args.auto_find_batch_size &= args.world_size == 1 and resume is None
     if resume is None:
         return
-    images = finetune_trainer.progress_of(resume)["step_images"]
+    images = callbacks.progress_of(resume)["step_images"]
     parts = args.world_size * args.gradient_accumulation_steps * max(1, args.n_gpu)
     if images % parts:
         raise ModelError(

@@ -46,9 +46,10 @@ from classifier.reporting import card, figures
 from classifier.training.checkpoint import CHECKPOINT
 from classifier.training.cnn_trainer import (
     CnnRecipe,
+    CnnTrainer,
+    RunOptions,
     estimate_seconds,
     predict_logits,
-    train_cnn,
     training_flops,
     view_flops,
 )
@@ -213,11 +214,7 @@ def main() -> None:
     )
     with start_log() if state.is_main_process else nullcontext() as log:
         try:
-            progress = train_cnn(
-                model,
-                train,
-                validation,
-                recipe,
+            options = RunOptions(
                 args.output_dir,
                 mean=mean,
                 std=std,
@@ -228,6 +225,7 @@ def main() -> None:
                 parent=parent and parent.model_sha256,
                 log=log,
             )
+            progress = CnnTrainer(model, train, validation, recipe, options).train()
         except Stopped as stopped:
             raise Stopped(f"{stopped}; go on with: python {runs.command_to_resume(sys.argv)}") from None
     if not state.is_main_process:

@@ -52,6 +52,9 @@ from classifier.models import processor as processors
 from classifier.models.loading import load_processor
 from classifier.training import distill, finetune_trainer, probe
 from classifier.training.augment import crop_boxes, crop_resize, mix, normalize
+from classifier.training.callbacks import ProgressTracker, last_checkpoint
+from classifier.training.finetune_data import InMemory
+from classifier.training.finetune_trainer import FinetuneRecipe
 from classifier.training.runtime import StopSignal
 
 ROOT = Path(__file__).parent.parent
@@ -308,7 +311,7 @@ def test_drop_path_is_set_where_the_architecture_has_it(convnext, vit):
 
 
 def tuner(
-    output_dir: Path, model, dataset: finetune_trainer.InMemory, layer_decay: float = 0.5, **changes
+    output_dir: Path, model, dataset: InMemory, layer_decay: float = 0.5, **changes
 ) -> finetune_trainer.FinetuneTrainer:
     args = finetune_vit.Training(
         output_dir=str(output_dir),
@@ -324,24 +327,15 @@ def tuner(
         model,
         args,
         ViTImageProcessor(size={"height": 32, "width": 32}),
-        dataset,
-        dataset,
-        finetune_trainer.ProgressTracker(output_dir, {}, StopSignal()),
-        sizes=((1.0, 32),),
-        crop_scale=1.0,
-        mirror=False,
-        mixup=0.0,
-        cutmix=0.0,
-        layer_decay=layer_decay,
-        class_weights=None,
+        (dataset, dataset),
+        ProgressTracker(output_dir, {}, StopSignal()),
+        FinetuneRecipe(sizes=((1.0, 32),), layer_decay=layer_decay),
     )
 
 
 def test_overfits_one_batch(tmp_path):
     images, _ = noise(16, size=32)
-    dataset = finetune_trainer.InMemory(
-        images, torch.arange(16) // 4
-    )  # labels that the colours do not tell: only memory can
+    dataset = InMemory(images, torch.arange(16) // 4)  # labels that the colours do not tell: only memory can
     never = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
     trainer = tuner(tmp_path, tiny_vit(num_labels=4), dataset, 1.0, num_train_epochs=100, logging_steps=1, **never)
     trainer.train()
@@ -388,7 +382,7 @@ def test_a_teacher_is_copied_and_one_of_other_labels_refused(pictures, vit, conv
 
 
 def test_a_block_learns_slower_than_the_next(tmp_path):
-    trainer = tuner(tmp_path, tiny_vit(num_labels=4), finetune_trainer.InMemory(*noise(4, size=32)))
+    trainer = tuner(tmp_path, tiny_vit(num_labels=4), InMemory(*noise(4, size=32)))
     groups = trainer.create_optimizer().param_groups
     rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
     decays = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
@@ -421,20 +415,20 @@ def test_a_run_leaves_a_folder_that_everyone_loads_alike(tuned, pictures):
 def test_a_resumed_run_equals_one_that_was_not_stopped(tuned, vit, pictures, tmp_path, monkeypatch, capsys):
     """Stopped in the middle of an epoch, by a signal; the model has dropout."""
     words = ["--model", vit, "--dataset", pictures, "--output_dir", tmp_path / "run", *SHORT]
-    on_step_end = finetune_trainer.ProgressTracker.on_step_end
+    on_step_end = ProgressTracker.on_step_end
 
     def send_signal(self, args, state, control, **kwargs):
         if state.global_step == 8:  # of 6 an epoch
             os.kill(os.getpid(), signal.SIGTERM)
         on_step_end(self, args, state, control, **kwargs)
 
-    monkeypatch.setattr(finetune_trainer.ProgressTracker, "on_step_end", send_signal)
+    monkeypatch.setattr(ProgressTracker, "on_step_end", send_signal)
     with pytest.raises(SystemExit) as stopped:
         command(*words)
     monkeypatch.undo()
     assert stopped.value.code == 130
     assert "after step 8 of 12" in (said := capsys.readouterr().err) and "--resume_from_checkpoint last" in said
-    assert finetune_trainer.last_checkpoint(tmp_path / "run").name == "checkpoint-8"
+    assert last_checkpoint(tmp_path / "run").name == "checkpoint-8"
     assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 1  # a broken epoch has no line
 
     with pytest.raises(SystemExit):  # nor is a run overwritten
@@ -489,7 +483,7 @@ def test_a_batch_that_does_not_fit_is_made_smaller(tmp_path, monkeypatch):
         return compute_loss(self, model, inputs, **kwargs)
 
     monkeypatch.setattr(finetune_trainer.FinetuneTrainer, "compute_loss", limited)
-    trainer = tuner(tmp_path, tiny_vit(num_labels=4), finetune_trainer.InMemory(*noise(8, size=32)), num_train_epochs=1)
+    trainer = tuner(tmp_path, tiny_vit(num_labels=4), InMemory(*noise(8, size=32)), num_train_epochs=1)
     trainer.train()
     assert trainer.state.train_batch_size == 6 and trainer.progress.images_seen == 8
 
@@ -503,7 +497,7 @@ def test_memory_that_ends_later_does_not_start_the_run_anew(tmp_path, monkeypatc
         return compute_loss(self, model, inputs, **kwargs)
 
     monkeypatch.setattr(finetune_trainer.FinetuneTrainer, "compute_loss", limited)
-    trainer = tuner(tmp_path, tiny_vit(num_labels=4), finetune_trainer.InMemory(*noise(8, size=32)), num_train_epochs=4)
+    trainer = tuner(tmp_path, tiny_vit(num_labels=4), InMemory(*noise(8, size=32)), num_train_epochs=4)
     with pytest.raises(ModelError, match=r"after step 2 .* --gradient_accumulation_steps 2"):
         trainer.train()
     assert trainer.progress.images_seen == 16
@@ -513,7 +507,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     model = tiny_vit(num_labels=4)
     with torch.no_grad():
         model.classifier.bias[0] = float("nan")
-    trainer = tuner(tmp_path, model, finetune_trainer.InMemory(*noise(8, size=32)), num_train_epochs=2, logging_steps=1)
+    trainer = tuner(tmp_path, model, InMemory(*noise(8, size=32)), num_train_epochs=2, logging_steps=1)
     with pytest.raises(ModelError, match=r"the loss is nan .* step 1"):
         trainer.train()
 
@@ -650,9 +644,7 @@ def test_cached_features_equal_uncached_ones(tuned, tmp_path):
     predictor.logits([Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images])
 
     def extract(images=images, model=predictor.model):
-        return probe.extract(
-            model, predictor.processor, finetune_trainer.InMemory(images, labels), folder=tmp_path, batch_size=4
-        )
+        return probe.extract(model, predictor.processor, InMemory(images, labels), folder=tmp_path, batch_size=4)
 
     fresh, cached = extract(), extract()
     assert not fresh.was_cached and cached.was_cached and isinstance(cached.inputs, np.memmap)

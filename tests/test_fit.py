@@ -21,8 +21,8 @@ from classifier.data.survey import channel_mean_std
 from classifier.errors import ModelError, Stopped
 from classifier.models.cnn import CifarCnnConfig, CifarCnnForImageClassification, average_views
 from classifier.training.augment import cutout, flip_by_turns, shift
-from classifier.training.checkpoint import CHECKPOINT
-from classifier.training.cnn_trainer import CnnRecipe, train_cnn, validate
+from classifier.training.checkpoint import CHECKPOINT, Progress
+from classifier.training.cnn_trainer import CnnRecipe, CnnTrainer, RunOptions, validate
 from classifier.training.muon import Muon, orthogonalize
 
 ROOT = Path(__file__).parent.parent
@@ -42,6 +42,10 @@ def colours(n: int, size: int = 20, classes: int = 4, seed: int = 0) -> tuple[to
 def tiny_model(recipe: CnnRecipe = TINY) -> CifarCnnForImageClassification:
     torch.manual_seed(0)
     return CifarCnnForImageClassification(CifarCnnConfig(widths=recipe.widths, depths=recipe.depths, num_labels=4))
+
+
+def fit(model, train, validation, recipe: CnnRecipe, output_dir: Path, **options) -> Progress:
+    return CnnTrainer(model, train, validation, recipe, RunOptions(output_dir, **STATISTICS, **options)).train()
 
 
 def test_mean_and_std_by_hand():
@@ -138,7 +142,7 @@ def test_overfits_one_batch(tmp_path):
     data = images, torch.arange(32) % 4  # labels that the pixels do not tell: only memory can
     recipe = replace(TINY, sizes=((250, 20),), shift=0, cutout=0, label_smoothing=0, learning_rate=0.1)
     model = tiny_model(recipe)
-    progress = train_cnn(model, data, data, recipe, tmp_path, **STATISTICS)
+    progress = fit(model, data, data, recipe, tmp_path)
     assert progress.history[-1]["train_loss"] < 0.3 < 1 < progress.history[0]["train_loss"]
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines == progress.history
@@ -149,7 +153,7 @@ def test_the_first_stage_learns_until_it_is_frozen(tmp_path):
     for share in (0.0, 0.5):
         model, before = tiny_model(), tiny_model().state_dict()
         data = colours(64)
-        train_cnn(model, data, data, replace(TINY, freeze_from=share), tmp_path / str(share), **STATISTICS)
+        fit(model, data, data, replace(TINY, freeze_from=share), tmp_path / str(share))
         learnt[share] = {name for name, tensor in model.named_parameters() if not tensor.equal(before[name])}
     first = {f"stages.0.{name}" for name in ("convs.0.weight", "convs.1.weight", "norms.0.bias", "norms.1.bias")}
     assert first <= learnt[0.5] and learnt[0.0] == learnt[0.5] - first
@@ -161,7 +165,7 @@ def test_early_stop_keeps_the_best_weights(tmp_path):
     validation = noise, torch.arange(40) % 4  # nothing to learn: accuracy does not rise for long
     recipe = replace(TINY, sizes=((40, 20),))
     model = tiny_model()
-    progress = train_cnn(model, (images, labels), validation, recipe, tmp_path, patience=3, **STATISTICS)
+    progress = fit(model, (images, labels), validation, recipe, tmp_path, patience=3)
     assert len(progress.history) == progress.improved_epoch + 3 < 40 and progress.best_epoch >= progress.improved_epoch
     again = validate(model, validation, **STATISTICS, bf16=False)
     assert again["validation_accuracy"] == progress.best_accuracy
@@ -170,7 +174,7 @@ def test_early_stop_keeps_the_best_weights(tmp_path):
 def test_non_finite_loss_stops_and_says_where(tmp_path):
     recipe = replace(TINY, bias_learning_rate=1e30, head_learning_rate=1e30)
     with pytest.raises(ModelError, match=r"the loss is (nan|inf) at step \d+, epoch 1: .*--learning_rate"):
-        train_cnn(tiny_model(), colours(128), colours(32), recipe, tmp_path, **STATISTICS)
+        fit(tiny_model(), colours(128), colours(32), recipe, tmp_path)
     assert not (tmp_path / CHECKPOINT).exists()  # nothing bad was saved
 
 
@@ -179,18 +183,16 @@ def test_resume_equals_not_stopping_at_any_step(tmp_path, call):
     """A signal at the given forward pass (two a step, four steps an epoch, four epochs)."""
     data, validation = colours(128), colours(64, seed=1)
     whole, stopped, resumed = tiny_model(), tiny_model(), tiny_model()
-    expected = train_cnn(whole, data, validation, TINY, tmp_path / "whole", **STATISTICS)
+    expected = fit(whole, data, validation, TINY, tmp_path / "whole")
 
     calls = iter(range(1, 1000))
     stopped.register_forward_pre_hook(lambda *_: os.kill(os.getpid(), signal.SIGTERM) if next(calls) == call else None)
     if call < 32:
         with pytest.raises(Stopped, match=r"stopped after step [34] of 16 and saved"):
-            train_cnn(stopped, data, validation, TINY, tmp_path / "part", **STATISTICS)
-        found = train_cnn(
-            resumed, data, validation, TINY, tmp_path / "part", resume=tmp_path / "part" / CHECKPOINT, **STATISTICS
-        )
+            fit(stopped, data, validation, TINY, tmp_path / "part")
+        found = fit(resumed, data, validation, TINY, tmp_path / "part", resume=tmp_path / "part" / CHECKPOINT)
     else:  # nothing is left to do: the run ends well
-        found, resumed = train_cnn(stopped, data, validation, TINY, tmp_path / "part", **STATISTICS), stopped
+        found, resumed = fit(stopped, data, validation, TINY, tmp_path / "part"), stopped
     assert same(resumed.state_dict(), whole.state_dict())
     names = ("epoch", "step", "validation_loss", "validation_accuracy")
     assert [[line[n] for n in names] for line in found.history] == [

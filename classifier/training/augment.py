@@ -1,6 +1,7 @@
 """Batched augmentation: a whole batch at once, on the device that the images are on."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -50,6 +51,16 @@ def resize(images: torch.Tensor, size: int) -> torch.Tensor:
     if images.shape[-2:] == (size, size):
         return images
     return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+def size_at(stages: Sequence[tuple[float, int]], progress: float) -> int:
+    """Pixels a side at `progress` in [0, 1) of training, of stages (weight, pixels a side) in proportion to weights."""
+    total, done = sum(weight for weight, _ in stages), 0.0
+    for weight, size in stages:
+        done += weight / total
+        if progress < done - 1e-9:
+            return size
+    return stages[-1][1]
 
 
 def crop_boxes(

@@ -1,7 +1,7 @@
 """The scratch CNN's training loop: schedule, optimiser, checkpoint, resume, early stop.
 
-Everything random in a step is drawn from (seed, step) and everything in an epoch from (seed, epoch), so that a run
-which was stopped anywhere and resumed computes what an uninterrupted one does, bit for bit, on the same machine.
+All random numbers of a step are drawn from (seed, step), and those of an epoch from (seed, epoch). A run that was
+stopped anywhere and resumed therefore computes what an uninterrupted one does, bit for bit, on the same machine.
 """
 
 import copy
@@ -36,22 +36,20 @@ from classifier.training.checkpoint import (
 from classifier.training.muon import Muon
 from classifier.training.runtime import StopSignal, keep_freed_memory, seeded_generator
 
+Tensors = tuple[torch.Tensor, torch.Tensor]  # images uint8 (N, C, H, W), labels int64 (N,)
+
 
 @dataclass(frozen=True)
 class CnnRecipe:
-    """What a run does, but for the data and the seed."""
+    """Architecture, schedule, optimiser and augmentation of a run."""
 
-    sizes: tuple[
-        tuple[float, int], ...
-    ]  # (epochs, pixels a side): images are shrunk to this size, one stage after another
+    sizes: tuple[tuple[float, int], ...]  # stages of (epochs, pixels a side) that images are shrunk to
     widths: tuple[int, ...] = (64, 256, 256)
     depths: tuple[int, ...] = (2, 2, 2)
     hidden_act: str = "gelu"
     views: int = 1  # averaged in evaluation, see CifarCnnConfig
     batch_size: int = 2000  # images an optimiser step
-    chunk_size: int = (
-        250  # images a forward pass, at most: activations then fit a CPU's cache, and batch norm sees this many
-    )
+    chunk_size: int = 250  # images a forward pass, at most: activations fit a CPU's cache; batch norm sees this many
     learning_rate: float = 0.24  # Muon's, for convolutions; falls linearly to 0. Fraction of a weight's norm, roughly
     momentum: float = 0.6
     bias_learning_rate: float = 0.053  # SGD's, for batch norm's and the whitening layer's biases
@@ -63,7 +61,7 @@ class CnnRecipe:
     mirror: bool = True  # every second time that an image is seen
     shift: int = 2  # pixels at full size, each way
     cutout: int = 0  # pixels a side at full size
-    freeze_from: float = 1.0  # share of the run after which the first stage learns no more, which spares its gradient
+    freeze_from: float = 1.0  # share of the run after which the first stage is frozen, which saves its gradient
 
     @property
     def epochs(self) -> float:
@@ -84,190 +82,248 @@ class CnnRecipe:
 
     def size_at(self, progress: float) -> int:
         """Pixels a side at `progress` in [0, 1) of training."""
-        done = 0.0
-        for epochs, size in self.sizes:
-            done += epochs / self.epochs
-            if progress < done - 1e-9:
-                return size
-        return self.sizes[-1][1]
+        return augment.size_at(self.sizes, progress)
 
 
-def train_cnn(
-    model: nn.Module,
-    train: tuple[torch.Tensor, torch.Tensor],
-    validation: tuple[torch.Tensor, torch.Tensor],
-    recipe: CnnRecipe,
-    output_dir: Path,
-    *,
-    mean: list[float],
-    std: list[float],
-    seed: int = 0,
-    patience: int | None = None,
-    bf16: bool = False,
-    resume: Path | None = None,
-    parent: str | None = None,
-    log: Callable[[dict], None] = lambda metrics: None,
-) -> Progress:
-    """Trains `model` in place and leaves it with the weights of its best epoch on validation.
+@dataclass(frozen=True)
+class RunOptions:
+    """What is particular to one run of a recipe.
 
-    Writes a checkpoint and metrics.jsonl (a line an epoch) to `output_dir` after each epoch. Of several processes (of
-    torchrun or accelerate) the first writes. They share each batch, and add up gradients: what is learnt is what one
-    process learns, up to the order of sums, and to batch norm where a part of the batch is smaller than `chunk_size`.
-
-    Args:
-        model: a `CifarCnnForImageClassification`, on its device.
-        train, validation: (images uint8 (N, C, H, W), labels int64 (N,)), on the model's device.
-        recipe: what to do.
-        output_dir: an existing folder.
+    Attributes:
+        output_dir: where checkpoint and metrics.jsonl go.
         mean, std: of the pixels, a number a channel, in [0, 1].
         seed: of order and augmentation.
         patience: epochs without a better validation accuracy after which training stops; None never does.
         bf16: convolutions and matrix products in bfloat16 (autocast).
-        resume: a checkpoint to go on from.
-        parent: digest of the weights that the model came with, None for fresh ones, whose whitening layer is then set.
+        resume: a checkpoint to continue from.
+        parent: digest of the weights that the model came with; None for fresh ones, whose whitening layer is then set.
         log: called with each epoch's metrics.
+    """
+
+    output_dir: Path
+    mean: list[float]
+    std: list[float]
+    seed: int = 0
+    patience: int | None = None
+    bf16: bool = False
+    resume: Path | None = None
+    parent: str | None = None
+    log: Callable[[dict], None] = lambda metrics: None
+
+
+class CnnTrainer:
+    """Trains a CNN in place and leaves it with the weights of its best epoch on validation.
+
+    Writes a checkpoint and metrics.jsonl (a line an epoch) to the output folder after each epoch. Of several processes
+    (of torchrun or accelerate) the first writes. They share each batch and add up gradients: the result is that of one
+    process, up to the order of sums, and to batch norm where a part of the batch is smaller than `chunk_size`.
+
+    Args:
+        model: a `CifarCnnForImageClassification`, on its device.
+        train, validation: (images uint8 (N, C, H, W), labels int64 (N,)), on the model's device.
+        recipe: schedule, optimiser and augmentation.
+        options: folder, seed and the like.
 
     Raises:
-        ModelError: the loss is not finite (with the step), or the checkpoint can't be used.
-        Stopped: on SIGINT or SIGTERM, after a checkpoint was written.
+        ModelError: the checkpoint can't be used.
     """
-    keep_freed_memory()
-    state = PartialState()
-    images, labels = train
-    n, device = len(images), images.device
-    batch_size, steps_per_epoch, total = recipe.batch_size, recipe.steps_per_epoch(n), recipe.steps(n)
 
-    model.to(memory_format=torch.channels_last).train()
-    if parent is None:
-        enough = 5_000_000 // images[0, 0].numel()  # patches of 5,000 images of 32×32; more would only take memory
-        sample = torch.randperm(n, generator=seeded_generator(seed, "whiten"))[:enough]
-        model.init_whiten(normalize(images[sample.to(device)], mean, std))
-    parts = state.num_processes * math.ceil(
-        batch_size / state.num_processes / recipe.chunk_size
-    )  # of a batch, as many each
-    chunk_size = math.ceil(batch_size / parts)
-    optimizers = build_optimizers(model, recipe, parts // state.num_processes)
-    first_stage = [parameter for parameter in model.stages[0].parameters() if parameter.requires_grad]
-    progress, best = Progress(), copy_state(model)
-    data = {"train data": data_digest(*train), "validation data": data_digest(*validation)}
-    settings = {"recipe": asdict(recipe), "seed": seed, "bf16": bf16, "parent": parent, **data}
-    if resume is not None:
-        progress, best = load_checkpoint(resume, model, optimizers, settings)
-    flip_first = torch.rand(n, generator=seeded_generator(seed, "flip")) < 0.5
+    def __init__(self, model: nn.Module, train: Tensors, validation: Tensors, recipe: CnnRecipe, options: RunOptions):
+        keep_freed_memory()
+        self.model, self.validation, self.recipe, self.options = model, validation, recipe, options
+        self.images, self.labels = train
+        self.state = PartialState()
+        n, self.device = len(self.images), self.images.device
+        self.steps_per_epoch, self.total_steps = recipe.steps_per_epoch(n), recipe.steps(n)
+        self.progress, self.is_stopped = Progress(), False
 
-    def backward(index: torch.Tensor, epoch: int, size: int, draw: torch.Generator) -> torch.Tensor:
-        """Adds the gradient of the images at `index` (on the CPU); gives (summed loss, count of right ones), on the
+        model.to(memory_format=torch.channels_last).train()
+        if options.parent is None:
+            self.init_whitening()
+        own_batch = recipe.batch_size / self.state.num_processes
+        parts = math.ceil(own_batch / recipe.chunk_size)  # forward passes a step, in each process
+        self.chunk_size = math.ceil(recipe.batch_size / (parts * self.state.num_processes))
+        self.optimizers = build_optimizers(model, recipe, parts)
+        self.first_stage = [parameter for parameter in model.stages[0].parameters() if parameter.requires_grad]
+        self.best = copy_state(model)
+        digests = {"train data": data_digest(*train), "validation data": data_digest(*validation)}
+        self.settings = {"recipe": asdict(recipe), "seed": options.seed, "bf16": options.bf16, "parent": options.parent}
+        self.settings |= digests
+        if options.resume is not None:
+            self.progress, self.best = load_checkpoint(options.resume, model, self.optimizers, self.settings)
+        self.flip_first = torch.rand(n, generator=seeded_generator(options.seed, "flip")) < 0.5
+
+    def init_whitening(self) -> None:
+        """Sets the whitening layer from patches of the training images."""
+        enough = 5_000_000 // self.images[0, 0].numel()  # 5,000 images of 32×32; more would only take memory
+        order = torch.randperm(len(self.images), generator=seeded_generator(self.options.seed, "whiten"))
+        sample = self.images[order[:enough].to(self.device)]
+        self.model.init_whiten(normalize(sample, self.options.mean, self.options.std))
+
+    def train(self) -> Progress:
+        """Runs all epochs that are left.
+
+        Raises:
+            ModelError: the loss is not finite (with the step).
+            Stopped: on SIGINT or SIGTERM, after a checkpoint was written.
+        """
+        progress, size = self.progress, self.recipe.batch_size
+        bar = tqdm(
+            total=self.total_steps * size,
+            initial=progress.step * size,
+            unit="img",
+            unit_scale=True,
+            smoothing=0.05,
+            disable=not self.state.is_main_process,
+        )
+        with bar, StopSignal() as stop:
+            while progress.step < self.total_steps and not out_of_patience(progress, self.options.patience):
+                epoch = progress.step // self.steps_per_epoch
+                last = min(self.total_steps, (epoch + 1) * self.steps_per_epoch)
+                sums, seconds = self.train_epoch(epoch, last, bar, stop)
+                if self.is_stopped and progress.step < last:  # at an epoch's end, the epoch is finished first
+                    self.save()
+                    raise Stopped(
+                        f"stopped after step {progress.step} of {self.total_steps} and saved in "
+                        f"{self.options.output_dir}"
+                    )
+                metrics = self.epoch_metrics(epoch, sums, seconds)
+                self.keep_best(metrics)
+                if self.state.is_main_process:
+                    lines = "".join(json.dumps(line) + "\n" for line in progress.history)
+                    write_text(self.options.output_dir / "metrics.jsonl", lines)
+                    self.save()
+                    bar.write(" · ".join(f"{name} {value:g}" for name, value in metrics.items()))
+                    self.options.log(metrics)
+        self.model.load_state_dict(self.best)
+        return progress
+
+    def train_epoch(self, epoch: int, last: int, bar: tqdm, stop: StopSignal) -> tuple[torch.Tensor, float]:
+        """Takes the steps before step `last`, or those before a signal.
+
+        Returns:
+            (summed loss in nats, count of right predictions) of each step, (steps, 2), and the seconds.
+        """
+        recipe, first = self.recipe, self.progress.step
+        order = torch.randperm(len(self.images), generator=seeded_generator(self.options.seed, "order", epoch))
+        sums = torch.zeros((last - first, 2), device=self.device)
+        began = shown = time.perf_counter()
+        while self.progress.step < last and not self.is_stopped:
+            step = self.progress.step
+            start = step % self.steps_per_epoch * recipe.batch_size
+            sums[step - first] = self.train_step(step, order[start : start + recipe.batch_size], stop)
+            self.progress.step += 1
+            bar.update(recipe.batch_size)
+            if time.perf_counter() - shown > 1:  # reading the loss waits for the device: once a second at most
+                shown = time.perf_counter()
+                bar.set_postfix_str(
+                    f"epoch {epoch + 1}/{math.ceil(recipe.epochs)}, {self.size_at(step)} px, loss "
+                    f"{sums[step - first, 0] / recipe.batch_size:.3f}"
+                )
+        sums = sums[: self.progress.step - first]
+        check_finite(sums[:, 0], first, epoch)
+        seconds = time.perf_counter() - began
+        self.progress.train_seconds += seconds
+        average_statistics(self.model)
+        return sums, seconds
+
+    def train_step(self, step: int, batch: torch.Tensor, stop: StopSignal) -> torch.Tensor:
+        """One optimiser step on the images at `batch` (on the CPU): their summed loss and right predictions, (2,)."""
+        recipe = self.recipe
+        whiten_steps = recipe.whiten_bias_epochs * self.steps_per_epoch
+        # Once the bias is trained, no gradient has to reach the first layer, the largest of all.
+        self.model.whiten.bias.requires_grad_(step < whiten_steps)
+        for parameter in self.first_stage:
+            parameter.requires_grad_(step < recipe.freeze_from * self.total_steps)
+        chunks = batch.split(self.chunk_size)
+        own = range(self.state.process_index, len(chunks), self.state.num_processes)
+        sums = sum(
+            self.backward(chunks[i], step, seeded_generator(self.options.seed, f"augment {step}", i)) for i in own
+        )
+        sums, self.is_stopped = add_up(self.model, sums, stop.caught)
+        set_learning_rates(self.optimizers, step / self.total_steps, step / whiten_steps)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return sums
+
+    def backward(self, index: torch.Tensor, step: int, generator: torch.Generator) -> torch.Tensor:
+        """Adds the gradient of the images at `index` (on the CPU); gives (summed loss, right predictions) on the
         device.
         """
-        where = index.to(device)
-        pixels = normalize(images[where], mean, std)
-        pixels = flip_by_turns(pixels, flip_first[index].to(device), epoch) if recipe.mirror else pixels
-        pixels = augment.shift(pixels, recipe.shift, draw) if recipe.shift else pixels
-        pixels = augment.cutout(pixels, recipe.cutout, draw) if recipe.cutout else pixels
-        pixels = resize(pixels, size).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            logits = model(pixels).logits
-        loss = F.cross_entropy(logits.float(), labels[where], label_smoothing=recipe.label_smoothing, reduction="sum")
+        recipe, where = self.recipe, index.to(self.device)
+        pixels = normalize(self.images[where], self.options.mean, self.options.std)
+        if recipe.mirror:
+            pixels = flip_by_turns(pixels, self.flip_first[index].to(self.device), step // self.steps_per_epoch)
+        pixels = augment.shift(pixels, recipe.shift, generator) if recipe.shift else pixels
+        pixels = augment.cutout(pixels, recipe.cutout, generator) if recipe.cutout else pixels
+        pixels = resize(pixels, self.size_at(step)).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.bf16):
+            logits = self.model(pixels).logits
+        labels = self.labels[where]
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing, reduction="sum")
         loss.backward()
-        return torch.stack([loss.detach(), (logits.argmax(dim=1) == labels[where]).sum()])
+        return torch.stack([loss.detach(), (logits.argmax(dim=1) == labels).sum()])
 
-    is_stopped = False
-    sums = torch.zeros((total, 2), device=device)  # of loss (nats) and of right predictions, a row a step
-    shown_by = {"unit": "img", "unit_scale": True, "smoothing": 0.05, "disable": not state.is_main_process}
-    bar = tqdm(total=total * batch_size, initial=progress.step * batch_size, **shown_by)
-    with bar, StopSignal() as stop:
-        while progress.step < total and not out_of_patience(progress, patience):
-            first = progress.step
-            epoch = first // steps_per_epoch
-            last = min(total, (epoch + 1) * steps_per_epoch)
-            permutation = torch.randperm(n, generator=seeded_generator(seed, "order", epoch))
-            began = shown = time.perf_counter()
-            while progress.step < last and not is_stopped:
-                step = progress.step
-                size = recipe.size_at(step / total)
-                # Where the bias is done learning, no gradient has to reach the first layer, the largest of all.
-                model.whiten.bias.requires_grad_(step < recipe.whiten_bias_epochs * steps_per_epoch)
-                for parameter in first_stage:
-                    parameter.requires_grad_(step < recipe.freeze_from * total)
-                start = step % steps_per_epoch * batch_size
-                chunks = permutation[start : start + batch_size].split(chunk_size)
-                own = range(state.process_index, len(chunks), state.num_processes)
-                draws = {i: seeded_generator(seed, f"augment {step}", i) for i in own}
-                found = sum(backward(chunks[i], epoch, size, draw) for i, draw in draws.items())
-                sums[step], is_stopped = add_up(model, found, stop.caught)
-                set_learning_rates(optimizers, step / total, step / (recipe.whiten_bias_epochs * steps_per_epoch))
-                for optimizer in optimizers:
-                    optimizer.step()
-                    optimizer.zero_grad(set_to_none=True)
-                progress.step += 1
-                bar.update(batch_size)
-                if time.perf_counter() - shown > 1:  # reading the loss waits for the device: once a second at most
-                    shown = time.perf_counter()
-                    bar.set_postfix_str(
-                        f"epoch {epoch + 1}/{math.ceil(recipe.epochs)}, {size} px, loss "
-                        f"{sums[step, 0] / batch_size:.3f}"
-                    )
-            check_finite(sums[first : progress.step, 0], first, epoch)
-            seconds = time.perf_counter() - began
-            progress.train_seconds += seconds
-            average_statistics(model)
-            if is_stopped and progress.step < last:  # at an epoch's end, what belongs to the epoch is done first
-                if state.is_main_process:
-                    save_checkpoint(output_dir / CHECKPOINT, model, optimizers, best, progress, settings)
-                raise Stopped(f"stopped after step {progress.step} of {total} and saved in {output_dir}")
+    def size_at(self, step: int) -> int:
+        """Pixels a side of the images of a step."""
+        return self.recipe.size_at(step / self.total_steps)
 
-            mean_loss, mean_accuracy = (sums[first : progress.step].mean(dim=0) / batch_size).tolist()
-            metrics = {
-                "epoch": epoch + 1,
-                "step": progress.step,
-                "size": size,
-                "train_loss": mean_loss,
-                "train_accuracy": mean_accuracy,
-                "images_per_second": round((progress.step - first) * batch_size / seconds, 1),
-                "train_seconds": round(progress.train_seconds, 2),
-            }
-            metrics |= validate(model, validation, mean, std, bf16)
-            broadcast_object_list(
-                told := [metrics]
-            )  # processors differ in the last digit, and all have to decide alike
-            [metrics] = told
-            progress.history.append(metrics)
-            if metrics["validation_accuracy"] > progress.best_accuracy:
-                progress.improved_epoch = epoch + 1
-            if (
-                metrics["validation_accuracy"] >= progress.best_accuracy
-            ):  # of equals the later, which was trained longer
-                progress.best_accuracy, progress.best_epoch = metrics["validation_accuracy"], epoch + 1
-                best = copy_state(model)
-            if state.is_main_process:
-                write_text(output_dir / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in progress.history))
-                save_checkpoint(output_dir / CHECKPOINT, model, optimizers, best, progress, settings)
-                bar.write(" · ".join(f"{name} {value:g}" for name, value in metrics.items()))
-                log(metrics)
-    model.load_state_dict(best)
-    return progress
+    def epoch_metrics(self, epoch: int, sums: torch.Tensor, seconds: float) -> dict:
+        """The line of metrics.jsonl for an epoch, the same on all processes."""
+        loss, accuracy = (sums.mean(dim=0) / self.recipe.batch_size).tolist()
+        metrics = {
+            "epoch": epoch + 1,
+            "step": self.progress.step,
+            "size": self.size_at(self.progress.step - 1),
+            "train_loss": loss,
+            "train_accuracy": accuracy,
+            "images_per_second": round(len(sums) * self.recipe.batch_size / seconds, 1),
+            "train_seconds": round(self.progress.train_seconds, 2),
+        }
+        options = self.options
+        metrics |= validate(self.model, self.validation, options.mean, options.std, options.bf16)
+        shared = [metrics]
+        broadcast_object_list(shared)  # processors differ in the last digit, and all processes have to decide alike
+        return shared[0]
+
+    def keep_best(self, metrics: dict) -> None:
+        """Adds an epoch to the history, and copies the weights if none were better."""
+        progress, accuracy = self.progress, metrics["validation_accuracy"]
+        progress.history.append(metrics)
+        if accuracy > progress.best_accuracy:
+            progress.improved_epoch = metrics["epoch"]
+        if accuracy >= progress.best_accuracy:  # of equal epochs the later, which was trained longer
+            progress.best_accuracy, progress.best_epoch = accuracy, metrics["epoch"]
+            self.best = copy_state(self.model)
+
+    def save(self) -> None:
+        """Writes the checkpoint, in the first process."""
+        if self.state.is_main_process:
+            path = self.options.output_dir / CHECKPOINT
+            save_checkpoint(path, self.model, self.optimizers, self.best, self.progress, self.settings)
 
 
 def add_up(model: nn.Module, sums: torch.Tensor, caught: bool) -> tuple[torch.Tensor, bool]:
-    """Makes gradients the sums over all processes; gives `sums` (2,) summed, and whether any process was told to
-    stop.
+    """Replaces gradients by their sums over all processes; gives `sums` (2,) summed, and whether any process caught a
+    signal.
     """
     if PartialState().num_processes == 1:
         return sums, caught
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    told = [
+    parts = [
         *(gradient.flatten() for gradient in gradients),
         sums.float(),
         sums.new_tensor([caught], dtype=torch.float32),
     ]
-    summed = reduce(torch.cat(told), reduction="sum").split([len(each) for each in told])
-    for gradient, each in zip(gradients, summed, strict=False):
-        gradient.copy_(each.view_as(gradient))
+    summed = reduce(torch.cat(parts), reduction="sum").split([len(part) for part in parts])
+    for gradient, total in zip(gradients, summed[:-2], strict=True):
+        gradient.copy_(total.view_as(gradient))
     return summed[-2], bool(summed[-1])
 
 
 def average_statistics(model: nn.Module) -> None:
-    """Makes batch norm's running statistics, of which each process has its own, their means."""
+    """Replaces batch norm's running statistics by their means over all processes."""
     if PartialState().num_processes > 1:
         buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
         means = reduce(torch.cat([buffer.flatten() for buffer in buffers]), reduction="mean")
@@ -278,7 +334,7 @@ def average_statistics(model: nn.Module) -> None:
 def build_optimizers(model: nn.Module, recipe: CnnRecipe, chunks: int) -> list[torch.optim.Optimizer]:
     """Muon for the convolutions, SGD for biases and head. Whitening filters and batch norm's scales stay as they are.
 
-    `chunks` is how many parts of a batch this process sees.
+    `chunks` is the number of forward passes a step in this process.
     """
     model.whiten.weight.requires_grad_(False)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -306,7 +362,7 @@ def build_optimizers(model: nn.Module, recipe: CnnRecipe, chunks: int) -> list[t
 
 
 def set_learning_rates(optimizers: list[torch.optim.Optimizer], progress: float, whiten_progress: float) -> None:
-    """Linear decay to 0 at `progress` 1; the whitening layer's bias, SGD's first group, by its own clock."""
+    """Linear decay to 0 at `progress` 1; for the whitening layer's bias, SGD's first group, at `whiten_progress` 1."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * (1 - progress)
@@ -334,10 +390,9 @@ def check_finite(losses: torch.Tensor, first: int, epoch: int) -> None:
 def predict_logits(
     forward: Callable, images: torch.Tensor, mean: list[float], std: list[float], bf16: bool = False
 ) -> torch.Tensor:
-    """Logits (N, num_labels), float32, of uint8 images (N, C, H, W); `forward` takes normalised pixels and gives
-    logits.
+    """Logits (N, num_labels), float32, of uint8 images (N, C, H, W); `forward` maps normalised pixels to logits.
 
-    Of a `forward` that gives (views, N, num_labels) for a batch, as many views of all.
+    If `forward` gives (views, N, num_labels), so does this.
     """
     logits = []
     for chunk in images.split(250):
@@ -347,7 +402,7 @@ def predict_logits(
     return torch.cat(logits, dim=-2)
 
 
-def validate(model: nn.Module, data: tuple[torch.Tensor, torch.Tensor], mean, std, bf16: bool) -> dict[str, float]:
+def validate(model: nn.Module, data: Tensors, mean: list[float], std: list[float], bf16: bool) -> dict[str, float]:
     """Loss (nats) and accuracy (fraction) of (images uint8 (N, C, H, W), labels (N,)), in one view."""
     images, labels = data
     model.eval()
@@ -360,8 +415,8 @@ def validate(model: nn.Module, data: tuple[torch.Tensor, torch.Tensor], mean, st
 
 
 def estimate_seconds(model: nn.Module, images: torch.Tensor, recipe: CnnRecipe, bf16: bool) -> float:
-    """What `fit` will take on this machine, from a forward and backward pass of one chunk at each size; (N, C, H,
-    W).
+    """Estimated training time on this machine, from a forward and backward pass of one chunk of images (N, C, H, W) at
+    each size.
     """
     keep_freed_memory()
     trial = copy.deepcopy(model).to(memory_format=torch.channels_last).train()
@@ -369,7 +424,7 @@ def estimate_seconds(model: nn.Module, images: torch.Tensor, recipe: CnnRecipe, 
     seconds = 0.0
     for epochs, size in recipe.sizes:
         pixels = resize(chunk / 255, size).contiguous(memory_format=torch.channels_last)
-        for _ in range(2):  # the first pass compiles kernels and gets memory
+        for _ in range(2):  # the first pass compiles kernels and allocates memory
             began = time.perf_counter()
             with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
                 logits = trial(pixels).logits
@@ -381,7 +436,7 @@ def estimate_seconds(model: nn.Module, images: torch.Tensor, recipe: CnnRecipe, 
 
 
 def training_flops(model: nn.Module, recipe: CnnRecipe, n: int, steps: int) -> int:
-    """Floating-point operations of the first `steps` steps on `n` images, the backward pass counted as two forwards."""
+    """Floating-point operations of the first `steps` steps on `n` images; a backward pass counts as two forwards."""
     sizes = Counter(recipe.size_at(step / recipe.steps(n)) for step in range(steps))
     return sum(3 * recipe.batch_size * count * view_flops(model, size) for size, count in sizes.items())
 

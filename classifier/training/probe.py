@@ -28,7 +28,7 @@ from classifier.models import backbone
 from classifier.models import processor as processors
 from classifier.training.checkpoint import data_digest
 from classifier.training.depthwise import channels_last
-from classifier.training.finetune_trainer import InMemory, Streamed, collate
+from classifier.training.finetune_data import InMemory, Streamed, collate
 from classifier.training.runtime import seeded_generator
 
 LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # Adam's, on features of standard deviation 1
