@@ -25,9 +25,7 @@ From benchmarks/backbones.json; docs/results.md has the commands.
 """
 
 import json
-import math
 import os
-import shutil
 import statistics
 import sys
 import time
@@ -38,14 +36,12 @@ from pathlib import Path
 import huggingface_hub
 import torch
 from accelerate import PartialState
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import BaseImageProcessor, HfArgumentParser, PreTrainedModel, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.utils import logging
 
 from classifier import errors, runs
 from classifier.data.loaders import as_tensor
-from classifier.data.splits import Splits, load_splits
-from classifier.data.survey import survey_splits
 from classifier.errors import ModelError, Stopped
 from classifier.files import write_text
 from classifier.hub import HUB_ID, check_login
@@ -53,14 +49,13 @@ from classifier.models import backbone
 from classifier.models import processor as processors
 from classifier.models.loading import default_device, locate
 from classifier.publish import export
-from classifier.publish.upload import push
-from classifier.records import DataRecord, RunRecord, StartModel
-from classifier.reporting import card, figures
-from classifier.training import calibrate, callbacks, distill, finetune_data, finetune_trainer, probe
+from classifier.records import StartModel
+from classifier.training import calibrate, callbacks, distill, finetune_trainer, probe, protocol
+from classifier.training.finetune_data import InMemory, Streamed
+from classifier.training.finetune_plan import Plan, make_plan
 from classifier.training.runtime import StopSignal, has_bf16, keep_freed_memory
 
-NAMES = ("train", "validation")
-FEW = 500  # training images: below, all of a backbone learns them by heart
+FEW = 500  # training images: with fewer, a whole backbone memorises them
 
 
 def flag(default, help: str, **metadata):
@@ -69,7 +64,7 @@ def flag(default, help: str, **metadata):
 
 
 @dataclass
-class Recipe:
+class FinetuneArguments:
     """Flags of this script; the others are those of `Training`."""
 
     _argument_group_name = "this script"
@@ -78,8 +73,7 @@ class Recipe:
     freeze: str = flag(
         "auto",
         f"backbone: train the head alone, on cached features, as auto does for fewer than {FEW} images: by a grid of "
-        "learning "
-        "rates and weight decays, 10 times num_train_epochs, without augmentation",
+        "learning rates and weight decays, 10 times num_train_epochs, without augmentation",
         choices=("auto", "none", "backbone"),
     )
     folds: int | None = flag(
@@ -107,7 +101,7 @@ class Recipe:
     validation_fraction: float = flag(0.1, "cut off train if the dataset has no such split")
     image_column: str | None = flag(None, "(the column whose type is Image)")
     label_column: str | None = flag(None, "(the column whose type is ClassLabel)")
-    label_names: str | None = field(default=None, init=False)  # the flag is Training's, which has one of that name
+    label_names: str | None = field(default=None, init=False)  # set from Training's flag
     max_train_samples: int | None = flag(None, "train on so many images only (all)")
     max_eval_samples: int | None = flag(None, "validate on so many images only (all)")
     skip_unreadable: bool = flag(False, "leave out files that can't be read, and count them")
@@ -154,103 +148,102 @@ class Help(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
     """Defaults after each flag, and the description as it is."""
 
 
-def parse_args() -> tuple[Recipe, Training]:
+def parse_args() -> tuple[FinetuneArguments, Training]:
     """The command's flags; ModelError for values that don't go together."""
     parser = HfArgumentParser(
-        [Recipe, Training], description=__doc__, formatter_class=Help, usage="%(prog)s [flags]", allow_abbrev=False
+        [FinetuneArguments, Training],
+        description=__doc__,
+        formatter_class=Help,
+        usage="%(prog)s [flags]",
+        allow_abbrev=False,
     )
     words = sys.argv[1:]
     if any(word.partition("=")[0] == "--patience" for word in words):
         words.append("--load_best_model_at_end")  # for which validation and checkpoints have to go together
     try:
-        recipe, args, unknown = parser.parse_args_into_dataclasses(words, True, look_for_args_file=False)
+        flags, args, unknown = parser.parse_args_into_dataclasses(words, True, look_for_args_file=False)
         for tracker in get_reporting_integration_callbacks(args.report_to):
             tracker()  # which says whether its package is there
     except (ValueError, RuntimeError, ImportError) as error:
         raise ModelError(f"these flags don't go together ({str(error).splitlines()[0]}): see --help") from error
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    if recipe.folds is not None and recipe.folds < 2:
-        raise ModelError(f"--folds {recipe.folds} leaves nothing to train on: pass 2 or more")
+    if flags.folds is not None and flags.folds < 2:
+        raise ModelError(f"--folds {flags.folds} leaves nothing to train on: pass 2 or more")
     if args.eval_strategy == "no":
         raise ModelError("--eval_strategy no leaves nothing to choose weights by: pass epoch, or steps")
-    recipe.label_names, args.label_names = args.label_names, None  # Trainer's means something else
-    if recipe.teacher and recipe.freeze == "backbone":
+    flags.label_names, args.label_names = args.label_names, None  # Trainer's means something else
+    if flags.teacher and flags.freeze == "backbone":
         raise ModelError("--teacher teaches all of a model: leave out --freeze backbone")
-    if recipe.teacher:
-        recipe.freeze, args.label_smoothing_factor = "none", 0.0  # a teacher's targets are soft
+    if flags.teacher:
+        flags.freeze, args.label_smoothing_factor = "none", 0.0  # a teacher's targets are soft
     if args.hub_token:
         raise ModelError(
             "--hub_token would stand in run.json, with the command: run hf auth login instead, or set HF_TOKEN"
         )
     if args.push_to_hub:
         check_login()
-    return recipe, args
+    return flags, args
+
+
+@dataclass
+class Job:
+    """Everything that training works on.
+
+    Attributes:
+        class_weights: (num_labels,), or None for equal ones.
+        resume: the checkpoint to continue from.
+    """
+
+    flags: FinetuneArguments
+    args: Training
+    model: PreTrainedModel
+    processor: BaseImageProcessor
+    data: protocol.TrainingData
+    plan: Plan
+    class_weights: torch.Tensor | None
+    resume: Path | None
 
 
 def main() -> None:
-    """Data, model, fit, calibrate, save."""
-    recipe, args = parse_args()
+    """Data, model, training, calibration, saving."""
+    flags, args = parse_args()
     logging.disable_progress_bar()  # of files that take milliseconds; training has its own
     keep_freed_memory()
     output_dir = Path(args.output_dir)
-    to_push, args.push_to_hub = args.push_to_hub, False  # the finished folder goes up, not what Trainer has meanwhile
-    resume = checkpoint_to_resume(recipe, args)
+    to_push, args.push_to_hub = args.push_to_hub, False  # the finished folder is pushed, not Trainer's checkpoints
+    protocol.check_parent("--model", flags.model, output_dir)
+    wanted = fetch_checkpoint(args.resume_from_checkpoint)
+    resume = protocol.checkpoint_to_resume(output_dir, wanted, find_checkpoint, overwrite=flags.overwrite_output_dir)
 
-    with PartialState().main_process_first():  # which leaves in the caches what it prepares and fetches
-        splits = load_splits(
-            recipe.dataset,
-            validation=recipe.validation_fraction,
-            image_column=recipe.image_column,
-            label_column=recipe.label_column,
-            label_names=recipe.label_names,
-            max_train_samples=recipe.max_train_samples,
-            max_eval_samples=recipe.max_eval_samples,
-            skip_unreadable=recipe.skip_unreadable,
-        )
-        if recipe.freeze == "auto":
-            recipe.freeze = "backbone" if len(splits.train) < FEW else "none"
-        if recipe.folds and recipe.freeze == "none":
-            raise ModelError("--folds is for a frozen backbone: pass --freeze backbone, or leave it out")
-        surveyed = survey_splits(splits, output_dir / "unreadable.txt")
-        found = backbone.load(recipe.model, splits.labels, drop_path=recipe.drop_path, allow_pickle=recipe.allow_pickle)
-    if recipe.freeze == "backbone" and not args.should_save:
+    splits, survey = protocol.load_data(flags, output_dir)
+    if flags.freeze == "auto":
+        flags.freeze = "backbone" if len(splits.train) < FEW else "none"
+    if flags.folds and flags.freeze == "none":
+        raise ModelError("--folds is for a frozen backbone: pass --freeze backbone, or leave it out")
+    with PartialState().main_process_first():  # which downloads the weights
+        start = backbone.load(flags.model, splits.labels, drop_path=flags.drop_path, allow_pickle=flags.allow_pickle)
+    if flags.freeze == "backbone" and not args.should_save:
         return  # features are computed once, and a grid of heads takes seconds
-    tensors = {name: as_tensor(name, splits) for name in NAMES} if surveyed.is_small() else None
-    counts = {name: class_counts(name, splits, tensors) for name in NAMES}
-    plan = make_plan(recipe, found, min(tensors["train"][0].shape[-2:]) if tensors else None)
-    model = backbone.resize(found.model, plan.image_size).to(memory_format=torch.channels_last)
-    processor = processors.resized(found.processor, model, plan.image_size, plan.crop_pct)
-    settings = changed_settings(recipe, args) | {"device": args.device.type, "num_processes": args.world_size}
-    run = runs.describe(settings, found.parent)
+    tensors = {name: as_tensor(name, splits) for name in protocol.SPLITS} if survey.is_small() else None
+    data = protocol.TrainingData(splits, tensors)
+    plan = make_plan(flags, start, min(tensors["train"][0].shape[-2:]) if tensors else None)
+    model = backbone.resize(start.model, plan.image_size).to(memory_format=torch.channels_last)
+    processor = processors.resized(start.processor, model, plan.image_size, plan.crop_pct)
+    settings = changed_settings(flags, args) | {"device": args.device.type, "num_processes": args.world_size}
+    run = runs.describe(settings, start.parent)
+    run["model"] = StartModel(name=start.name, revision=start.revision, initialized=start.initialized)
 
-    if args.should_save:  # of several processes, one
-        print(f"{surveyed}{tell_weights(counts['train'], recipe.class_weights)}")
-        learns = (
-            "its head alone is trained, on cached features" if recipe.freeze == "backbone" else "all of it is trained"
-        )
-        print(f"{found.name} at {plan.image_size} pixels, {tell_initialized(found.initialized)}; {learns} (--freeze)")
-        output_dir.mkdir(parents=True, exist_ok=True)
-        if recipe.overwrite_output_dir:  # not before data and model are known to be good
-            remove_stale(output_dir, keep=resume)
-        if tensors:
-            figures.save_samples(output_dir / "samples.png", *tensors["train"], splits.labels)
-        figures.save_classes(output_dir / "classes.png", counts, splits.labels)
+    if args.should_save:  # in the main process
+        print(f"{survey}{describe_imbalance(data.counts['train'], flags.class_weights)}")
+        print(f"{start.name} at {plan.image_size} pixels, {describe_training(start.initialized, flags.freeze)}")
+        protocol.prepare_folder(output_dir, data, overwrite=flags.overwrite_output_dir, keep=resume)
 
-    weights = len(splits.train) / len(splits.labels) / counts["train"].clamp(min=1)
-    weights = weights if recipe.class_weights == "balanced" else None
-    fit_model = fit_head if recipe.freeze == "backbone" else fit_all
-    try:
-        outcome = fit_model(model, processor, splits, tensors, recipe, args, plan, weights, resume)
-    except RuntimeError as error:
-        if not finetune_trainer.is_out_of_memory(error):
-            raise
-        raise ModelError(
-            f"a batch does not fit into memory ({str(error).splitlines()[0]}): pass a lower --image_size, "
-            "--gradient_checkpointing, a lower --per_device_eval_batch_size, or a lower "
-            "--per_device_train_batch_size with "
-            "more --gradient_accumulation_steps"
-        ) from error
+    weights = len(splits.train) / len(splits.labels) / data.counts["train"].clamp(min=1)
+    weights = weights if flags.class_weights == "balanced" else None
+    train = train_head if flags.freeze == "backbone" else train_all
+    with finetune_trainer.explaining_memory(), protocol.explaining_how_to_resume():
+        result = train(Job(flags, args, model, processor, data, plan, weights, resume))
     if not args.should_save:
         return
 
@@ -258,307 +251,173 @@ def main() -> None:
     model.config.known_at = plan.known_at
     model.config.reduce_to = plan.reduce_to
     export.save(model, processor, output_dir)
-
-    figures.save_curves(output_dir / "curves.png", outcome.history)
-    record = RunRecord(
-        **run,
-        model=StartModel(name=found.name, revision=found.revision, initialized=found.initialized),
-        data=DataRecord(
-            images=int(counts["train"].sum()),
-            labels=splits.labels,
-            counts={name: count.tolist() for name, count in counts.items()},
-            skipped=len(splits.skipped),
-            test_cut=splits.test_cut,
-        ),
-        recipe={"image_size": plan.image_size, "crop_pct": plan.crop_pct} | outcome.recipe,
-        train_seconds=round(outcome.train_seconds, 1),
-        images_seen=outcome.images_seen,
-        train_flops=outcome.train_flops,
-        inference_flops=backbone.forward_flops(model, plan.image_size),
-        best_epoch=outcome.best_epoch,
-        validation=calibrated,
-    )
-    runs.RunFolder(output_dir).write_run(record)
-    card.write(output_dir)
-    for folder in output_dir.glob("checkpoint-*"):  # what they were for is done, and they are not part of the model
-        shutil.rmtree(folder)
-    print(
-        f"{calibrated.accuracy:.2%} of {counts['validation'].sum():,} validation images right after "
-        f"{outcome.train_seconds:,.0f} s of training; saved in {output_dir}. "
-        f"Measure it: python evaluate.py --model {output_dir} --dataset {recipe.dataset}"
-    )
+    protocol.finish_run(output_dir, data, run, result, calibrated)
     if to_push:
-        print(push(output_dir, args.hub_model_id, private=bool(args.hub_private_repo), revision=args.hub_revision))
+        protocol.push_result(output_dir, args)
 
 
-@dataclass
-class Plan:
-    """What follows from the flags for this model and these images."""
-
-    image_size: int  # pixels a side that the model gets
-    crop_pct: float  # of the centre crop
-    sizes: tuple[tuple[float, int], ...]  # (share of the steps, pixels a side)
-    layer_decay: float
-    reduce_to: int  # pixels: a photograph's shorter side, before the processor
-    known_at: int | None  # pixels of small training images: where a photograph is looked at too, to tell if it is known
-
-
-@dataclass
-class Outcome:
-    """What a fit gave, beside the model's weights."""
-
-    history: list[dict]
-    best_epoch: int | None  # whose weights were kept; None: the last one's
-    train_seconds: float
-    images_seen: int
-    train_flops: int
-    recipe: dict  # the settings in force, for the record
-
-
-def make_plan(recipe: Recipe, found: backbone.Backbone, side: int | None) -> Plan:
-    """The flags' values, and the defaults of those left out; `side` is the images' in pixels, None if they are
-    large.
-    """
-    own, patch = processors.size_of(found.processor), getattr(found.model.config, "patch_size", 32)
-    patch = patch if isinstance(patch, int) and patch >= 8 else 32  # Swin's patches of 4 are merged three times
-    is_small = side is not None and side < own
-    size = recipe.image_size or own
-    crop_pct = recipe.crop_pct or (1.0 if is_small else processors.crop_pct_of(found.processor))
-    return Plan(
-        image_size=size,
-        crop_pct=crop_pct,
-        sizes=train_sizes(recipe.train_sizes, size, patch),
-        layer_decay=recipe.layer_decay or (0.75 if backbone.has_attention(found.model) else 1.0),
-        reduce_to=math.ceil(size / crop_pct),  # more costs time, and less blurs: of 87 labels, 4 change at 0.6 of it
-        known_at=side if is_small else None,
-    )
-
-
-def fit_all(model, processor, splits, tensors, recipe, args, plan, weights, resume) -> Outcome:
-    """Trains all of the model, and leaves it with the weights of its best epoch on validation."""
-    if tensors:
-        train, validation = (finetune_data.InMemory(*tensors[name]) for name in NAMES)
-    else:
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # on this machine, whose cores they share
-        args.dataloader_num_workers = args.dataloader_num_workers or max(1, os.cpu_count() // processes)
-        train = finetune_data.Streamed("train", splits, processor, recipe.crop_scale, plan.image_size, args.seed)
-        validation = finetune_data.Streamed("validation", splits, processor, None, plan.image_size, args.seed)
-    teacher = None
-    if recipe.teacher:
-        teacher = distill.Teacher(recipe.teacher, splits.labels, *processors.mean_std(processor), args.device)
+def train_all(job: Job) -> protocol.TrainingResult:
+    """Trains the whole model, and leaves it with its last weights, or with the best ones on validation."""
+    flags, args, plan, model = job.flags, job.args, job.plan, job.model
     if args.gradient_checkpointing and not model.supports_gradient_checkpointing:
         raise ModelError(f"{type(model).__name__} has no gradient checkpointing: leave out --gradient_checkpointing")
-    must_match = what_must_match(recipe, args, plan, model, splits)
-    if resume:
-        callbacks.check_resumable(resume, must_match)
-    keep_step(args, resume)
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # on this machine, they share its cores
+    data = [dataset(job, name, crop_scale) for name, crop_scale in (("train", flags.crop_scale), ("validation", None))]
+    if not job.data.tensors:
+        args.dataloader_num_workers = args.dataloader_num_workers or max(1, os.cpu_count() // processes)
+    labels = job.data.splits.labels
+    teacher = None
+    if flags.teacher:
+        teacher = distill.Teacher(flags.teacher, labels, *processors.mean_std(job.processor), args.device)
+    must_match = settings_to_match(flags, args, plan) | {
+        "train images": len(job.data.splits.train),
+        "labels": labels,
+        "model": type(model).__name__,
+    }
+    if job.resume:
+        callbacks.check_resumable(job.resume, must_match)
+    finetune_trainer.keep_step_images(args, job.resume)
+    recipe = finetune_trainer.FinetuneRecipe(
+        sizes=plan.sizes,
+        crop_scale=flags.crop_scale,
+        mirror=flags.mirror,
+        mixup=flags.mixup,
+        cutmix=flags.cutmix,
+        layer_decay=plan.layer_decay,
+        class_weights=job.class_weights,
+        teacher=teacher,
+    )
     with StopSignal() as stop:
-        progress = callbacks.ProgressTracker(Path(args.output_dir), must_match, stop, recipe.patience)
-        trainer = finetune_trainer.FinetuneTrainer(
-            model,
-            args,
-            processor,
-            (train, validation),
-            progress,
-            finetune_trainer.FinetuneRecipe(
-                sizes=plan.sizes,
-                crop_scale=recipe.crop_scale,
-                mirror=recipe.mirror,
-                mixup=recipe.mixup,
-                cutmix=recipe.cutmix,
-                layer_decay=plan.layer_decay,
-                class_weights=weights,
-                teacher=teacher,
-            ),
-        )
+        progress = callbacks.ProgressTracker(Path(args.output_dir), must_match, stop, flags.patience)
+        trainer = finetune_trainer.FinetuneTrainer(model, args, job.processor, data, progress, recipe)
         if args.should_save and args.world_size > 1:
-            each = args.train_batch_size * args.gradient_accumulation_steps
-            print(f"steps of {each * args.world_size} images, {each} of them on each of {args.world_size} processes")
-        trainer.train(resume_from_checkpoint=resume and str(resume))
-    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # its forward is its own again, without autocast
+            own = args.train_batch_size * args.gradient_accumulation_steps
+            print(f"steps of {own * args.world_size} images, {own} of them on each of {args.world_size} processes")
+        trainer.train(resume_from_checkpoint=job.resume and str(job.resume))
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # restores a forward pass without autocast
     step, total = trainer.state.global_step, trainer.state.max_steps
     if progress.is_stopping and step < total:
-        raise Stopped(
-            f"stopped after step {step} of {total} and saved in {args.output_dir}; "
-            f"go on with: python {runs.command_to_resume(sys.argv)}"
-        )
+        raise Stopped(f"stopped after step {step} of {total} and saved in {args.output_dir}")
     epochs = trainer.state.epoch * total / step  # --max_steps may have set them
-    return Outcome(
-        progress.history,
-        progress.best_epoch if args.load_best_model_at_end and progress.history else None,
-        progress.train_seconds,
-        progress.totals()["images_seen"],
-        int(trainer.state.total_flos),
-        {
+    names = ("crop_scale", "mirror", "mixup", "cutmix", "drop_path", "teacher")
+    return protocol.TrainingResult(
+        history=progress.history,
+        best_epoch=progress.best_epoch if args.load_best_model_at_end and progress.history else None,
+        train_seconds=progress.train_seconds,
+        images_seen=progress.totals()["images_seen"],
+        train_flops=int(trainer.state.total_flos),
+        inference_flops=backbone.forward_flops(model, plan.image_size),
+        recipe={
+            "image_size": plan.image_size,
+            "crop_pct": plan.crop_pct,
             "sizes": [(share * epochs, size) for share, size in plan.sizes],
             "batch_size": progress.step_images,
             "learning_rate": args.learning_rate,
             "layer_decay": plan.layer_decay,
             "weight_decay": args.weight_decay,
             "label_smoothing": args.label_smoothing_factor,
-            **{
-                name: getattr(recipe, name)
-                for name in ("crop_scale", "mirror", "mixup", "cutmix", "drop_path", "teacher")
-            },
-        },
+        }
+        | {name: getattr(flags, name) for name in names},
     )
 
 
-def fit_head(model, processor, splits, tensors, recipe, args, plan, weights, resume) -> Outcome:
+def train_head(job: Job) -> protocol.TrainingResult:
     """Trains the head alone, on features that are computed once: a grid of settings at once, the best on validation."""
+    flags, args, model = job.flags, job.args, job.model
     began = time.perf_counter()
     model.to(args.device)
-    found = {}
-    for name in NAMES:
-        dataset = finetune_data.InMemory(*tensors[name]) if tensors else None
-        dataset = dataset or finetune_data.Streamed(name, splits, processor, None, plan.image_size, args.seed)
-        found[name] = probe.extract(
+    train, validation = (
+        probe.extract(
             model,
-            processor,
-            dataset,
+            job.processor,
+            dataset(job, name, None),
             folder=Path(huggingface_hub.constants.HF_HOME) / "features",
             batch_size=args.per_device_eval_batch_size,
-            num_workers=0 if tensors else args.dataloader_num_workers or os.cpu_count(),
+            num_workers=0 if job.data.tensors else args.dataloader_num_workers or os.cpu_count(),
             bf16=args.bf16,
         )
-    train, validation = found.values()
-    epochs = max(1, round(10 * args.num_train_epochs))
-    smoothing = args.label_smoothing_factor
-    settings = {"epochs": epochs, "label_smoothing": smoothing, "class_weights": weights, "seed": args.seed}
-    heads = probe.fit_heads(train, validation, len(splits.labels), **settings)
+        for name in protocol.SPLITS
+    )
+    settings = probe.HeadSettings(
+        num_labels=len(job.data.splits.labels),
+        epochs=max(1, round(10 * args.num_train_epochs)),
+        label_smoothing=args.label_smoothing_factor,
+        class_weights=job.class_weights,
+        seed=args.seed,
+    )
+    heads = probe.fit_heads(train, validation, settings)
     backbone.head(model).load_state_dict({"weight": heads.weight, "bias": heads.bias})
     write_text(Path(args.output_dir) / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in heads.history))
-    n = len(train.labels)
-    chosen = {"learning_rate": heads.learning_rate, "weight_decay": heads.weight_decay, "epochs": epochs}
-    chosen |= {"label_smoothing": smoothing, "cached_features": train.was_cached}
-    seconds = time.perf_counter() - began  # without what only measures
-    if recipe.folds:
-        parts = probe.cross_validate(train, validation, len(splits.labels), folds=recipe.folds, **settings)
-        mean, std = statistics.mean(parts), statistics.stdev(parts)
-        chosen["cross_validation"] = {"accuracies": parts, "mean": mean, "std": std}
-        print(f"{recipe.folds} parts, each by a head of the others: {mean:.1%} ± {std:.1%} right")
-    flops = backbone.forward_flops(model, plan.image_size) * n  # once an image; the heads' own are few
-    return Outcome(heads.history, heads.best_epoch, seconds, n, flops, chosen)
-
-
-def train_sizes(text: str, size: int, multiple: int) -> tuple[tuple[float, int], ...]:
-    """'0.6:0.5 1:0.5' -> ((share of the steps, pixels a side), …), pixels rounded to multiples of the patch size."""
-    try:
-        pairs = [tuple(float(number) for number in word.split(":")) for word in text.split()]
-        sizes = [(share, max(multiple, round(size * fraction / multiple) * multiple)) for fraction, share in pairs]
-    except ValueError:
-        raise ModelError(f"--train_sizes {text!r} is no list of fraction:share: pass such as '0.6:0.5 1:0.5'") from None
-    total = sum(share for share, _ in sizes)
-    if not sizes or min(share for share, _ in sizes) <= 0:
-        raise ModelError(f"--train_sizes {text!r} has no share above 0: pass such as '0.6:0.5 1:0.5'")
-    return tuple((share / total, size if pixels > size else pixels) for share, pixels in sizes)
-
-
-def class_counts(name: str, splits: Splits, tensors: dict | None) -> torch.Tensor:
-    """Images of each class in a split, int (C,)."""
-    labels = tensors[name][1] if tensors else torch.from_numpy(splits.class_indices[name])
-    return labels.bincount(minlength=len(splits.labels))
-
-
-def tell_initialized(names: list[str]) -> str:
-    """What was re-initialised, in words."""
-    return (
-        f"{', '.join(names[:4])}{' …' if len(names) > 4 else ''} re-initialised"
-        if names
-        else "its head fits the labels"
+    seconds = time.perf_counter() - began  # without the cross-validation, which only measures
+    recipe = {"image_size": job.plan.image_size, "crop_pct": job.plan.crop_pct}
+    recipe |= {"learning_rate": heads.learning_rate, "weight_decay": heads.weight_decay, "epochs": settings.epochs}
+    recipe |= {"label_smoothing": settings.label_smoothing, "cached_features": train.was_cached}
+    if flags.folds:
+        accuracies = probe.cross_validate(train, validation, settings, folds=flags.folds)
+        mean, std = statistics.mean(accuracies), statistics.stdev(accuracies)
+        recipe["cross_validation"] = {"accuracies": accuracies, "mean": mean, "std": std}
+        print(f"{flags.folds} parts, each by a head of the others: {mean:.1%} ± {std:.1%} right")
+    n, flops = len(train.labels), backbone.forward_flops(model, job.plan.image_size)
+    return protocol.TrainingResult(
+        history=heads.history,
+        best_epoch=heads.best_epoch,
+        train_seconds=seconds,
+        images_seen=n,
+        train_flops=flops * n,  # once an image; those of the heads are few
+        inference_flops=flops,
+        recipe=recipe,
     )
 
 
-def tell_weights(counts: torch.Tensor, class_weights: str) -> str:
-    """What can be done about classes of other sizes, in words, where they are."""
+def dataset(job: Job, name: str, crop_scale: float | None) -> InMemory | Streamed:
+    """A split of the job's data: in memory, or decoded by workers, which cut random crops given a `crop_scale`."""
+    if job.data.tensors:
+        return InMemory(*job.data.tensors[name])
+    return Streamed(name, job.data.splits, job.processor, crop_scale, job.plan.image_size, job.args.seed)
+
+
+def describe_training(initialized: list[str], freeze: str) -> str:
+    """The weights that were re-initialised, and the part of the model that is trained."""
+    names = ", ".join(initialized[:4]) + (" …" if len(initialized) > 4 else "")
+    head = f"{names} re-initialised" if initialized else "its head fits the labels"
+    part = "its head alone is trained, on cached features" if freeze == "backbone" else "all of it is trained"
+    return f"{head}; {part} (--freeze)"
+
+
+def describe_imbalance(counts: torch.Tensor, class_weights: str) -> str:
+    """A hint at --class_weights if classes differ much in size; `counts` (num_labels,)."""
     is_even = counts.max() <= 1.5 * counts.min()
     return "" if is_even or class_weights == "balanced" else "; --class_weights balanced would weigh classes alike"
 
 
-def changed_settings(recipe: Recipe, args: Training) -> dict:
+def changed_settings(flags: FinetuneArguments, args: Training) -> dict:
     """This script's flags, and those of TrainingArguments that are listed here or differ from its defaults."""
     defaults = TrainingArguments(output_dir=args.output_dir, use_cpu=args.use_cpu).to_dict()
     changed = {name: v for name, v in args.to_dict().items() if name in Training.__annotations__ or v != defaults[name]}
-    return changed | asdict(recipe)
+    return changed | asdict(flags)
 
 
-def what_must_match(recipe: Recipe, args: Training, plan: Plan, model, splits: Splits) -> dict:
-    """The settings without which going on from a checkpoint would compute something else."""
-    names = (
-        "learning_rate",
-        "weight_decay",
-        "num_train_epochs",
-        "max_steps",
-        "label_smoothing_factor",
-        "lr_scheduler_type",
-    )
-    names += ("warmup_steps", "seed", "bf16")
-    chosen = {name: getattr(args, name) for name in names} | asdict(plan)
-    del chosen["reduce_to"]  # which no training image meets
-    chosen |= {
-        name: getattr(recipe, name) for name in ("crop_scale", "mirror", "mixup", "cutmix", "class_weights", "teacher")
-    }
-    data_set = {"train images": len(splits.train), "labels": splits.labels}
-    return chosen | data_set | {"model": type(model).__name__}
+def settings_to_match(flags: FinetuneArguments, args: Training, plan: Plan) -> dict:
+    """The settings that a resumed run has to share with its checkpoint, or it would compute something else."""
+    names = ["learning_rate", "weight_decay", "num_train_epochs", "max_steps", "label_smoothing_factor"]
+    names += ["lr_scheduler_type", "warmup_steps", "seed", "bf16"]
+    settings = {name: getattr(args, name) for name in names} | asdict(plan)
+    del settings["reduce_to"]  # applied to users' photographs, not to training images
+    names = ["crop_scale", "mirror", "mixup", "cutmix", "class_weights", "teacher"]
+    return settings | {name: getattr(flags, name) for name in names}
 
 
-def checkpoint_to_resume(recipe: Recipe, args: Training) -> Path | None:
-    """The checkpoint that the flags ask for; ModelError rather than write over a run, or go on from nothing."""
-    output_dir, wanted = Path(args.output_dir), args.resume_from_checkpoint
-    last = callbacks.last_checkpoint(output_dir)
-    finished = runs.RunFolder(output_dir).is_finished
-    if Path(recipe.model).resolve() == output_dir.resolve():
-        raise ModelError(f"--model and --output_dir are both {output_dir}: give another --output_dir")
-    if not recipe.overwrite_output_dir and (finished or (last and wanted is None)):
-        ways = "" if finished else "--resume_from_checkpoint last, "
-        state = "a finished run" if finished else "a run"
-        raise ModelError(f"{output_dir} holds {state}: pass {ways}--overwrite_output_dir or another --output_dir")
-    if wanted is None:
-        return None
-    folder = last if wanted == "last" else Path(wanted)
-    if HUB_ID.fullmatch(wanted) and not folder.exists():
-        folder = (
-            locate(wanted, ["last-checkpoint/*"])[0] / "last-checkpoint"
-        )  # as Trainer's hub_strategy leaves it there
-    if folder and not (folder / "trainer_state.json").exists():
-        folder = callbacks.last_checkpoint(folder)
-    if folder is None:
-        raise ModelError(
-            f"no checkpoint in {output_dir if wanted == 'last' else wanted}: leave out --resume_from_checkpoint"
-        )
-    return folder
+def fetch_checkpoint(wanted: str | None) -> str | None:
+    """The value of --resume_from_checkpoint; for a repository of the Hub, its downloaded checkpoint."""
+    if wanted and HUB_ID.fullmatch(wanted) and not Path(wanted).exists():
+        folder, *_ = locate(wanted, ["last-checkpoint/*"])  # where Trainer's hub_strategy leaves it
+        return str(folder / "last-checkpoint")
+    return wanted
 
 
-def keep_step(args: Training, resume: Path | None) -> None:
-    """Makes a step of the run that is gone on with as many images as before, whatever the number of processes.
-
-    Raises:
-        ModelError: they can't be shared out evenly.
-    """
-    # A batch is made smaller in the process that runs out of memory, and may be neither where others or a checkpoint
-    # wait.
-    args.auto_find_batch_size &= args.world_size == 1 and resume is None
-    if resume is None:
-        return
-    images = callbacks.progress_of(resume)["step_images"]
-    parts = args.world_size * args.gradient_accumulation_steps * max(1, args.n_gpu)
-    if images % parts:
-        raise ModelError(
-            f"a step of {resume} is of {images} images, which {args.world_size} processes and "
-            f"{args.gradient_accumulation_steps} gradient_accumulation_steps can't share evenly: pass others"
-        )
-    args.per_device_train_batch_size = images // parts
-
-
-def remove_stale(output_dir: Path, keep: Path | None) -> None:
-    """Removes what an earlier run left in `output_dir` and would speak of other weights, but for the checkpoint
-    `keep`.
-    """
-    for name in runs.STALE:
-        (output_dir / name).unlink(missing_ok=True)
-    for folder in output_dir.glob("checkpoint-*"):
-        if keep is None or folder.resolve() != keep.resolve():
-            shutil.rmtree(folder)
+def find_checkpoint(path: Path) -> Path | None:
+    """The newest complete checkpoint at a path, or in the folder of a run; None if there is none."""
+    return path if (path / "trainer_state.json").exists() else callbacks.last_checkpoint(path)
 
 
 if __name__ == "__main__":

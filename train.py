@@ -17,7 +17,6 @@ From benchmarks/seeds_fast.json and models/cnn/evaluation.json.
 import argparse
 import importlib
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
@@ -31,23 +30,22 @@ from transformers import ViTImageProcessor
 from classifier import errors, runs
 from classifier.cli import add_hub_flags, positive_float, positive_int
 from classifier.data.loaders import as_tensor
-from classifier.data.splits import load_splits
-from classifier.data.survey import channel_mean_std, survey_splits
-from classifier.errors import ModelError, Stopped
+from classifier.data.survey import channel_mean_std
+from classifier.errors import ModelError
 from classifier.evaluation import metrics, ood
 from classifier.hub import check_login
 from classifier.models.cnn import CifarCnnConfig, CifarCnnForImageClassification, average_views
 from classifier.models.loading import default_device
 from classifier.models.predictor import load_predictor
 from classifier.publish import export
-from classifier.publish.upload import push
-from classifier.records import DataRecord, RunRecord, Validation
-from classifier.reporting import card, figures
+from classifier.records import RunRecord, Validation
+from classifier.training import protocol
 from classifier.training.checkpoint import CHECKPOINT
 from classifier.training.cnn_trainer import (
     CnnRecipe,
     CnnTrainer,
     RunOptions,
+    Tensors,
     estimate_seconds,
     predict_logits,
     training_flops,
@@ -147,9 +145,13 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Data, model, fit, calibrate, save."""
+    """Data, model, training, calibration, saving."""
     args = parse_args()
-    resume = checkpoint_to_resume(args)
+    if args.init_from:
+        protocol.check_parent("--init_from", args.init_from, args.output_dir)
+    resume = protocol.checkpoint_to_resume(
+        args.output_dir, args.resume_from_checkpoint, find_checkpoint, overwrite=args.overwrite_output_dir
+    )
     start_log = tracker(args)
     if args.push_to_hub:
         check_login()
@@ -157,81 +159,94 @@ def main() -> None:
     device = state.device if state.num_processes > 1 else default_device()
     bf16 = has_bf16(device) if args.bf16 is None else args.bf16
 
-    with state.main_process_first():  # which leaves in the cache what it prepares
-        splits = load_splits(
-            args.dataset,
-            validation=args.validation_fraction,
-            image_column=args.image_column,
-            label_column=args.label_column,
-            label_names=args.label_names,
-            max_train_samples=args.max_train_samples,
-            max_eval_samples=args.max_eval_samples,
-            skip_unreadable=args.skip_unreadable,
-        )
-        args.output_dir.mkdir(parents=True, exist_ok=True)
-        found = survey_splits(splits, args.output_dir / "unreadable.txt")
-    args.image_size = args.image_size or (64 if min(found.size) > LARGE else 32)
-    state.print(f"{found}; squashed to {args.image_size}×{args.image_size}")
-    train = as_tensor("train", splits, size=args.image_size)
-    validation = as_tensor("validation", splits, size=args.image_size)
-    counts = {
-        name: y.bincount(minlength=len(splits.labels))
-        for name, (_, y) in zip(("train", "validation"), (train, validation), strict=True)
-    }
+    splits, survey = protocol.load_data(args, args.output_dir)
+    args.image_size = args.image_size or (64 if min(survey.size) > LARGE else 32)
+    state.print(f"{survey}; squashed to {args.image_size}×{args.image_size}")
+    tensors = {name: as_tensor(name, splits, size=args.image_size) for name in protocol.SPLITS}
+    data = protocol.TrainingData(splits, tensors)
     if state.is_main_process:
-        if args.overwrite_output_dir:  # not before the data is known to be good
-            remove_stale(args.output_dir, keep=resume)
-        figures.save_samples(args.output_dir / "samples.png", *train, splits.labels)
-        figures.save_classes(args.output_dir / "classes.png", counts, splits.labels)
-    mean, std = channel_mean_std(train[0])
+        protocol.prepare_folder(args.output_dir, data, overwrite=args.overwrite_output_dir, keep=resume)
+    mean, std = channel_mean_std(tensors["train"][0])
 
-    recipe = recipe_for(args, len(train[0]), state.num_processes)
+    recipe = recipe_for(args, len(tensors["train"][0]), state.num_processes)
     torch.manual_seed(args.seed)
-    model = CifarCnnForImageClassification(
-        CifarCnnConfig(
-            widths=recipe.widths,
-            depths=recipe.depths,
-            hidden_act=recipe.hidden_act,
-            views=recipe.views,
-            image_size=args.image_size,
-            id2label=dict(enumerate(splits.labels)),
-            label2id={label: i for i, label in enumerate(splits.labels)},
-        )
-    )
+    model = build_model(recipe, args.image_size, splits.labels)
     parent = load_parent(args.init_from, model) if args.init_from else None
     run = runs.describe(
         vars(args) | {"bf16": bf16, "device": device.type, "num_processes": state.num_processes}, parent
     )
     model.to(device)
-    train, validation = [tuple(tensor.to(device) for tensor in split) for split in (train, validation)]
-
-    seconds = estimate_seconds(model, train[0], recipe, bf16) / state.num_processes
-    each = f"{state.num_processes} × " if state.num_processes > 1 else ""
-    state.print(
-        f"{len(train[0]):,} images, {recipe.epochs:g} epochs in batches of {recipe.batch_size}, about "
-        f"{max(1, round(seconds / 60))} min on this machine ({each}{device.type}, {'bfloat16' if bf16 else 'float32'}, "
-        f"{torch.get_num_threads()} threads)"
-    )
-    with start_log() if state.is_main_process else nullcontext() as log:
-        try:
-            options = RunOptions(
-                args.output_dir,
-                mean=mean,
-                std=std,
-                seed=args.seed,
-                patience=args.patience,
-                bf16=bf16,
-                resume=resume,
-                parent=parent and parent.model_sha256,
-                log=log,
-            )
-            progress = CnnTrainer(model, train, validation, recipe, options).train()
-        except Stopped as stopped:
-            raise Stopped(f"{stopped}; go on with: python {runs.command_to_resume(sys.argv)}") from None
+    train, validation = (tuple(tensor.to(device) for tensor in tensors[name]) for name in protocol.SPLITS)
+    state.print(describe_plan(model, train[0], recipe, bf16))
+    with start_log() if state.is_main_process else nullcontext() as log, protocol.explaining_how_to_resume():
+        options = RunOptions(
+            args.output_dir,
+            mean=mean,
+            std=std,
+            seed=args.seed,
+            patience=args.patience,
+            bf16=bf16,
+            resume=resume,
+            parent=parent and parent.model_sha256,
+            log=log,
+        )
+        progress = CnnTrainer(model, train, validation, recipe, options).train()
     if not state.is_main_process:
         return
 
-    # Calibrate on validation what will be stored: a temperature goes into the head, so every way of loading has it.
+    calibrated = calibrate_views(model, validation, mean, std)
+    model.config.reduce_to = 4 * args.image_size  # pixels: a photograph's shorter side before it is squashed
+    size = {"height": args.image_size, "width": args.image_size}
+    export.save(model, ViTImageProcessor(size=size, image_mean=mean, image_std=std), args.output_dir)
+    result = protocol.TrainingResult(
+        history=progress.history,
+        best_epoch=progress.best_epoch,
+        train_seconds=progress.train_seconds,
+        images_seen=progress.step * recipe.batch_size,
+        train_flops=training_flops(model, recipe, len(train[0]), progress.step),
+        inference_flops=recipe.views * view_flops(model, args.image_size),
+        recipe=asdict(recipe),
+    )
+    calibrated.accuracy_one_view = progress.best_accuracy
+    protocol.finish_run(args.output_dir, data, run, result, calibrated)
+    if args.push_to_hub:
+        protocol.push_result(args.output_dir, args)
+
+
+def build_model(recipe: CnnRecipe, image_size: int, labels: list[str]) -> CifarCnnForImageClassification:
+    """The recipe's CNN with random weights, for images of `image_size` pixels a side."""
+    return CifarCnnForImageClassification(
+        CifarCnnConfig(
+            widths=recipe.widths,
+            depths=recipe.depths,
+            hidden_act=recipe.hidden_act,
+            views=recipe.views,
+            image_size=image_size,
+            id2label=dict(enumerate(labels)),
+            label2id={label: i for i, label in enumerate(labels)},
+        )
+    )
+
+
+def describe_plan(model: CifarCnnForImageClassification, images: torch.Tensor, recipe: CnnRecipe, bf16: bool) -> str:
+    """Images, epochs and the estimated time in one line; `images` (N, C, H, W) are on their device."""
+    processes, device = PartialState().num_processes, images.device.type
+    seconds = estimate_seconds(model, images, recipe, bf16) / processes
+    return (
+        f"{len(images):,} images, {recipe.epochs:g} epochs in batches of {recipe.batch_size}, about "
+        f"{max(1, round(seconds / 60))} min on this machine ({f'{processes} × ' if processes > 1 else ''}{device}, "
+        f"{'bfloat16' if bf16 else 'float32'}, {torch.get_num_threads()} threads)"
+    )
+
+
+def calibrate_views(model: CifarCnnForImageClassification, validation: Tensors, mean: list, std: list) -> Validation:
+    """Rounds the model to float16, folds a temperature fitted on validation into its head, and sets `known_threshold`.
+
+    Stored in the head, so every loader applies it.
+
+    Returns:
+        accuracy (fraction), nll (nats) and temperature, with the views that `forward` averages.
+    """
     model.half().float().eval()
     views = predict_logits(model.forward_views, validation[0], mean, std).cpu().numpy()
     labels = validation[1].cpu().numpy()
@@ -240,46 +255,8 @@ def main() -> None:
         model.head.weight /= temperature
     logits = merge(views / temperature)
     model.config.known_threshold = ood.threshold(ood.energy(logits))
-    model.config.reduce_to = (
-        4 * args.image_size
-    )  # pixels: a photograph's shorter side, before the processor squashes it
-    size = {"height": args.image_size, "width": args.image_size}
-    export.save(model, ViTImageProcessor(size=size, image_mean=mean, image_std=std), args.output_dir)
-
-    figures.save_curves(args.output_dir / "curves.png", progress.history)
-    reached = Validation(
-        accuracy=float((logits.argmax(axis=1) == labels).mean()),
-        accuracy_one_view=progress.best_accuracy,
-        nll=metrics.nll(logits, labels),
-        temperature=temperature,
-    )
-    record = RunRecord(
-        **run,
-        data=DataRecord(
-            images=len(train[0]),
-            labels=splits.labels,
-            counts={name: count.tolist() for name, count in counts.items()},
-            skipped=len(splits.skipped),
-            test_cut=splits.test_cut,
-        ),
-        recipe=asdict(recipe),
-        train_seconds=round(progress.train_seconds, 1),
-        images_seen=progress.step * recipe.batch_size,
-        train_flops=training_flops(model, recipe, len(train[0]), progress.step),
-        inference_flops=recipe.views * view_flops(model, args.image_size),
-        best_epoch=progress.best_epoch,
-        validation=reached,
-    )
-    runs.RunFolder(args.output_dir).write_run(record)
-    card.write(args.output_dir)
-    (args.output_dir / CHECKPOINT).unlink(missing_ok=True)  # what it was for is done, and it is not part of the model
-    print(
-        f"{reached.accuracy:.2%} of {len(labels):,} validation images right after "
-        f"{progress.train_seconds:,.0f} s of training; saved in {args.output_dir}. "
-        f"Measure it: python evaluate.py --model {args.output_dir} --dataset {args.dataset}"
-    )
-    if args.push_to_hub:
-        print(push(args.output_dir, args.hub_model_id, private=args.hub_private_repo, revision=args.hub_revision))
+    accuracy = float((logits.argmax(axis=1) == labels).mean())
+    return Validation(accuracy=accuracy, nll=metrics.nll(logits, labels), temperature=temperature)
 
 
 def merge(views: np.ndarray) -> np.ndarray:
@@ -287,44 +264,20 @@ def merge(views: np.ndarray) -> np.ndarray:
     return average_views(torch.from_numpy(views)).numpy()
 
 
-def checkpoint_to_resume(args: argparse.Namespace) -> Path | None:
-    """The checkpoint that the flags ask for; ModelError rather than write over a run, or go on from nothing."""
-    last = args.output_dir / CHECKPOINT
-    wanted = last if args.resume_from_checkpoint == "last" else Path(args.resume_from_checkpoint or "")
-    wanted = wanted / CHECKPOINT if args.resume_from_checkpoint and wanted.is_dir() else wanted
-    finished = runs.RunFolder(args.output_dir).is_finished
-    if args.init_from and args.init_from.resolve() == args.output_dir.resolve():
-        raise ModelError(f"--init_from and --output_dir are both {args.output_dir}: give another --output_dir")
-    if not args.overwrite_output_dir and (finished or (last.exists() and wanted.resolve() != last.resolve())):
-        ways = "" if finished else "--resume_from_checkpoint last, "
-        state = "a finished run" if finished else "a run"
-        raise ModelError(f"{args.output_dir} holds {state}: pass {ways}--overwrite_output_dir or another --output_dir")
-    if args.resume_from_checkpoint is None:
-        return None
-    if not wanted.is_file():
-        raise ModelError(f"no checkpoint {wanted}: leave out --resume_from_checkpoint to start from scratch")
-    return wanted
-
-
-def remove_stale(output_dir: Path, keep: Path | None) -> None:
-    """Removes what an earlier run left in `output_dir` and would speak of other weights, but for the checkpoint
-    `keep`.
-    """
-    for name in (*runs.STALE, CHECKPOINT):
-        if keep is None or (output_dir / name).resolve() != keep.resolve():
-            (output_dir / name).unlink(missing_ok=True)
+def find_checkpoint(path: Path) -> Path | None:
+    """The checkpoint at `path` or in it; None if there is none."""
+    path = path / CHECKPOINT if path.is_dir() else path
+    return path if path.is_file() else None
 
 
 def recipe_for(args: argparse.Namespace, n: int, processes: int = 1) -> CnnRecipe:
-    """The recipe with the flags' changes, for n training images of --image_size, a batch shared by so many
-    processes.
-    """
+    """The recipe with the flags' changes, for n training images of --image_size; processes share each batch."""
     recipe = RECIPES[args.recipe]
     if not args.mirror:
         recipe = replace(recipe, mirror=False, views=1)
     if args.image_size < 16:
         raise ModelError(f"--image_size {args.image_size} leaves nothing after three poolings: pass 16 or more")
-    scale = args.image_size / 32  # recipes say pixels of an image of 32
+    scale = args.image_size / 32  # recipes give pixels for images of 32×32
     recipe = replace(
         recipe,
         sizes=tuple((epochs, round(size * scale)) for epochs, size in recipe.sizes),
@@ -358,7 +311,7 @@ def load_parent(folder: Path, model: CifarCnnForImageClassification) -> RunRecor
 
 
 def tracker(args: argparse.Namespace) -> Callable[[], AbstractContextManager[Callable[[dict], None]]]:
-    """What to enter for a function that logs an epoch's metrics where --report_to says."""
+    """A context manager that gives a function which logs an epoch's metrics to the tracker of --report_to."""
     if args.report_to == "none":
         return lambda: nullcontext(lambda metrics: None)
     try:

@@ -683,7 +683,7 @@ def test_heads_of_a_grid_learn_each_by_itself():
     one, _ = probe.head_gradient(heads[2:3], torch.from_numpy(inputs), torch.from_numpy(labels), None, 0.1)
     assert torch.allclose(gradient[2], one[0], atol=1e-6) and sums.shape == (4, 2)
     split = probe.Features(inputs, labels, False)
-    best = probe.fit_heads(split, split, 3, epochs=30, batch_size=30)
+    best = probe.fit_heads(split, split, probe.HeadSettings(num_labels=3, epochs=30, batch_size=30))
     logits = inputs @ best.weight.numpy().T + best.bias.numpy()  # of features as they are, not standardised
     assert (logits.argmax(axis=1) == labels).mean() == best.history[best.best_epoch - 1]["validation_accuracy"] > 0.97
 

@@ -15,6 +15,7 @@ from transformers import ViTImageProcessor
 
 import finetune_vit
 from classifier.errors import ModelError
+from classifier.training.finetune_trainer import keep_step_images
 
 ROOT = Path(__file__).resolve().parent.parent
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
@@ -151,10 +152,10 @@ def test_a_step_keeps_its_images_whatever_the_number_of_parts(tmp_path):
     state = {"stateful_callbacks": {"ProgressTracker": {"attributes": {"step_images": 30}}}}
     (tmp_path / "trainer_state.json").write_text(json.dumps(state))
     args = finetune_vit.Training(output_dir=str(tmp_path), per_device_train_batch_size=8, gradient_accumulation_steps=3)
-    finetune_vit.keep_step(args, tmp_path)
+    keep_step_images(args, tmp_path)
     assert args.per_device_train_batch_size == 10 and not args.auto_find_batch_size
     args.gradient_accumulation_steps = 4
     with pytest.raises(
         ModelError, match="30 images, which 1 processes and 4 gradient_accumulation_steps can't share evenly"
     ):
-        finetune_vit.keep_step(args, tmp_path)
+        keep_step_images(args, tmp_path)

@@ -29,7 +29,7 @@ from classifier.models import backbone
 from classifier.models import processor as processors
 from classifier.training import depthwise, distill
 from classifier.training.augment import crop_boxes, crop_resize, mix, normalize, size_at
-from classifier.training.callbacks import ImageProgressBar, ProgressTracker, last_checkpoint
+from classifier.training.callbacks import ImageProgressBar, ProgressTracker, last_checkpoint, progress_of
 from classifier.training.depthwise import channels_last
 from classifier.training.finetune_data import InMemory, Streamed, collate
 from classifier.training.runtime import seeded_generator
@@ -256,6 +256,42 @@ class FinetuneTrainer(Trainer):
                 f"can't save {folder} ({str(error).splitlines()[0]}): free some space, then go on with "
                 + (f"--resume_from_checkpoint last, from step {kept.name.partition('-')[2]}" if kept else "a new run")
             ) from error
+
+
+@contextmanager
+def explaining_memory() -> Iterator[None]:
+    """Turns an error about memory into a ModelError that names the flags which need less."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"a batch does not fit into memory ({str(error).splitlines()[0]}): pass a lower --image_size, "
+            "--gradient_checkpointing, a lower --per_device_eval_batch_size, or a lower "
+            "--per_device_train_batch_size with more --gradient_accumulation_steps"
+        ) from error
+
+
+def keep_step_images(args: TrainingArguments, resume: Path | None) -> None:
+    """Sets the batch size so that a step of a resumed run has as many images as before, on any number of processes.
+
+    Raises:
+        ModelError: the images can't be divided evenly.
+    """
+    # A batch is reduced only in the process that runs out of memory, so not where other processes or a checkpoint rely
+    # on its size.
+    args.auto_find_batch_size &= args.world_size == 1 and resume is None
+    if resume is None:
+        return
+    images = progress_of(resume)["step_images"]
+    parts = args.world_size * args.gradient_accumulation_steps * max(1, args.n_gpu)
+    if images % parts:
+        raise ModelError(
+            f"a step of {resume} is of {images} images, which {args.world_size} processes and "
+            f"{args.gradient_accumulation_steps} gradient_accumulation_steps can't share evenly: pass others"
+        )
+    args.per_device_train_batch_size = images // parts
 
 
 def accuracy_and_nll(predictions: EvalPrediction) -> dict[str, float]:

@@ -44,6 +44,27 @@ class Features:
     was_cached: bool
 
 
+@dataclass(frozen=True)
+class HeadSettings:
+    """How heads are trained.
+
+    Attributes:
+        num_labels: classes.
+        epochs: passes over the features.
+        batch_size: images a step.
+        label_smoothing: share of a target that is spread over all classes.
+        class_weights: (num_labels,), or None for equal ones.
+        seed: of the order.
+    """
+
+    num_labels: int
+    epochs: int
+    batch_size: int = 512
+    label_smoothing: float = 0.0
+    class_weights: torch.Tensor | None = None
+    seed: int = 0
+
+
 @dataclass
 class Heads:
     """The best of a grid of heads on validation, and how it got there."""
@@ -133,17 +154,7 @@ def key(model: PreTrainedModel, processor: BaseImageProcessor, dataset: InMemory
     return hashed.hexdigest()[:32]
 
 
-def fit_heads(
-    train: Features,
-    validation: Features,
-    num_labels: int,
-    *,
-    epochs: int,
-    batch_size: int = 512,
-    label_smoothing: float = 0.0,
-    class_weights: torch.Tensor | None = None,
-    seed: int = 0,
-) -> Heads:
+def fit_heads(train: Features, validation: Features, settings: HeadSettings) -> Heads:
     """Trains a linear head for every learning rate and weight decay of the grid at once, and gives the best on
     validation.
 
@@ -155,28 +166,30 @@ def fit_heads(
     grid = [(rate, decay) for rate in LEARNING_RATES for decay in WEIGHT_DECAYS]
     rates, decays = (torch.tensor(column).view(-1, 1, 1) for column in zip(*grid, strict=True))
     mean, std = standardisation(train.inputs)
-    weights = class_weights if class_weights is None else class_weights.float()
+    weights = settings.class_weights if settings.class_weights is None else settings.class_weights.float()
 
     def standardised(inputs: np.ndarray) -> torch.Tensor:
         return (torch.tensor(inputs) - mean) / std
 
     n, dimension = train.inputs.shape
-    heads = torch.zeros(len(grid), dimension + 1, num_labels)  # the last row is the bias
+    heads = torch.zeros(len(grid), dimension + 1, settings.num_labels)  # the last row is the bias
     first, second = torch.zeros_like(heads), torch.zeros_like(heads)
     decayed = torch.ones(dimension + 1, 1)
     decayed[-1] = 0
-    steps_per_epoch = math.ceil(n / batch_size)
-    step, total = 0, epochs * steps_per_epoch
+    steps_per_epoch = math.ceil(n / settings.batch_size)
+    step, total = 0, settings.epochs * steps_per_epoch
     validation_inputs, validation_labels = standardised(validation.inputs), torch.from_numpy(validation.labels)
     best = (-1.0, 0.0)
     history: list[list[dict]] = [[] for _ in grid]
-    for epoch in tqdm(range(epochs), unit=" epochs", desc=f"{len(grid)} heads", leave=False):
+    for epoch in tqdm(range(settings.epochs), unit=" epochs", desc=f"{len(grid)} heads", leave=False):
         epoch_began = time.perf_counter()
         sums = torch.zeros(len(grid), 2)
-        for index in torch.randperm(n, generator=seeded_generator(seed, "order", epoch)).split(batch_size):
+        for index in torch.randperm(n, generator=seeded_generator(settings.seed, "order", epoch)).split(
+            settings.batch_size
+        ):
             index = index.sort().values  # a memory map is read forwards
             inputs, labels = standardised(train.inputs[index.numpy()]), torch.from_numpy(train.labels[index.numpy()])
-            gradient, batch_sums = head_gradient(heads, inputs, labels, weights, label_smoothing)
+            gradient, batch_sums = head_gradient(heads, inputs, labels, weights, settings.label_smoothing)
             sums += batch_sums
             step += 1
             first.lerp_(gradient, 0.1)
@@ -209,14 +222,10 @@ def fit_heads(
     return Heads(weight, bias, *grid[best_g], best_epoch, history[best_g], time.perf_counter() - began)
 
 
-def cross_validate(
-    train: Features, validation: Features, num_labels: int, *, folds: int, epochs: int, seed: int = 0, **settings
-) -> list[float]:
+def cross_validate(train: Features, validation: Features, settings: HeadSettings, *, folds: int) -> list[float]:
     """Accuracy on each of `folds` parts of all images, cut by class, of a head that was trained on the other parts.
 
     A fifth of these others chooses learning rate, weight decay and epoch, so no image is measured that chose anything.
-    `settings` as in `fit_heads`.
-
     Raises:
         DataError: no class has as many images as there are parts.
     """
@@ -230,17 +239,11 @@ def cross_validate(
         warnings.simplefilter(
             "ignore", UserWarning
         )  # of classes with fewer images than parts: some parts have none of it
-        cuts = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(inputs, labels))
+        cuts = list(StratifiedKFold(folds, shuffle=True, random_state=settings.seed).split(inputs, labels))
     for others, part in cuts:
-        choosing = others[sample_by_class(labels[others], max(1, len(others) // 5), seed)]
+        choosing = others[sample_by_class(labels[others], max(1, len(others) // 5), settings.seed)]
         fitting = np.setdiff1d(others, choosing)
-        heads = fit_heads(
-            *(Features(inputs[rows], labels[rows], True) for rows in (fitting, choosing)),
-            num_labels,
-            epochs=epochs,
-            seed=seed,
-            **settings,
-        )
+        heads = fit_heads(*(Features(inputs[rows], labels[rows], True) for rows in (fitting, choosing)), settings)
         logits = torch.from_numpy(inputs[part]) @ heads.weight.T + heads.bias
         accuracies.append(float((logits.argmax(dim=1).numpy() == labels[part]).mean()))
     return accuracies
