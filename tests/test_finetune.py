@@ -197,6 +197,18 @@ def test_mixing_weighs_targets_as_pixels(alphas):
         assert mixed.mean(dim=(1, 2, 3)).numpy() == pytest.approx(targets[:, 1].numpy(), abs=1e-5)
 
 
+def test_mixing_depends_on_its_generator_alone():
+    images, targets = torch.rand(4, 3, 10, 10), torch.eye(4)
+    state = torch.get_rng_state()
+    first = mix(images, targets, 1.0, 1.0, torch.Generator().manual_seed(3))
+    assert torch.equal(torch.get_rng_state(), state)  # dropout, which draws from there, is not disturbed
+    torch.rand(1)
+    second = mix(images, targets, 1.0, 1.0, torch.Generator().manual_seed(3))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    other = mix(images, targets, 1.0, 1.0, torch.Generator().manual_seed(4))
+    assert not torch.equal(first[1], other[1])
+
+
 PROCESSORS = [
     DeiTImageProcessor(),
     ViTImageProcessor(),

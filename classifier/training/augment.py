@@ -1,11 +1,11 @@
-"""Batched augmentation: a whole batch at once, on the device that the images are on."""
+"""Batched augmentation: a whole batch at once, on the images' device."""
 
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch.nn import functional as F
+from torchvision.transforms import v2
 
 
 def normalize(images: torch.Tensor, mean: list[float], std: list[float]) -> torch.Tensor:
@@ -31,8 +31,8 @@ def shift(images: torch.Tensor, most: int, generator: torch.Generator) -> torch.
     rows = dy + torch.arange(height, device=images.device)  # (N, H)
     columns = dx + torch.arange(width, device=images.device)  # (N, W)
     padded = F.pad(images, (most,) * 4, mode="reflect").permute(0, 2, 3, 1)  # (N, H + 2·most, W + 2·most, C)
-    which = torch.arange(n, device=images.device)[:, None, None]
-    return padded[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    index = torch.arange(n, device=images.device)[:, None, None]
+    return padded[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def cutout(images: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:
@@ -132,27 +132,22 @@ def _resampling(start: torch.Tensor, extent: torch.Tensor, n: int, size: int, bi
 def mix(
     images: torch.Tensor, targets: torch.Tensor, mixup: float, cutmix: float, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Blends each image with its neighbour in the batch (mixup, arXiv:1710.09412), or pastes a box of it (CutMix,
-    1905.04899).
+    """Applies torchvision's MixUp (arXiv:1710.09412) or CutMix (arXiv:1905.04899) to a batch, with repeatable draws.
 
     Args:
         images: float (N, C, H, W).
         targets: a distribution over classes, float (N, num_labels).
-        mixup, cutmix: alpha of the Beta distribution that the share comes from; 0 is never. Both: one or the other.
-        generator: on the CPU.
+        mixup, cutmix: alpha of the Beta distribution of the mixing ratio; 0 switches it off. With both, each batch gets
+            one of them at random.
+        generator: on the CPU; the only source of randomness.
+
+    Returns:
+        images and targets of the same shapes, mixed in the same ratio.
     """
-    if not mixup and not cutmix:
+    mixers = [kind(alpha=alpha) for kind, alpha in ((v2.MixUp, mixup), (v2.CutMix, cutmix)) if alpha]
+    if not mixers:
         return images, targets
-    rng = np.random.default_rng(torch.randint(2**62, (1,), generator=generator).item())
-    cut = bool(cutmix) and (not mixup or rng.random() < 0.5)
-    share = rng.beta(cutmix, cutmix) if cut else rng.beta(mixup, mixup)  # of the image itself
-    if cut:
-        size = np.array(images.shape[-2:])
-        centre, half = rng.integers(size), size * (1 - share) ** 0.5 / 2
-        (top, left), (bottom, right) = np.rint(np.clip([centre - half, centre + half], 0, size)).astype(int)
-        share = 1 - (bottom - top) * (right - left) / size.prod()
-        images = images.clone()
-        images[:, :, top:bottom, left:right] = images.roll(1, 0)[:, :, top:bottom, left:right]
-    else:
-        images = share * images + (1 - share) * images.roll(1, 0)
-    return images, share * targets + (1 - share) * targets.roll(1, 0)
+    seed = torch.randint(2**62, (1,), generator=generator).item()
+    with torch.random.fork_rng(devices=[]):  # torchvision draws from the CPU's global generator, and the model may too
+        torch.random.default_generator.manual_seed(seed)
+        return v2.RandomChoice(mixers)(images, targets)
