@@ -32,6 +32,7 @@ import time
 from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import torch
@@ -218,7 +219,7 @@ def main() -> None:
 
     splits, survey = protocol.load_data(flags, output_dir)
     if flags.freeze == "auto":
-        flags.freeze = "backbone" if len(splits.train) < FEW else "none"
+        flags.freeze = "backbone" if len(splits["train"]) < FEW else "none"
     if flags.folds and flags.freeze == "none":
         raise ModelError("--folds is for a frozen backbone: pass --freeze backbone, or leave it out")
     with PartialState().main_process_first():  # which downloads the weights
@@ -239,8 +240,8 @@ def main() -> None:
         print(f"{start.name} at {plan.image_size} pixels, {describe_training(start.initialized, flags.freeze)}")
         protocol.prepare_folder(output_dir, data, overwrite=flags.overwrite_output_dir, keep=resume)
 
-    weights = len(splits.train) / len(splits.labels) / data.counts["train"].clamp(min=1)
-    weights = weights if flags.class_weights == "balanced" else None
+    balanced = len(splits["train"]) / len(splits.labels) / data.counts["train"].clamp(min=1)
+    weights = balanced if flags.class_weights == "balanced" else None
     train = train_head if flags.freeze == "backbone" else train_all
     with finetune_trainer.explaining_memory(), protocol.explaining_how_to_resume():
         result = train(Job(flags, args, model, processor, data, plan, weights, resume))
@@ -262,15 +263,15 @@ def train_all(job: Job) -> protocol.TrainingResult:
     if args.gradient_checkpointing and not model.supports_gradient_checkpointing:
         raise ModelError(f"{type(model).__name__} has no gradient checkpointing: leave out --gradient_checkpointing")
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # on this machine, they share its cores
-    data = [dataset(job, name, crop_scale) for name, crop_scale in (("train", flags.crop_scale), ("validation", None))]
+    data = dataset(job, "train", flags.crop_scale), dataset(job, "validation", None)
     if not job.data.tensors:
-        args.dataloader_num_workers = args.dataloader_num_workers or max(1, os.cpu_count() // processes)
+        args.dataloader_num_workers = args.dataloader_num_workers or max(1, (os.cpu_count() or 1) // processes)
     labels = job.data.splits.labels
     teacher = None
     if flags.teacher:
         teacher = distill.Teacher(flags.teacher, labels, *processors.mean_std(job.processor), args.device)
     must_match = settings_to_match(flags, args, plan) | {
-        "train images": len(job.data.splits.train),
+        "train images": len(job.data.splits["train"]),
         "labels": labels,
         "model": type(model).__name__,
     }
@@ -293,7 +294,7 @@ def train_all(job: Job) -> protocol.TrainingResult:
         if args.should_save and args.world_size > 1:
             own = args.train_batch_size * args.gradient_accumulation_steps
             print(f"steps of {own * args.world_size} images, {own} of them on each of {args.world_size} processes")
-        trainer.train(resume_from_checkpoint=job.resume and str(job.resume))
+        trainer.train(resume_from_checkpoint=str(job.resume) if job.resume else None)
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # restores a forward pass without autocast
     step, total = trainer.state.global_step, trainer.state.max_steps
     if progress.is_stopping and step < total:
@@ -333,7 +334,7 @@ def train_head(job: Job) -> protocol.TrainingResult:
             dataset(job, name, None),
             folder=Path(huggingface_hub.constants.HF_HOME) / "features",
             batch_size=args.per_device_eval_batch_size,
-            num_workers=0 if job.data.tensors else args.dataloader_num_workers or os.cpu_count(),
+            num_workers=0 if job.data.tensors else args.dataloader_num_workers or os.cpu_count() or 1,
             bf16=args.bf16,
         )
         for name in protocol.SPLITS
@@ -349,7 +350,7 @@ def train_head(job: Job) -> protocol.TrainingResult:
     backbone.head(model).load_state_dict({"weight": heads.weight, "bias": heads.bias})
     write_text(Path(args.output_dir) / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in heads.history))
     seconds = time.perf_counter() - began  # without the cross-validation, which only measures
-    recipe = {"image_size": job.plan.image_size, "crop_pct": job.plan.crop_pct}
+    recipe: dict[str, Any] = {"image_size": job.plan.image_size, "crop_pct": job.plan.crop_pct}
     recipe |= {"learning_rate": heads.learning_rate, "weight_decay": heads.weight_decay, "epochs": settings.epochs}
     recipe |= {"label_smoothing": settings.label_smoothing, "cached_features": train.was_cached}
     if flags.folds:
@@ -408,7 +409,7 @@ def settings_to_match(flags: FinetuneArguments, args: Training, plan: Plan) -> d
 
 
 def fetch_checkpoint(wanted: str | None) -> str | None:
-    """The value of --resume_from_checkpoint; for a repository of the Hub, its downloaded checkpoint."""
+    """The value of --resume_from_checkpoint; a repository of the Hub becomes the checkpoint downloaded from it."""
     if wanted and HUB_ID.fullmatch(wanted) and not Path(wanted).exists():
         folder, *_ = locate(wanted, ["last-checkpoint/*"])  # where Trainer's hub_strategy leaves it
         return str(folder / "last-checkpoint")

@@ -176,9 +176,9 @@ def main() -> None:
         vars(args) | {"bf16": bf16, "device": device.type, "num_processes": state.num_processes}, parent
     )
     model.to(device)
-    train, validation = (tuple(tensor.to(device) for tensor in tensors[name]) for name in protocol.SPLITS)
+    train, validation = ((images.to(device), labels.to(device)) for images, labels in tensors.values())
     state.print(describe_plan(model, train[0], recipe, bf16))
-    with start_log() if state.is_main_process else nullcontext() as log, protocol.explaining_how_to_resume():
+    with start_log() if state.is_main_process else nullcontext(no_log) as log, protocol.explaining_how_to_resume():
         options = RunOptions(
             args.output_dir,
             mean=mean,
@@ -187,7 +187,7 @@ def main() -> None:
             patience=args.patience,
             bf16=bf16,
             resume=resume,
-            parent=parent and parent.model_sha256,
+            parent=parent.model_sha256 if parent else None,
             log=log,
         )
         progress = CnnTrainer(model, train, validation, recipe, options).train()
@@ -310,10 +310,14 @@ def load_parent(folder: Path, model: CifarCnnForImageClassification) -> RunRecor
     return parent
 
 
+def no_log(metrics: dict) -> None:
+    """Logs nothing."""
+
+
 def tracker(args: argparse.Namespace) -> Callable[[], AbstractContextManager[Callable[[dict], None]]]:
     """A context manager that gives a function which logs an epoch's metrics to the tracker of --report_to."""
     if args.report_to == "none":
-        return lambda: nullcontext(lambda metrics: None)
+        return lambda: nullcontext(no_log)
     try:
         package = importlib.import_module(
             {"tensorboard": "torch.utils.tensorboard"}.get(args.report_to, args.report_to)
@@ -324,7 +328,12 @@ def tracker(args: argparse.Namespace) -> Callable[[], AbstractContextManager[Cal
     @contextmanager
     def tensorboard() -> Iterator[Callable[[dict], None]]:
         with package.SummaryWriter(args.output_dir / "tensorboard") as writer:
-            yield lambda metrics: [writer.add_scalar(name, value, metrics["epoch"]) for name, value in metrics.items()]
+
+            def log(metrics: dict) -> None:
+                for name, value in metrics.items():
+                    writer.add_scalar(name, value, metrics["epoch"])
+
+            yield log
 
     @contextmanager
     def trackio() -> Iterator[Callable[[dict], None]]:

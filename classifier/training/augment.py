@@ -10,9 +10,9 @@ from torchvision.transforms import v2
 
 def normalize(images: torch.Tensor, mean: list[float], std: list[float]) -> torch.Tensor:
     """uint8 (N, C, H, W) -> float32 of the same shape, as the saved processor does it; mean and std in units of 255."""
-    mean = torch.tensor(mean, device=images.device).view(-1, 1, 1) * 255
-    std = torch.tensor(std, device=images.device).view(-1, 1, 1) * 255
-    return (images.float() - mean) / std
+    means = torch.tensor(mean, device=images.device).view(-1, 1, 1) * 255
+    stds = torch.tensor(std, device=images.device).view(-1, 1, 1) * 255
+    return (images.float() - means) / stds
 
 
 def flip_by_turns(images: torch.Tensor, first: torch.Tensor, epoch: int) -> torch.Tensor:
@@ -147,7 +147,7 @@ def mix(
     mixers = [kind(alpha=alpha) for kind, alpha in ((v2.MixUp, mixup), (v2.CutMix, cutmix)) if alpha]
     if not mixers:
         return images, targets
-    seed = torch.randint(2**62, (1,), generator=generator).item()
+    seed = int(torch.randint(2**62, (1,), generator=generator))
     with torch.random.fork_rng(devices=[]):  # torchvision draws from the CPU's global generator, and the model may too
         torch.random.default_generator.manual_seed(seed)
         return v2.RandomChoice(mixers)(images, targets)

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from classifier.errors import ModelError, Stopped
 from classifier.files import write_text
+from classifier.models.cnn import CifarCnnForImageClassification as Cnn
 from classifier.training import augment
 from classifier.training.augment import flip_by_turns, normalize, resize
 from classifier.training.checkpoint import (
@@ -119,7 +120,7 @@ class CnnTrainer:
     process, up to the order of sums, and to batch norm where a part of the batch is smaller than `chunk_size`.
 
     Args:
-        model: a `CifarCnnForImageClassification`, on its device.
+        model: on its device.
         train, validation: (images uint8 (N, C, H, W), labels int64 (N,)), on the model's device.
         recipe: schedule, optimiser and augmentation.
         options: folder, seed and the like.
@@ -128,7 +129,7 @@ class CnnTrainer:
         ModelError: the checkpoint can't be used.
     """
 
-    def __init__(self, model: nn.Module, train: Tensors, validation: Tensors, recipe: CnnRecipe, options: RunOptions):
+    def __init__(self, model: Cnn, train: Tensors, validation: Tensors, recipe: CnnRecipe, options: RunOptions):
         keep_freed_memory()
         self.model, self.validation, self.recipe, self.options = model, validation, recipe, options
         self.images, self.labels = train
@@ -237,9 +238,9 @@ class CnnTrainer:
             parameter.requires_grad_(step < recipe.freeze_from * self.total_steps)
         chunks = batch.split(self.chunk_size)
         own = range(self.state.process_index, len(chunks), self.state.num_processes)
-        sums = sum(
-            self.backward(chunks[i], step, seeded_generator(self.options.seed, f"augment {step}", i)) for i in own
-        )
+        sums = torch.zeros(2, device=self.device)
+        for i in own:
+            sums += self.backward(chunks[i], step, seeded_generator(self.options.seed, f"augment {step}", i))
         sums, self.is_stopped = add_up(self.model, sums, stop.caught)
         set_learning_rates(self.optimizers, step / self.total_steps, step / whiten_steps)
         for optimizer in self.optimizers:
@@ -331,7 +332,7 @@ def average_statistics(model: nn.Module) -> None:
             buffer.copy_(mean.view_as(buffer))
 
 
-def build_optimizers(model: nn.Module, recipe: CnnRecipe, chunks: int) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: Cnn, recipe: CnnRecipe, chunks: int) -> list[torch.optim.Optimizer]:
     """Muon for the convolutions, SGD for biases and head. Whitening filters and batch norm's scales stay as they are.
 
     `chunks` is the number of forward passes a step in this process.
@@ -379,9 +380,9 @@ def check_finite(losses: torch.Tensor, first: int, epoch: int) -> None:
     """Raises ModelError that names the first step whose loss is not finite; `losses` starts at step `first`."""
     bad = (~losses.isfinite()).nonzero()
     if len(bad):
-        step = first + bad[0].item()
+        step = first + int(bad[0])
         raise ModelError(
-            f"the loss is {losses[step - first].item()} at step {step}, epoch {epoch + 1}: "
+            f"the loss is {losses[bad[0]].item()} at step {step}, epoch {epoch + 1}: "
             "start again with --overwrite_output_dir and a lower --learning_rate"
         )
 
@@ -402,7 +403,7 @@ def predict_logits(
     return torch.cat(logits, dim=-2)
 
 
-def validate(model: nn.Module, data: Tensors, mean: list[float], std: list[float], bf16: bool) -> dict[str, float]:
+def validate(model: Cnn, data: Tensors, mean: list[float], std: list[float], bf16: bool) -> dict[str, float]:
     """Loss (nats) and accuracy (fraction) of (images uint8 (N, C, H, W), labels (N,)), in one view."""
     images, labels = data
     model.eval()
@@ -414,7 +415,7 @@ def validate(model: nn.Module, data: Tensors, mean: list[float], std: list[float
     }
 
 
-def estimate_seconds(model: nn.Module, images: torch.Tensor, recipe: CnnRecipe, bf16: bool) -> float:
+def estimate_seconds(model: Cnn, images: torch.Tensor, recipe: CnnRecipe, bf16: bool) -> float:
     """Estimated training time on this machine, from a forward and backward pass of one chunk of images (N, C, H, W) at
     each size.
     """
@@ -435,13 +436,13 @@ def estimate_seconds(model: nn.Module, images: torch.Tensor, recipe: CnnRecipe, 
     return seconds
 
 
-def training_flops(model: nn.Module, recipe: CnnRecipe, n: int, steps: int) -> int:
+def training_flops(model: Cnn, recipe: CnnRecipe, n: int, steps: int) -> int:
     """Floating-point operations of the first `steps` steps on `n` images; a backward pass counts as two forwards."""
     sizes = Counter(recipe.size_at(step / recipe.steps(n)) for step in range(steps))
     return sum(3 * recipe.batch_size * count * view_flops(model, size) for size, count in sizes.items())
 
 
-def view_flops(model: nn.Module, size: int) -> int:
+def view_flops(model: Cnn, size: int) -> int:
     """Floating-point operations of the forward pass of one view of one image of `size` pixels a side."""
     pixels = torch.zeros(1, model.config.num_channels, size, size, device=next(model.parameters()).device)
     with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -1,8 +1,9 @@
 """Depthwise convolutions whose backward pass is fast on a CPU.
 
-oneDNN has no kernels of its own for two gradients of a depthwise convolution: by the input where the stride is 2, and
-by a weight wider than 3×3. What it does instead takes many times as long as the forward pass, and most of the training
-time of an EfficientNet. Both are put here as convolutions that it is fast at; the values are the same.
+oneDNN lacks special kernels for two gradients of a depthwise convolution: with respect to the input where the stride is
+2, and with respect to a weight wider than 3×3. Its fallback takes many times as long as the forward pass, and most of
+the training time of an EfficientNet. Here both are computed by convolutions that oneDNN is fast at; the values are the
+same.
 """
 
 import torch
@@ -39,7 +40,7 @@ class Convolve(torch.autograd.Function):
 def gradient_by_input(
     grad: torch.Tensor, shape: torch.Size, weight: torch.Tensor, stride: int, padding: int
 ) -> torch.Tensor:
-    """As a forward pass of stride 1: of the gradient, with zeros where a stride left out a position, by the flipped
+    """A convolution of stride 1: the output's gradient, with zeros at positions that the stride skipped, by the flipped
     weight.
     """
     n, c, height, width = shape
@@ -55,7 +56,7 @@ def gradient_by_input(
 def gradient_by_weight(
     grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, stride: int, padding: int
 ) -> torch.Tensor:
-    """3×3 taps at a time: those from (i, j) on are the gradient by a 3×3 weight of an image shifted by (i, j)."""
+    """Computes 3×3 taps at a time: those from (i, j) on are the gradient of a 3×3 weight for x shifted by (i, j)."""
     k, (rows, columns) = weight.shape[-1], grad.shape[2:]
     if k > 3:
         x, padding = F.pad(x, 4 * [padding]), 0
@@ -64,8 +65,8 @@ def gradient_by_weight(
         for j in range(0, k - 2, 2):
             seen = x[:, :, i : i + (rows - 1) * stride + 3, j : j + (columns - 1) * stride + 3] if k > 3 else x
             settings = 2 * [stride], 2 * [padding], [1, 1], False, [0, 0], len(weight), [False, True, False]
-            _, found, _ = torch.ops.aten.convolution_backward(grad, channels_last(seen), part, None, *settings)
-            gradient[:, :, i : i + 3, j : j + 3] = found
+            _, taps, _ = torch.ops.aten.convolution_backward(grad, channels_last(seen), part, None, *settings)
+            gradient[:, :, i : i + 3, j : j + 3] = taps
     return gradient
 
 
@@ -97,9 +98,7 @@ class DepthwiseConv2dSame(DepthwiseConv2d):
 
 
 def speed_up(model: nn.Module) -> None:
-    """Gives the depthwise convolutions of a model on the CPU, where their gradients are slow, the backward pass from
-    here.
-    """
+    """Replaces the backward pass of a model's depthwise convolutions where oneDNN's is slow; for models on the CPU."""
     classes = {nn.Conv2d: DepthwiseConv2d, Conv2dSame: DepthwiseConv2dSame}
     for module in model.modules():
         if type(module) in classes and is_slow(module):
@@ -107,7 +106,7 @@ def speed_up(model: nn.Module) -> None:
 
 
 def is_slow(convolution: nn.Conv2d) -> bool:
-    """Whether it is depthwise, and of a kind for which oneDNN has no kernel and `Convolve` is one."""
+    """Whether it is depthwise, oneDNN has no kernel for its gradients, and `Convolve` supports it."""
     c, (k, width) = convolution.in_channels, convolution.kernel_size
     stride, padding = convolution.stride[0], convolution.padding[0]
     is_depthwise = c == convolution.out_channels == convolution.groups > 1 and convolution.padding_mode == "zeros"

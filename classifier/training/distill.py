@@ -1,8 +1,8 @@
-"""A trained model that teaches another what it thinks of the very crops that the student sees.
+"""Knowledge distillation: a trained model's probabilities for a crop are the targets of the student that sees it.
 
-Knowledge distillation (arXiv:1503.02531) by function matching (arXiv:2106.05237): the teacher's probabilities are the
-targets, and no label enters the loss. Who has learnt the same training images by heart has little to add to their
-labels: a teacher is for a student of other images, or of few.
+Distillation (arXiv:1503.02531) by function matching (arXiv:2106.05237): labels do not enter the loss. A teacher that
+has memorised the same training images adds little to their labels, so a teacher helps where the student is trained on
+other images, or on few.
 """
 
 import torch
@@ -13,7 +13,7 @@ from classifier.models import backbone, processor
 from classifier.models.predictor import load_predictor
 from classifier.training.depthwise import channels_last
 
-TEMPERATURE = 2.0  # of teacher and student, so that what the teacher holds for unlikely is learnt too
+TEMPERATURE = 2.0  # of teacher and student; raises the share of unlikely classes in the loss
 
 
 class Teacher:
@@ -22,7 +22,7 @@ class Teacher:
     Args:
         path_or_id: as in `load_predictor`.
         labels: the student's.
-        mean, std: what the student's pixels were normalised by, (3,) each.
+        mean, std: normalisation of the student's pixels, (3,) each.
         device: where the pixels are.
 
     Raises:
@@ -41,10 +41,10 @@ class Teacher:
         self.order = [predictor.labels.index(label) for label in labels]
         self.size = processor.size_of(predictor.processor)
         own_mean, own_std = processor.mean_std(predictor.processor)
-        mean, std, own_mean, own_std = (
+        of_student, scale, of_teacher, own_scale = (
             torch.as_tensor(x).view(3, 1, 1).to(device) for x in (mean, std, own_mean, own_std)
         )
-        self.scale, self.shift = std / own_std, (mean - own_mean) / own_std
+        self.scale, self.shift = scale / own_scale, (of_student - of_teacher) / own_scale
 
     @torch.no_grad()
     def probabilities(self, pixels: torch.Tensor) -> torch.Tensor:

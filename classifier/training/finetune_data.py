@@ -55,9 +55,8 @@ class Streamed(DecodedSplit):
     def cut(self, image) -> torch.Tensor:
         """A Pillow image -> a random crop, uint8 (3, size, size)."""
         draw = seeded_generator(self.seed, f"crop {self.index}", self.epoch)
-        top, left, height, width = (
-            round(edge.item()) for edge in crop_boxes(1, image.height, image.width, self.crop_scale, draw)
-        )
+        boxes = crop_boxes(1, image.height, image.width, self.crop_scale or 1.0, draw)
+        top, left, height, width = (round(edge.item()) for edge in boxes)
         mode = InterpolationMode.BICUBIC if processors.is_bicubic(self.processor) else InterpolationMode.BILINEAR
         box = top, left, max(1, height), max(1, width)
         return resized_crop(pil_to_tensor(image), *box, [self.size, self.size], interpolation=mode, antialias=True)

@@ -209,8 +209,9 @@ class FinetuneTrainer(Trainer):
 
     def readable(self, inputs: dict) -> dict:
         """The batch, after its unreadable images were added to `skipped`, or raised as a DataError."""
-        for where, error in inputs.get("failures", ()):
-            skip_or_raise(self.train_dataset.splits, where, error)
+        if isinstance(self.train_dataset, Streamed):
+            for where, error in inputs["failures"]:
+                skip_or_raise(self.train_dataset.splits, where, error)
         return inputs
 
     def compute_loss(self, model, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):

@@ -2,8 +2,6 @@
 
 import torch
 
-pass
-
 
 class Muon(torch.optim.Optimizer):
     """SGD with Nesterov momentum whose update of each convolution is orthogonalised and whose weights keep their norm.
@@ -22,7 +20,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self) -> None:  # type: ignore[override]  # without a closure
         """Takes one step with the gradients at hand."""
         for group in self.param_groups:
             for weight in group["params"]:

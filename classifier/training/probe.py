@@ -1,4 +1,4 @@
-"""What a frozen backbone makes of a data set, computed once and memory-mapped, and heads trained on it, a grid at once.
+"""Features of a frozen backbone, computed once and memory-mapped, and linear heads trained on them, a grid at once.
 
 train, validation = (extract(model, processor, each, folder=cache) for each in (train, validation))
 heads = fit_heads(train, validation, num_labels=10, epochs=60)
@@ -37,7 +37,7 @@ WEIGHT_DECAYS = (0.0, 0.01, 0.1, 1.0)  # AdamW's, times the learning rate
 
 @dataclass
 class Features:
-    """What the head of a model gets, of every readable image of a split."""
+    """The inputs of a model's head for every readable image of a split."""
 
     inputs: np.ndarray  # float32 (N, D), memory-mapped
     labels: np.ndarray  # int64 (N,)
@@ -88,13 +88,13 @@ def extract(
     num_workers: int = 0,
     bf16: bool = False,
 ) -> Features:
-    """The features of a split: from `folder` if these very weights, pixels and images were there before.
+    """The features of a split, from the cache in `folder` if weights, processor and images are those of an entry.
 
     Args:
         model: on its device; its head doesn't matter.
-        processor: what the pixels come from.
-        dataset: for evaluation, not cut at random.
-        folder: of the cache; a file's name is the digest of all that its content depends on.
+        processor: makes the pixels.
+        dataset: for evaluation, without random crops.
+        folder: of the cache; files are named by the digest of everything that they depend on.
         batch_size: images a forward pass.
         num_workers: processes that decode a `Streamed` split.
         bf16: matrix products in bfloat16 (autocast).
@@ -114,8 +114,9 @@ def extract(
     with replacing(inputs_path) as temporary, torch.inference_mode(), tqdm(total=len(dataset), unit=" images") as bar:
         inputs = None
         for batch in loader:
-            for where, error in batch.get("failures", ()):
-                skip_or_raise(dataset.splits, where, error)
+            if isinstance(dataset, Streamed):
+                for where, error in batch["failures"]:
+                    skip_or_raise(dataset.splits, where, error)
             if not len(batch["labels"]):
                 continue
             pixels = batch["pixels"].to(model.device)
@@ -148,19 +149,19 @@ def key(model: PreTrainedModel, processor: BaseImageProcessor, dataset: InMemory
             hashed.update(tensor.contiguous().cpu().numpy().tobytes())
     settings = {k: v for k, v in processor.to_dict().items() if k != "image_processor_type"}
     hashed.update(json.dumps([settings, backbone.trained_size(model), bf16], sort_keys=True, default=str).encode())
-    is_in_memory = isinstance(dataset, InMemory)
-    images = data_digest(dataset.images, dataset.labels) if is_in_memory else fingerprint(dataset.split, dataset.splits)
-    hashed.update(images.encode())
+    if isinstance(dataset, InMemory):
+        hashed.update(data_digest(dataset.images, dataset.labels).encode())
+    else:
+        hashed.update(fingerprint(dataset.split, dataset.splits).encode())
     return hashed.hexdigest()[:32]
 
 
 def fit_heads(train: Features, validation: Features, settings: HeadSettings) -> Heads:
-    """Trains a linear head for every learning rate and weight decay of the grid at once, and gives the best on
-    validation.
+    """Trains a linear head for each learning rate and weight decay of the grid, and gives the best one on validation.
 
-    The heads are one tensor (G, D, num_labels), so a step is one batched matrix product; AdamW (arXiv:1711.05101) with
-    a rate and a decay a head, cosine to 0. Features are standardised for it, and the head is then rewritten for plain
-    ones. Of heads and epochs with the same accuracy, the one with the lower loss is taken.
+    The heads are one tensor (G, D + 1, num_labels), so a step is one batched matrix product. Each head has its own rate
+    and decay, by AdamW (arXiv:1711.05101) with a cosine to 0. They are trained on standardised features; the result
+    applies to plain ones. Of heads and epochs with the same accuracy, the one with the lowest loss is taken.
     """
     began = time.perf_counter()
     grid = [(rate, decay) for rate in LEARNING_RATES for decay in WEIGHT_DECAYS]
@@ -184,9 +185,8 @@ def fit_heads(train: Features, validation: Features, settings: HeadSettings) -> 
     for epoch in tqdm(range(settings.epochs), unit=" epochs", desc=f"{len(grid)} heads", leave=False):
         epoch_began = time.perf_counter()
         sums = torch.zeros(len(grid), 2)
-        for index in torch.randperm(n, generator=seeded_generator(settings.seed, "order", epoch)).split(
-            settings.batch_size
-        ):
+        order = torch.randperm(n, generator=seeded_generator(settings.seed, "order", epoch))
+        for index in order.split(settings.batch_size):
             index = index.sort().values  # a memory map is read forwards
             inputs, labels = standardised(train.inputs[index.numpy()]), torch.from_numpy(train.labels[index.numpy()])
             gradient, batch_sums = head_gradient(heads, inputs, labels, weights, settings.label_smoothing)
@@ -200,7 +200,7 @@ def fit_heads(train: Features, validation: Features, settings: HeadSettings) -> 
         seconds = time.perf_counter() - epoch_began
         logits = validation_inputs @ heads[:, :-1] + heads[:, -1:]  # (G, N, num_labels)
         accuracies = (logits.argmax(dim=2) == validation_labels).sum(dim=1) / len(validation_labels)
-        losses = torch.stack([F.cross_entropy(each, validation_labels) for each in logits])
+        losses = torch.stack([F.cross_entropy(one, validation_labels) for one in logits])
         for g, lines in enumerate(history):
             lines.append(
                 {
@@ -223,27 +223,26 @@ def fit_heads(train: Features, validation: Features, settings: HeadSettings) -> 
 
 
 def cross_validate(train: Features, validation: Features, settings: HeadSettings, *, folds: int) -> list[float]:
-    """Accuracy on each of `folds` parts of all images, cut by class, of a head that was trained on the other parts.
+    """Accuracy on each of `folds` stratified parts of all images, of a head that was trained on the other parts.
 
-    A fifth of these others chooses learning rate, weight decay and epoch, so no image is measured that chose anything.
+    A fifth of the other parts chooses learning rate, weight decay and epoch, so accuracy is measured on unseen images.
     Raises:
         DataError: no class has as many images as there are parts.
     """
     inputs, labels = (
-        np.concatenate([getattr(each, what) for each in (train, validation)]) for what in ("inputs", "labels")
+        np.concatenate([getattr(split, name) for split in (train, validation)]) for name in ("inputs", "labels")
     )
     if (most := np.bincount(labels).max()) < folds:
         raise DataError(f"--folds {folds} is more than the {most} images of the largest class: pass fewer")
     accuracies = []
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # of classes with fewer images than parts: some parts have none of it
+        warnings.simplefilter("ignore", UserWarning)  # about classes with fewer images than parts
         cuts = list(StratifiedKFold(folds, shuffle=True, random_state=settings.seed).split(inputs, labels))
     for others, part in cuts:
         choosing = others[sample_by_class(labels[others], max(1, len(others) // 5), settings.seed)]
         fitting = np.setdiff1d(others, choosing)
-        heads = fit_heads(*(Features(inputs[rows], labels[rows], True) for rows in (fitting, choosing)), settings)
+        train, validation = (Features(inputs[rows], labels[rows], True) for rows in (fitting, choosing))
+        heads = fit_heads(train, validation, settings)
         logits = torch.from_numpy(inputs[part]) @ heads.weight.T + heads.bias
         accuracies.append(float((logits.argmax(dim=1).numpy() == labels[part]).mean()))
     return accuracies

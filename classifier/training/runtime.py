@@ -1,4 +1,4 @@
-"""What training needs of the process and the machine: signals, seeds, bfloat16 support, allocator settings."""
+"""Process and machine: signals, seeds, bfloat16 support, allocator settings."""
 
 import ctypes
 import hashlib
@@ -9,11 +9,9 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
 
-pass
-
 
 def any_process(caught: bool) -> bool:
-    """Whether any process was told to stop. All have to ask, and get the same answer."""
+    """Whether any process caught a signal; every process has to call this, and gets the same answer."""
     state = PartialState()
     if state.num_processes == 1:
         return caught
@@ -21,7 +19,7 @@ def any_process(caught: bool) -> bool:
 
 
 def seeded_generator(seed: int, purpose: str, counter: int = 0) -> torch.Generator:
-    """A CPU generator of its own for each (seed, purpose, counter): what makes any step repeatable by itself."""
+    """A CPU generator for each (seed, purpose, counter), so that any step can be repeated by itself."""
     digest = hashlib.sha256(f"{seed} {purpose} {counter}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
 
@@ -35,7 +33,7 @@ def has_bf16(device: torch.device) -> bool:
 
 
 class StopSignal:
-    """Within this context SIGINT and SIGTERM set `caught`, so that the step at hand is finished and saved."""
+    """Within this context SIGINT and SIGTERM set `caught`, so that the current step is finished and saved."""
 
     caught = False
 
@@ -52,13 +50,15 @@ class StopSignal:
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep freed blocks instead of handing them back to the kernel, where it is glibc.
+    """Makes glibc, where it is used, keep freed blocks instead of returning them to the kernel.
 
-    Activations are large blocks, which glibc maps and unmaps anew at each allocation; the page faults of that cost a
-    fifth of a training step on the CPU. Costs nothing but a resident size that stays at its peak.
+    Activations are large blocks, which glibc maps and unmaps at each allocation; the page faults cost a fifth of a
+    training step on the CPU. The price is a resident size that stays at its peak.
     """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         m_trim_threshold, m_mmap_threshold = -1, -3
         libc.mallopt(m_mmap_threshold, 1 << 30)
-        libc.mallopt(m_trim_threshold, -1)  # never; activations are more than the 2 GB that an int can say
+        libc.mallopt(m_trim_threshold, -1)  # never: activations exceed the 2 GB that an int can hold
