@@ -13,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -88,26 +87,3 @@ def test_the_wheel_leaves_the_library_evaluate_alone(scripts, tmp_path):
 @pytest.mark.parametrize("command", PROJECT["scripts"])
 def test_each_command_starts(command, scripts, tmp_path):
     assert run(scripts / command, "--help", cwd=tmp_path).startswith("usage: ")
-
-
-def pins(*names: str) -> dict[str, str]:
-    """The versions that requirement files pin, by the names of the packages."""
-    lines = (line.partition("#")[0].strip() for name in names for line in (ROOT / name).read_text().splitlines())
-    requirements = [Requirement(line) for line in lines if "==" in line]
-    return {requirement.name: str(requirement.specifier).removeprefix("==") for requirement in requirements}
-
-
-def test_every_dependency_is_pinned_within_its_range():
-    """What CI and the Space install is what pyproject.toml allows, and nothing else."""
-    extras = PROJECT["optional-dependencies"]
-    for files, requirements in (
-        (("requirements.txt",), PROJECT["dependencies"]),
-        (("requirements-dev.txt",), extras["dev"] + extras["ray"]),
-    ):
-        pinned = pins(*files)
-        assert pinned.keys() == {Requirement(requirement).name for requirement in requirements}
-        for requirement in map(Requirement, requirements):
-            assert pinned[requirement.name] in requirement.specifier, requirement
-    for name, pinned in pins("requirements-serve.txt").items():
-        [requirement] = [r for r in map(Requirement, PROJECT["dependencies"] + extras["serve"]) if r.name == name]
-        assert pinned in requirement.specifier, requirement
