@@ -5,15 +5,12 @@ saw.
 import hashlib
 import json
 import os
-import re
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import httpx2
 import pytest
 from huggingface_hub import HfApi, constants
@@ -143,17 +140,6 @@ def test_revisions_are_branches_tags_and_commits(api, folder, tmp_path):
         api.upload_file(path_or_fileobj=b"new", path_in_repo="config.json", repo_id="user/model", revision="v1")
 
 
-def test_files_and_folders_are_deleted(api, folder):
-    push(api, folder)
-    api.delete_file("config.json", "user/model")
-    api.delete_folder("onnx", "user/model")
-    assert set(api.list_repo_files("user/model")) == {
-        *(".gitattributes", "README.md", "empty.txt", "model.safetensors", "picture")
-    }
-    with pytest.raises(EntryNotFoundError):
-        api.delete_file("config.json", "user/model")
-
-
 def test_what_is_not_there_has_the_class_of_the_hub(api, folder, tmp_path):
     push(api, folder)
     with pytest.raises(RepositoryNotFoundError):
@@ -174,55 +160,6 @@ def test_a_private_repository_needs_a_token(hub, api, folder, tmp_path):
     assert contents(reader.snapshot_download("user/model", cache_dir=tmp_path / "reader")) == contents(folder)
     api.create_repo("user/public")
     assert anybody.model_info("user/public").private is False
-
-
-def test_tokens_are_checked(hub, api, folder):
-    push(api, folder)
-    reader = HfApi(endpoint=hub.url, token=hub.read_token)
-    assert reader.whoami()["name"] == "user" and reader.whoami()["auth"]["accessToken"]["role"] == "read"
-    reader.auth_check("user/model")
-    for forbidden in (
-        lambda: reader.auth_check("user/model", write=True),
-        lambda: reader.upload_folder(repo_id="user/model", folder_path=folder),
-        lambda: reader.create_repo("user/other"),
-        lambda: api.create_repo("google/model"),
-    ):
-        with pytest.raises(HfHubHTTPError) as refused:
-            forbidden()
-        assert refused.value.response.status_code == 403
-    with pytest.raises(HfHubHTTPError, match="Invalid credentials in Authorization header") as refused:
-        HfApi(endpoint=hub.url, token="hf_wrong").model_info("user/model")
-    assert refused.value.response.status_code == 401
-
-
-def test_conflicts_are_refused(api, folder):
-    first = push(api, folder)
-    with pytest.raises(HfHubHTTPError) as refused:
-        api.create_repo("user/model")
-    assert refused.value.response.status_code == 409
-    push(api, folder, delete_patterns="*.onnx", allow_patterns="*.json")
-    with pytest.raises(HfHubHTTPError) as refused:
-        api.upload_file(path_or_fileobj=b"", path_in_repo="a", repo_id="user/model", parent_commit=first)
-    assert refused.value.response.status_code == 412
-    with pytest.raises(ValueError, match=r"Invalid metadata in README\.md"):
-        api.upload_file(path_or_fileobj=b"---\na: [\n---\n", path_in_repo="README.md", repo_id="user/model")
-
-
-def test_headers_and_ranges(hub, api, folder):
-    oid = push(api, folder)
-    content = (folder / "model.safetensors").read_bytes()
-    sha256 = hashlib.sha256(content).hexdigest()
-    url = f"{hub.url}/user/model/resolve/main/model.safetensors"
-    head = httpx.head(url)
-    assert head.headers["etag"] == head.headers["x-linked-etag"] == f'"{sha256}"'
-    assert head.headers["x-repo-commit"] == oid
-    assert head.headers["x-linked-size"] == head.headers["content-length"] == str(len(content))
-    part = httpx.get(url, headers={"Range": "bytes=1000-1999"})
-    assert part.status_code == 206 and part.content == content[1000:2000]
-    assert part.headers["content-range"] == f"bytes 1000-1999/{len(content)}"
-    regular = httpx.head(f"{hub.url}/user/model/resolve/main/config.json").headers
-    assert regular["etag"] == f'"{hashlib.sha1(b"blob 2" + bytes(1) + b"{}").hexdigest()}"', "git's own name of it"
-    assert "x-linked-etag" not in regular
 
 
 def test_a_seed_is_served_and_left_alone(tmp_path, folder):
@@ -270,26 +207,6 @@ def test_busy_for_a_moment(pushed, api, folder, tmp_path):
         api.snapshot_download("user/model", cache_dir=tmp_path / "snapshot")
 
 
-def test_too_many_requests(pushed, api, tmp_path):
-    pushed.fail("/resolve/", method="GET", status=429, retry_after=1)
-    began = time.monotonic()
-    api.hf_hub_download("user/model", "config.json", cache_dir=tmp_path)
-    assert time.monotonic() - began >= 1, "the client waits as long as Retry-After says"
-    assert [exchange.status for exchange in downloads(pushed)] == [429, 200]
-
-
-def test_a_download_that_is_cut_goes_on_where_it_was(hub, api, tmp_path):
-    content = os.urandom(2 * KEPT_STEP + MIB)
-    api.create_repo("user/model")
-    api.upload_file(path_or_fileobj=content, path_in_repo="model.safetensors", repo_id="user/model")
-    hub.fail("/resolve/", method="GET", cut=0.7)
-    path = api.hf_hub_download("user/model", "model.safetensors", cache_dir=tmp_path)
-    assert Path(path).read_bytes() == content
-    first, second = downloads(hub)
-    assert (first.status, first.sent) == (200, int(0.7 * len(content)))
-    assert (second.status, second.sent) == (206, len(content) - KEPT_STEP)
-
-
 def test_no_answer_at_all(pushed, api, tmp_path):
     pushed.fail("/resolve/", method="HEAD", cut=0)
     with pytest.raises(httpx2.RemoteProtocolError) as error:
@@ -322,39 +239,6 @@ def test_an_expired_token(pushed, api, folder, tmp_path):
         with pytest.raises(HfHubHTTPError, match="expired"):
             api.create_repo("user/other")
     api.create_repo("user/other")  # the fault is used up
-
-
-@pytest.mark.parametrize(("how", "status"), [({"status": 503}, 503), ({"cut": 0.5}, 0), ({"cut": 1}, 0)])
-def test_an_upload_that_fails_is_sent_again(hub, api, folder, tmp_path, how, status):
-    hub.fail("/lfs/", method="PUT", **how)
-    push(api, folder)
-    failed = [exchange for exchange in sent_files(hub) if exchange.status != 200]
-    assert [exchange.status for exchange in failed] == [status] and len(sent_files(hub)) == 4
-    assert contents(api.snapshot_download("user/model", cache_dir=tmp_path / "cache")) == contents(folder)
-
-
-def test_an_upload_that_arrives_damaged_is_refused(hub, api, folder):
-    hub.fail("/lfs/", method="PUT", corrupt=True, times=3)
-    with pytest.raises(RuntimeError, match="Error while uploading") as error:
-        push(api, folder)
-    assert "sha256" in str(error.value.__cause__)
-    assert api.list_repo_files("user/model") == [".gitattributes"]
-    hub.faults.clear()
-    push(api, folder)  # what was refused was not kept
-
-
-def test_a_commit_that_fails_is_not_sent_again(hub, api, folder):
-    api.create_repo("user/model")
-    hub.fail("/commit/", status=503)
-    with pytest.raises(HfHubHTTPError):
-        push(api, folder)
-    assert len(api.list_repo_commits("user/model")) == 1
-    already = len(sent_files(hub))
-    hub.fail("/commit/", cut=1)
-    with pytest.raises(httpx2.RemoteProtocolError):
-        push(api, folder)
-    assert len(api.list_repo_commits("user/model")) == 2, "it was made, and its answer was lost"
-    assert len(sent_files(hub)) == already
 
 
 # Other processes, with what they need in the environment
@@ -396,28 +280,3 @@ print(json.dumps({"labels": model.config.num_labels, "parameters": model.num_par
         commit = HfApi(endpoint=hub.url, token=False).model_info("facebook/deit-tiny-patch16-224").sha
     assert got == {"labels": 1000, "parameters": 5_717_416}
     assert [path.name for path in (tmp_path / "home").glob("hub/models--facebook--*/snapshots/*")] == [commit]
-
-
-def test_the_command_serves_a_folder_until_it_is_stopped(tmp_path, folder):
-    seed = tmp_path / "seed" / "models" / "alice" / "tiny"
-    seed.parent.mkdir(parents=True)
-    folder.rename(seed)
-    command = [sys.executable, "-m", "tests.local_hub", str(tmp_path / "seed"), "--port", "0"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            exports = next(line for line in process.stdout if line.startswith("export "))
-            settings = dict(re.findall(r"(\w+)=(\S+)", exports))
-            code = "import json, huggingface_hub; print(json.dumps(huggingface_hub.snapshot_download('alice/tiny')))"
-            snapshot = Path(python(code, os.environ | settings, tmp_path))
-            assert contents(snapshot) == contents(seed)
-        finally:
-            process.send_signal(signal.SIGTERM)
-    assert process.returncode == 130
-    assert not Path(settings["HF_HOME"]).exists()
-
-
-def test_a_folder_without_repositories_is_one_line(tmp_path):
-    command = [sys.executable, "-m", "tests.local_hub", str(tmp_path)]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert process.returncode == 2 and process.stderr.count("\n") == 1
-    assert f"no models/ or datasets/ in {tmp_path}" in process.stderr
