@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
-from test_predictor import save_tiny_vit
 
 from classifier import clean
 from classifier.data import duplicates
@@ -21,8 +20,9 @@ from classifier.errors import DataError, ModelError
 from classifier.evaluation import predictions
 from classifier.evaluation.label_errors import confident_learning
 from classifier.reporting import figures
+from tests.helpers.models import save_tiny_vit
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 HUB_MIRROR = os.environ.get("HUB_MIRROR")
 
 

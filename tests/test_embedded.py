@@ -17,8 +17,8 @@ from classifier import load_predictor
 from classifier.evaluation.evaluate_metrics.classification import Classification
 from classifier.images.convert import to_rgb
 from classifier.images.workers import decode
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 MODELS = sorted(config.parent for config in (ROOT / "models").glob("*/config.json"))
 EXAMPLES = sorted(path for path in (ROOT / "examples").iterdir() if path.suffix in {".jpg", ".png"})
 

@@ -14,8 +14,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from test_export import save_tiny_cnn
-from test_predictor import LABELS, save_tiny_vit
 
 from classifier import load_predictor
 from classifier.data.splits import load_splits
@@ -23,8 +21,9 @@ from classifier.errors import DataError, ModelError
 from classifier.evaluation import evaluate_model, predictions
 from classifier.records import DataRecord, Machine, RunRecord
 from classifier.runs import RunFolder
+from tests.helpers.models import LABELS, save_tiny_cnn, save_tiny_vit
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 spec = importlib.util.spec_from_file_location("evaluate_script", ROOT / "evaluate.py")  # `evaluate` is a library's name
 script = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(script)

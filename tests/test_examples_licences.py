@@ -1,11 +1,12 @@
 """Each picture in examples/ has a row that tells its label, source and licence, and is small."""
 
 import re
-from pathlib import Path
 
 from PIL import Image
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+from tests.helpers.paths import ROOT
+
+EXAMPLES = ROOT / "examples"
 LABELS = {"airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"}
 LICENCES = re.compile(r"CC0-1\.0|CC-BY(-SA)?-\d\.\d|GPL-2\.0-or-later|public domain|none stated \(1\)")
 

@@ -9,17 +9,16 @@ from pathlib import Path
 
 import httpx
 import pytest
-from test_app import running_app
-from test_fit import folder, train, wait_for_epochs, weights  # noqa: F401  (folder is a fixture)
-from test_predict import pictures, run, tiny  # noqa: F401  (run and tiny are fixtures)
-from test_predictor import encoded, picture, save_tiny_vit
 
 from classifier import predict
 from classifier.errors import DataError
 from classifier.files import write_json
 from classifier.training.checkpoint import CHECKPOINT
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.helpers.models import save_tiny_vit
+from tests.helpers.paths import ROOT
+from tests.helpers.pictures import encoded, picture, write_pictures
+from tests.helpers.running_app import running_app
+from tests.helpers.training import saved_weights, training_command, wait_for_epochs
 
 
 @pytest.fixture
@@ -59,11 +58,12 @@ def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("small_disk", [200], indirect=True)
-def test_a_disk_that_fills_up_in_training_costs_no_epoch_that_was_saved(folder, small_disk, tmp_path):  # noqa: F811
+def test_a_disk_that_fills_up_in_training_costs_no_epoch_that_was_saved(colours_dir, small_disk, tmp_path):
     epochs = ("--num_train_epochs", "30")  # so that it is not over before the disk is full
-    subprocess.run(train(folder, tmp_path / "whole", *epochs), check=True, capture_output=True)
+    subprocess.run(training_command(colours_dir, tmp_path / "whole", *epochs), check=True, capture_output=True)
     output_dir = small_disk / "run"
-    with subprocess.Popen(train(folder, output_dir, *epochs), stderr=subprocess.PIPE, text=True) as process:
+    command = training_command(colours_dir, output_dir, *epochs)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         wait_for_epochs(process, output_dir, 2)
         ballast = fill(small_disk, leave=4096)
         _, errors = process.communicate(timeout=120)
@@ -72,18 +72,19 @@ def test_a_disk_that_fills_up_in_training_costs_no_epoch_that_was_saved(folder, 
     assert "No space left" in line and ("--resume_from_checkpoint last" in line or "free space" in line)
     assert (output_dir / CHECKPOINT).exists()
     ballast.unlink()
-    subprocess.run(
-        train(folder, output_dir, *epochs, "--resume_from_checkpoint", "last"), check=True, capture_output=True
-    )
-    resumed, whole = weights(output_dir), weights(tmp_path / "whole")
+    subprocess.run([*command, "--resume_from_checkpoint", "last"], check=True, capture_output=True)
+    resumed, whole = saved_weights(output_dir), saved_weights(tmp_path / "whole")
     assert all((resumed[name] == whole[name]).all() for name in whole)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("small_disk", [200], indirect=True)
-def test_a_disk_that_is_full_in_evaluation_leaves_the_earlier_one(folder, small_disk, tmp_path):  # noqa: F811
-    subprocess.run(train(folder, small_disk / "run", "--num_train_epochs", "1"), check=True, capture_output=True)
-    words = ["--dataset", folder, "--model", small_disk / "run", "--output_dir", tmp_path / "report", "--format", "md"]
+def test_a_disk_that_is_full_in_evaluation_leaves_the_earlier_one(colours_dir, small_disk, tmp_path):
+    subprocess.run(
+        training_command(colours_dir, small_disk / "run", "--num_train_epochs", "1"), check=True, capture_output=True
+    )
+    words = ["--dataset", colours_dir, "--model", small_disk / "run", "--output_dir", tmp_path / "report"]
+    words += ["--format", "md"]
     words += ["--corrupted_samples", "0", "--ood_samples", "0"]
     command = [sys.executable, ROOT / "evaluate.py", *map(str, words)]
     environment = os.environ | {"HF_HOME": str(tmp_path / "cache")}
@@ -100,10 +101,10 @@ def test_a_disk_that_is_full_in_evaluation_leaves_the_earlier_one(folder, small_
 
 @pytest.mark.parametrize("small_disk", [8], indirect=True)
 @pytest.mark.slow
-def test_a_disk_that_fills_up_in_labelling_costs_no_part(run, small_disk, tmp_path, monkeypatch):  # noqa: F811
+def test_a_disk_that_fills_up_in_labelling_costs_no_part(run_predict, small_disk, tmp_path, monkeypatch):
     monkeypatch.setattr(predict, "CHUNK", predict.BATCH_SIZE)
-    images = pictures(tmp_path / "pictures", 100)
-    whole = run(images, output="whole.csv")
+    images = write_pictures(tmp_path / "pictures", 100)
+    whole = run_predict(images, output="whole.csv")
 
     def write_and_fill(path, rows):
         write_json(path, rows)
@@ -112,10 +113,10 @@ def test_a_disk_that_fills_up_in_labelling_costs_no_part(run, small_disk, tmp_pa
 
     monkeypatch.setattr(predict, "write_json", write_and_fill)
     with pytest.raises(DataError, match=r"can't write .*000002-\w+\.json .*No space left.*the same command"):
-        run(images, output="disk/predictions.csv")
+        run_predict(images, output="disk/predictions.csv")
     (small_disk / "ballast").unlink()
     monkeypatch.setattr(predict, "write_json", write_json)
-    assert run(images, output="disk/predictions.csv") == whole and "64 were labelled before" in run.line
+    assert run_predict(images, output="disk/predictions.csv") == whole and "64 were labelled before" in run_predict.line
 
 
 @pytest.mark.parametrize("small_disk", [1100], indirect=True)

@@ -12,28 +12,20 @@ import time
 from pathlib import Path
 
 import datasets
-import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 from pyarrow import parquet
-from test_predictor import edit_config, encoded, picture, save_tiny_vit
 
 from classifier import errors, load_predictor, predict
 from classifier.data.unlabelled import LINK, OTHER, Files, open_source
 from classifier.errors import DataError, Stopped
 from classifier.files import write_json
+from tests.helpers.models import save_tiny_vit
+from tests.helpers.paths import ROOT
+from tests.helpers.pictures import encoded, picture, write_pictures
 
-ROOT = Path(__file__).resolve().parent.parent
 HEADER = ["index", "file", "status", "known", "label_1", "probability_1", "label_2", "probability_2", "error"]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Path:
-    folder = save_tiny_vit(tmp_path_factory.mktemp("models") / "tiny")
-    _, energies = load_predictor(folder).energies([picture(i, (36, 36)) for i in range(20)], known_at=None)
-    edit_config(folder, known_threshold=float(np.median(energies)))
-    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -55,33 +47,6 @@ def own_cache(monkeypatch, tmp_path_factory):
 @pytest.fixture
 def small_chunks(monkeypatch):
     monkeypatch.setattr(predict, "CHUNK", predict.BATCH_SIZE)
-
-
-@pytest.fixture
-def run(tiny, tmp_path, monkeypatch, capsys):
-    """The command, in this process: `run(source, flags…)` gives the bytes of the table; `run.line` is what it
-    printed.
-    """
-
-    def call(source, *flags, output="predictions.csv", written=None, model=tiny) -> bytes:
-        words = [source, "--model", model, "--output", tmp_path / output, "--top_k", "2", *flags]
-        monkeypatch.setattr(sys, "argv", ["predict", *map(str, words)])
-        predict.main()
-        call.line = capsys.readouterr().out.strip()
-        written = tmp_path / (written or output)  # a shard's name is its own
-        assert not written.with_name(f"{written.name}.parts").exists()
-        return written.read_bytes()
-
-    return call
-
-
-def pictures(folder: Path, n: int) -> Path:
-    """n files of 3 kB, in two folders."""
-    for i in range(n):
-        path = folder / "ab"[i % 2] / f"{i:04}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded(picture(i, (36, 36))))
-    return folder
 
 
 def stop_after(monkeypatch, n: int) -> None:
@@ -118,13 +83,13 @@ def rows_of(path: Path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
-def test_rows_are_what_the_predictor_says(tiny, run, tmp_path):
-    folder = pictures(tmp_path / "pictures", 40)
+def test_rows_are_what_the_predictor_says(tiny_vit, run_predict, tmp_path):
+    folder = write_pictures(tmp_path / "pictures", 40)
     (folder / "a/0005.jpg").write_bytes(b"no image")
     (folder / "notes.txt").write_text("nobody asked")
     (folder / ".hidden.png").write_bytes(b"")
-    run(folder, output="predictions.jsonl")
-    assert "41 images, 1 of them errors" in run.line and "other files (1)" in run.line
+    run_predict(folder, output="predictions.jsonl")
+    assert "41 images, 1 of them errors" in run_predict.line and "other files (1)" in run_predict.line
     rows = rows_of(tmp_path / "predictions.jsonl")
     files = sorted(str(path.relative_to(folder)) for path in folder.glob("?/*"))
     assert (
@@ -134,7 +99,7 @@ def test_rows_are_what_the_predictor_says(tiny, run, tmp_path):
     )
     [bad] = [row for row in rows if row["status"] == "error"]
     assert bad["file"] == "a/0005.jpg" and bad["error"].startswith("not an image") and bad["label_1"] is None
-    good, predictor = [row for row in rows if row["status"] == "ok"], load_predictor(tiny)
+    good, predictor = [row for row in rows if row["status"] == "ok"], load_predictor(tiny_vit)
     probabilities, known = predictor.judge([folder / row["file"] for row in good])
     assert [row["known"] for row in good] == known and set(known) == {True, False}
     for row, expected in zip(good, probabilities, strict=True):
@@ -145,14 +110,14 @@ def test_rows_are_what_the_predictor_says(tiny, run, tmp_path):
     assert not torch.distributed.is_initialized()
 
 
-def test_the_formats_hold_the_same_whatever_the_names(run, tmp_path):
+def test_the_formats_hold_the_same_whatever_the_names(run_predict, tmp_path):
     names = ["a,b.png", 'say "x".png', "two\nlines.png", "c\rd.png", " spaces .png", "Größe 🐸\u2028.png", "broken.png"]
     (tmp_path / "pictures").mkdir()
     for i, name in enumerate([*names, os.fsdecode(b"\xff.png")]):
         (tmp_path / "pictures" / name).write_bytes(b"no image" if name == "broken.png" else encoded(picture(i)))
     tables = {}
     for suffix in (".csv", ".jsonl", ".parquet"):
-        run(tmp_path / "pictures", output=f"predictions{suffix}")
+        run_predict(tmp_path / "pictures", output=f"predictions{suffix}")
         tables[suffix] = rows_of(tmp_path / f"predictions{suffix}")
     assert tables[".parquet"] == tables[".jsonl"] and list(tables[".parquet"][0]) == HEADER
     as_text = [{name: "" if cell is None else str(cell) for name, cell in row.items()} for row in tables[".jsonl"]]
@@ -161,13 +126,10 @@ def test_the_formats_hold_the_same_whatever_the_names(run, tmp_path):
     assert [row["file"] for row in tables[".jsonl"] if row["status"] == "error"] == ["broken.png"]
 
 
-def test_a_folder_of_nothing_but_broken_files_is_a_table(run, tmp_path):
+def test_a_folder_of_nothing_but_broken_files_is_a_table(run_predict, tmp_path):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures/a.png").write_bytes(b"")
-    assert b"0,a.png,error,,,,,,empty" in run(tmp_path / "pictures")
-
-
-# --- Going on
+    assert b"0,a.png,error,,,,,,empty" in run_predict(tmp_path / "pictures")
 
 
 def words(source: Path, model: Path, output: Path, *flags: str) -> list[str]:
@@ -177,14 +139,14 @@ def words(source: Path, model: Path, output: Path, *flags: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "second"), [("local", "local"), ("ray", "ray"), ("ray", "local")])
-def test_a_killed_run_is_continued_to_the_same_bytes(tiny, run, tmp_path, first, second):
+def test_a_killed_run_is_continued_to_the_same_bytes(tiny_vit, run_predict, tmp_path, first, second):
     if "ray" in (first, second):
         pytest.importorskip("ray", reason="pip install 'ray[data]' to test --engine ray")
-    folder = pictures(tmp_path / "pictures", 8 * predict.CHUNK - 10)
+    folder = write_pictures(tmp_path / "pictures", 8 * predict.CHUNK - 10)
     (folder / "b/broken.jpg").write_bytes(b"no image")
-    whole = run(folder, output="whole.csv")
+    whole = run_predict(folder, output="whole.csv")
     output, parts = tmp_path / "predictions.csv", tmp_path / "predictions.csv.parts"
-    with subprocess.Popen(words(folder, tiny, output, "--engine", first), cwd=ROOT) as process:
+    with subprocess.Popen(words(folder, tiny_vit, output, "--engine", first), cwd=ROOT) as process:
         while not parts_in(parts) and process.poll() is None:
             time.sleep(0.002)
         process.kill()
@@ -196,7 +158,7 @@ def test_a_killed_run_is_continued_to_the_same_bytes(tiny, run, tmp_path, first,
         start = int(part.name[:6]) * predict.CHUNK
         for item in items[start : start + predict.CHUNK]:
             spoil(Path(item.where))  # so that a row that is computed again differs
-    command = words(folder, tiny, output, "--engine", second)
+    command = words(folder, tiny_vit, output, "--engine", second)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert output.read_bytes() == whole and not parts.exists()
@@ -204,14 +166,14 @@ def test_a_killed_run_is_continued_to_the_same_bytes(tiny, run, tmp_path, first,
     assert f"; {len(finished) * predict.CHUNK:,} were labelled before;" in done.stdout
 
 
-def test_a_signal_stops_it_after_the_current_part(run, tmp_path, monkeypatch, small_chunks):
-    folder = pictures(tmp_path / "pictures", 100)
-    whole = run(folder, output="whole.parquet")
+def test_a_signal_stops_it_after_the_current_part(run_predict, tmp_path, monkeypatch, small_chunks):
+    folder = write_pictures(tmp_path / "pictures", 100)
+    whole = run_predict(folder, output="whole.parquet")
     stop_after(monkeypatch, 2)
     with pytest.raises(Stopped, match=r"predictions\.parquet\.parts, continue by the same command"):
-        run(folder, output="predictions.parquet")
+        run_predict(folder, output="predictions.parquet")
     assert len(parts_in(tmp_path / "predictions.parquet.parts")) == 2
-    assert run(folder, output="predictions.parquet") == whole and "64 were labelled before" in run.line
+    assert run_predict(folder, output="predictions.parquet") == whole and "64 were labelled before" in run_predict.line
 
 
 def change_the_first(folder: Path) -> None:
@@ -230,58 +192,55 @@ def add_one_at_the_end(folder: Path) -> None:
     ("change", "n_kept"),
     [(change_the_first, 64), (remove_the_first, 0), (add_one_at_the_end, 96)],
 )
-def test_what_changed_in_between_is_labelled_again(run, tmp_path, monkeypatch, small_chunks, change, n_kept):
-    folder = pictures(tmp_path / "pictures", 100)
+def test_what_changed_in_between_is_labelled_again(run_predict, tmp_path, monkeypatch, small_chunks, change, n_kept):
+    folder = write_pictures(tmp_path / "pictures", 100)
     stop_after(monkeypatch, 3)
     with pytest.raises(Stopped):
-        run(folder)
+        run_predict(folder)
     change(folder)
-    found = run(folder)
-    assert f"{n_kept} were labelled before" in run.line if n_kept else "before" not in run.line
-    assert found == run(folder, output="whole.csv")
+    found = run_predict(folder)
+    assert f"{n_kept} were labelled before" in run_predict.line if n_kept else "before" not in run_predict.line
+    assert found == run_predict(folder, output="whole.csv")
 
 
-def test_parts_of_another_model_or_setting_are_not_used(tiny, run, tmp_path, monkeypatch, small_chunks):
-    folder, parts = pictures(tmp_path / "pictures", 70), tmp_path / "predictions.csv.parts"
+def test_parts_of_another_model_or_setting_are_not_used(tiny_vit, run_predict, tmp_path, monkeypatch, small_chunks):
+    folder, parts = write_pictures(tmp_path / "pictures", 70), tmp_path / "predictions.csv.parts"
     other = save_tiny_vit(tmp_path / "tiny", seed=1)  # of the same name
     stricter = save_tiny_vit(tmp_path / "stricter/tiny", known_threshold=1e9)
-    for model, flags in [(other, ()), (stricter, ()), (tiny, ("--top_k", "3"))]:
+    for model, flags in [(other, ()), (stricter, ()), (tiny_vit, ("--top_k", "3"))]:
         stop_after(monkeypatch, 1)
         with pytest.raises(Stopped):
-            run(folder)
+            run_predict(folder)
         assert len(parts_in(parts)) == 1
-        found = run(folder, *flags, model=model)
-        assert "before" not in run.line
-        assert found == run(folder, *flags, output="whole.csv", model=model)
+        found = run_predict(folder, *flags, model=model)
+        assert "before" not in run_predict.line
+        assert found == run_predict(folder, *flags, output="whole.csv", model=model)
         for name in ("predictions.csv", "whole.csv"):
             (tmp_path / name).unlink()
 
 
-def test_a_damaged_part_is_named(run, tmp_path, monkeypatch, small_chunks):
-    folder = pictures(tmp_path / "pictures", 40)
+def test_a_damaged_part_is_named(run_predict, tmp_path, monkeypatch, small_chunks):
+    folder = write_pictures(tmp_path / "pictures", 40)
     stop_after(monkeypatch, 1)
     with pytest.raises(Stopped):
-        run(folder)
+        run_predict(folder)
     [part] = parts_in(tmp_path / "predictions.csv.parts")
     part.write_bytes(b"[{")
     with pytest.raises(DataError, match=rf"{part.name} is damaged .*: delete it"):
-        run(folder)
-
-
-# --- Shards and Ray
+        run_predict(folder)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_shards_in_order_are_the_whole(run, tmp_path, small_chunks, suffix):
-    folder = pictures(tmp_path / "pictures", 150)  # 5 chunks
+def test_shards_in_order_are_the_whole(run_predict, tmp_path, small_chunks, suffix):
+    folder = write_pictures(tmp_path / "pictures", 150)  # 5 chunks
     (folder / "a/0005.jpg").write_bytes(b"no image")
-    whole = run(folder, output=f"whole{suffix}")
+    whole = run_predict(folder, output=f"whole{suffix}")
     names = []
     for i in (1, 2, 3):
         names.append(f"rows-0000{i}-of-00003{suffix}")
-        run(folder, "--shard", f"{i}/3", output=f"rows{suffix}", written=names[-1])
+        run_predict(folder, "--shard", f"{i}/3", output=f"rows{suffix}", written=names[-1])
     shards = [(tmp_path / name).read_bytes() for name in names]
-    assert "55 images, 0 of them errors" in run.line
+    assert "55 images, 0 of them errors" in run_predict.line
     if suffix == ".csv":
         assert whole == shards[0] + b"".join(shard.split(b"\n", 1)[1] for shard in shards[1:])
     else:
@@ -289,10 +248,10 @@ def test_shards_in_order_are_the_whole(run, tmp_path, small_chunks, suffix):
         assert pa.concat_tables(tables) == parquet.read_table(tmp_path / "whole.parquet")
 
 
-def test_more_shards_than_chunks_are_empty_tables(run, tmp_path):
-    folder = pictures(tmp_path / "pictures", 3)
+def test_more_shards_than_chunks_are_empty_tables(run_predict, tmp_path):
+    folder = write_pictures(tmp_path / "pictures", 3)
     for i, n_rows in [(1, 0), (2, 3)]:
-        run(folder, "--shard", f"{i}/2", output="rows.csv", written=f"rows-0000{i}-of-00002.csv")
+        run_predict(folder, "--shard", f"{i}/2", output="rows.csv", written=f"rows-0000{i}-of-00002.csv")
         assert len(rows_of(tmp_path / f"rows-0000{i}-of-00002.csv")) == n_rows
 
 
@@ -304,10 +263,10 @@ def test_what_is_no_shard_is_refused(monkeypatch, capsys, text):
     assert f"{text} is not I/N" in capsys.readouterr().err
 
 
-def test_ray_that_is_not_installed_is_an_error_of_one_line(tiny, tmp_path):
+def test_ray_that_is_not_installed_is_an_error_of_one_line(tiny_vit, tmp_path):
     (tmp_path / "ray.py").write_text("raise ImportError('No module named ray')")
     done = subprocess.run(
-        words(tmp_path, tiny, tmp_path / "rows.csv", "--engine", "ray"),
+        words(tmp_path, tiny_vit, tmp_path / "rows.csv", "--engine", "ray"),
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         capture_output=True,
@@ -318,38 +277,35 @@ def test_ray_that_is_not_installed_is_an_error_of_one_line(tiny, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", "dataset"])
-def test_ray_writes_what_one_process_does(tiny, run, tmp_path, kind):
+def test_ray_writes_what_one_process_does(tiny_vit, run_predict, tmp_path, kind):
     pytest.importorskip("ray", reason="pip install 'ray[data]' to test --engine ray")
     if kind == "folder":
-        source = pictures(tmp_path / "pictures", 2 * predict.CHUNK + 10)
+        source = write_pictures(tmp_path / "pictures", 2 * predict.CHUNK + 10)
         (source / "a" / os.fsdecode(b"\xff.png")).write_bytes(encoded(picture(0)))
         (source / "b/broken.jpg").write_bytes(b"no image")
         (source / "notes.txt").write_text("nobody asked")
     else:
         source = dataset(tmp_path / "table", test=300)
-    whole = run(source, output="whole.jsonl")
-    command = words(source, tiny, tmp_path / "ray.jsonl", "--engine", "ray")
+    whole = run_predict(source, output="whole.jsonl")
+    command = words(source, tiny_vit, tmp_path / "ray.jsonl", "--engine", "ray")
     environment = os.environ | {"HF_DATASETS_CACHE": str(datasets.config.HF_DATASETS_CACHE)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "ray.jsonl").read_bytes() == whole
-    assert done.stdout.split(", in ")[0] == run.line.split(", in ")[0]
+    assert done.stdout.split(", in ")[0] == run_predict.line.split(", in ")[0]
 
 
-# --- Refused
-
-
-def test_nothing_that_a_user_made_is_lost(tiny, run, tmp_path, monkeypatch):
-    folder, table = pictures(tmp_path / "pictures", 2), tmp_path / "predictions.csv"
+def test_nothing_that_a_user_made_is_lost(tiny_vit, run_predict, tmp_path, monkeypatch):
+    folder, table = write_pictures(tmp_path / "pictures", 2), tmp_path / "predictions.csv"
     table.write_text("mine")
     with pytest.raises(DataError, match=r"predictions\.csv exists: .*--overwrite_output"):
-        run(folder)
+        run_predict(folder)
     assert table.read_text() == "mine" and sorted(tmp_path.iterdir()) == [folder, table]
-    assert run(folder, "--overwrite_output").count(b"\n") == 3
+    assert run_predict(folder, "--overwrite_output").count(b"\n") == 3
     note = tmp_path / "other.csv.parts/mine.txt"
     note.parent.mkdir()
     note.write_text("mine")
-    monkeypatch.setattr(sys, "argv", ["predict", *words(folder, tiny, tmp_path / "other.csv")[3:]])
+    monkeypatch.setattr(sys, "argv", ["predict", *words(folder, tiny_vit, tmp_path / "other.csv")[3:]])
     predict.main()
     assert list(note.parent.iterdir()) == [note]
 
@@ -369,14 +325,16 @@ def test_nothing_that_a_user_made_is_lost(tiny, run, tmp_path, monkeypatch):
         ("pictures", ("--output", "pictures/a.png/predictions.csv"), r"a\.png"),
     ],
 )
-def test_errors_are_one_line_and_leave_nothing_behind(tiny, run, tmp_path, monkeypatch, capsys, source, flags, message):
+def test_errors_are_one_line_and_leave_nothing_behind(
+    tiny_vit, run_predict, tmp_path, monkeypatch, capsys, source, flags, message
+):
     monkeypatch.chdir(tmp_path)
     for name in ("empty", "empty.csv", "pictures"):
         Path(name).mkdir()
     Path("pictures/a.png").write_bytes(encoded(picture(0)))
     dataset(Path("table"), train=2, validation=2)
     before = sorted(tmp_path.rglob("*"))
-    words = [f"{tmp_path}/{source}", "--model", str(tiny), "--output", "predictions.csv", *flags]
+    words = [f"{tmp_path}/{source}", "--model", str(tiny_vit), "--output", "predictions.csv", *flags]
     monkeypatch.setattr(sys, "argv", ["predict", *words])
     with pytest.raises(SystemExit) as ended:
         errors.run(predict.main)
@@ -391,9 +349,6 @@ def test_a_pattern_that_the_shell_took_is_told(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         predict.main()
     assert ended.value.code == 2 and "quote the pattern" in capsys.readouterr().err
-
-
-# --- Sources
 
 
 @pytest.fixture
@@ -459,7 +414,7 @@ def test_links_that_go_round_end(tree):
     assert set(files("tree/**/*.jpg")) == {f"tree/{file}" for file in files(tree) if file.endswith(".jpg")}
 
 
-def test_a_folder_that_can_not_be_listed_is_named(tree, run, tmp_path, monkeypatch):
+def test_a_folder_that_can_not_be_listed_is_named(tree, run_predict, tmp_path, monkeypatch):
     scandir = os.scandir
 
     def refuse(folder):
@@ -469,7 +424,7 @@ def test_a_folder_that_can_not_be_listed_is_named(tree, run, tmp_path, monkeypat
 
     monkeypatch.setattr(os, "scandir", refuse)  # as root, every folder can be listed
     assert files(tree, tree / "out.csv.parts") == ["[1]/h.jpg", "a.jpg", "b", "b.d/g.JPG"]
-    run(tree)
+    run_predict(tree)
     [row] = [row for row in rows_of(tmp_path / "predictions.csv") if row["file"] == "b"]
     assert row["status"] == "error" and row["error"] == "Permission denied"
     assert files("tree/[ac]*") == ["tree/a.jpg"], "a folder that the pattern does not need is no error"
@@ -489,21 +444,21 @@ def dataset(folder: Path, **n: int) -> Path:
 
 
 @pytest.mark.slow
-def test_a_dataset_needs_neither_labels_nor_train(tiny, run, tmp_path, monkeypatch, small_chunks):
+def test_a_dataset_needs_neither_labels_nor_train(tiny_vit, run_predict, tmp_path, monkeypatch, small_chunks):
     folder = dataset(tmp_path / "table", test=70, validation=3)
-    whole = run(folder, output="whole.jsonl")
+    whole = run_predict(folder, output="whole.jsonl")
     rows = rows_of(tmp_path / "whole.jsonl")
     assert [row["file"] for row in rows] == [f"test/{i}" for i in range(70)]
     assert [(row["index"], row["error"][:12]) for row in rows if row["status"] == "error"] == [
         (1, "not an image"),
         (2, "empty"),
     ]
-    assert rows[0]["label_1"] == load_predictor(tiny)(picture(0))[0]["label"]
+    assert rows[0]["label_1"] == load_predictor(tiny_vit)(picture(0))[0]["label"]
     stop_after(monkeypatch, 1)
     with pytest.raises(Stopped):
-        run(folder, output="predictions.jsonl")
-    assert run(folder, output="predictions.jsonl") == whole and "32 were labelled before" in run.line
-    assert run(folder, "--split", "validation", output="other.csv").count(b"validation/") == 3
+        run_predict(folder, output="predictions.jsonl")
+    assert run_predict(folder, output="predictions.jsonl") == whole and "32 were labelled before" in run_predict.line
+    assert run_predict(folder, "--split", "validation", output="other.csv").count(b"validation/") == 3
 
 
 @pytest.mark.skipif("HUB_MIRROR" not in os.environ, reason="needs the true data: set HUB_MIRROR")

@@ -10,8 +10,7 @@ import pytest
 from huggingface_hub import SpaceCard
 
 from classifier.reporting import card
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.helpers.paths import ROOT
 
 
 def command(*words: str, cwd: Path) -> subprocess.CompletedProcess:

@@ -23,8 +23,7 @@ from classifier.data.splits import Splits, load_splits, sample_by_class, sample_
 from classifier.data.survey import survey_splits
 from classifier.errors import DataError
 from classifier.reporting import figures
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.helpers.paths import ROOT
 
 
 @pytest.fixture(autouse=True)

@@ -6,11 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from test_predictor import encoded, picture, save_tiny_vit
 
 from classifier import load_predictor
 from classifier.errors import ImageError, ModelError
 from space.batching import Batcher
+from tests.helpers.models import save_tiny_vit
+from tests.helpers.pictures import encoded, picture
 
 
 @pytest.fixture(scope="module")

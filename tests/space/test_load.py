@@ -3,11 +3,11 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.helpers.paths import ROOT
+
 CLIENTS = [1, 32, 32, 32]  # at the last, whatever so many at once need has been there for hundreds of requests
 
 

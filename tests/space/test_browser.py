@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_app import ROOT, THRESHOLD, running_app
-from test_predictor import LABELS, encoded, picture, save_tiny_vit
 
 from classifier import load_predictor
 from classifier.images.workers import MAX_BYTES
@@ -18,6 +16,10 @@ from space import calls
 from space.cells import percent
 from space.page import EXAMPLES
 from tests.helpers.evaluations import write_evaluation, write_timing
+from tests.helpers.models import LABELS, save_tiny_vit
+from tests.helpers.pictures import encoded, picture
+from tests.helpers.running_app import THRESHOLD, running_app
+from tests.space.test_app import ROOT
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs a browser: pip install playwright")
 CHROMIUM = shutil.which("chromium")
@@ -27,7 +29,7 @@ FLAGS = [
     *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
 ]
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
-AXE = Path(__file__).resolve().parent.parent / ".cache" / "package" / "axe.min.js"
+AXE = ROOT / ".cache" / "package" / "axe.min.js"
 GET_AXE = "npm pack axe-core --pack-destination .cache && tar -xzf .cache/axe-core-*.tgz -C .cache package/axe.min.js"
 INPUT = "#files input[type=file]"
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium")

@@ -18,16 +18,17 @@ import torch
 from gradio_client import Client, handle_file
 from huggingface_hub import HfApi, SpaceCard, constants
 from PIL import Image
-from test_app import running_app
-from test_predictor import encoded, picture, save_tiny_vit
 
 from classifier import load_predictor
 from classifier.errors import HubError, ModelError
 from classifier.hub import pull
 from classifier.publish.upload import send
-from tests.local_hub import LocalHub
+from tests.helpers.local_hub import LocalHub
+from tests.helpers.models import save_tiny_vit
+from tests.helpers.paths import ROOT
+from tests.helpers.pictures import encoded, picture
+from tests.helpers.running_app import running_app
 
-ROOT = Path(__file__).resolve().parent.parent
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
 
 

@@ -35,8 +35,6 @@ from transformers import (
     MobileViTImageProcessor,
     TimmWrapperConfig,
     TimmWrapperForImageClassification,
-    ViTConfig,
-    ViTForImageClassification,
     ViTImageProcessor,
     pipeline,
 )
@@ -56,33 +54,12 @@ from classifier.training.callbacks import ProgressTracker, last_checkpoint
 from classifier.training.finetune_data import InMemory
 from classifier.training.finetune_trainer import FinetuneRecipe
 from classifier.training.runtime import StopSignal
+from tests.helpers.models import tiny_vit
+from tests.helpers.paths import ROOT
+from tests.helpers.pictures import COLOURS, noise, write_images
 
-ROOT = Path(__file__).parent.parent
-COLOURS = {"blue": (40, 40, 200), "green": (40, 200, 40), "red": (200, 40, 40), "yellow": (200, 200, 40)}
 BACKBONES = ("facebook/deit-tiny-patch16-224", "google/mobilenet_v2_1.0_224", "timm/tf_efficientnet_lite0.in1k")
 SHORT = ("--num_train_epochs", "2", "--per_device_train_batch_size", "8", "--learning_rate", "0.003", "--bf16", "false")
-
-
-def noise(n: int, size: int = 20, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noisy images whose colour tells the class: uint8 (N, 3, size, size), int64 (N,)."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(n) % len(COLOURS)
-    images = np.array(list(COLOURS.values()))[labels][:, :, None, None] + rng.normal(0, 30, (n, 3, size, size))
-    return torch.tensor(images.clip(0, 255).astype(np.uint8)), torch.tensor(labels)
-
-
-def write_images(folder: Path, images: torch.Tensor, labels: torch.Tensor, split: str = "train") -> Path:
-    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-        path = folder / split / list(COLOURS)[label] / f"{index}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
-    return folder
-
-
-def tiny_vit(**config) -> ViTForImageClassification:
-    torch.manual_seed(0)
-    settings = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
-    return ViTForImageClassification(ViTConfig(**settings, image_size=32, patch_size=8, **config))
 
 
 def tiny_convnext() -> ConvNextForImageClassification:
@@ -153,9 +130,6 @@ def assert_all_agree(folder: Path, dataset: Path) -> None:
     ):
         scores = {entry["label"]: entry["score"] for entry in entries}
         assert [scores[label] for label in predictor.labels] == pytest.approx(row, abs=1e-4)
-
-
-# --- Pixels ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bicubic", [True, False])
@@ -237,9 +211,6 @@ def test_a_processor_at_another_size_does_the_same_to_a_batch_and_to_an_image(pr
     assert difference.abs().max() <= (2.1 / 255 / min(processors.mean_std(changed)[1]) if is_timm else 1e-6)
 
 
-# --- Models ----------------------------------------------------------------------------------------------------------
-
-
 def test_attention_by_products_is_the_fused_one():
     fused = tiny_vit()
     pixels = torch.randn(2, 3, 32, 32)
@@ -317,9 +288,6 @@ def test_drop_path_is_set_where_the_architecture_has_it(convnext, vit):
     assert backbone.load(str(convnext), list(COLOURS), drop_path=0.2).model.config.drop_path_rate == 0.2
     with pytest.raises(ModelError, match="--drop_path"):
         backbone.load(str(vit), list(COLOURS), drop_path=0.2)
-
-
-# --- Training --------------------------------------------------------------------------------------------------------
 
 
 def tuner(
@@ -645,9 +613,6 @@ def test_large_photographs_are_streamed(vit, tmp_path, capsys):
     assert "smallest 3 (blue), largest 9 (red); median 195×200; 1 unreadable" in capsys.readouterr().out
 
 
-# --- A frozen backbone -----------------------------------------------------------------------------------------------
-
-
 def test_cached_features_equal_uncached_ones(tuned, tmp_path):
     predictor = load_predictor(tuned)
     images, labels = noise(10)
@@ -710,9 +675,6 @@ def test_freeze_backbone_trains_the_head_alone(vit, pictures, tmp_path, monkeypa
     assert run["validation"]["accuracy"] > 0.9 and run["recipe"]["learning_rate"] in probe.LEARNING_RATES
     assert len(list((tmp_path / "home/features").glob("*.labels.npy"))) == 2
     assert_all_agree(tmp_path / "run", pictures)
-
-
-# --- The real backbones ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif("HUB_MIRROR" not in os.environ, reason="needs pre-trained weights: set HUB_MIRROR")
@@ -851,9 +813,6 @@ def test_small_images_of_several_sizes_are_streamed(vit, pictures, tmp_path):
     write_images(folder, *noise(8, size=24, seed=3))  # over the first ones
     command("--model", vit, "--dataset", folder, "--output_dir", tmp_path / "run", *SHORT)
     assert read(tmp_path / "run")["validation"]["accuracy"] > 0.25
-
-
-# --- Bad input -------------------------------------------------------------------------------------------------------
 
 
 def without(folder: Path, name: str) -> None:

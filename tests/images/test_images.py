@@ -21,8 +21,8 @@ from PIL import Image, ImageCms
 from classifier.errors import ImageError
 from classifier.images.convert import to_rgb
 from classifier.images.workers import LOOK_AHEAD, MAX_BYTES, WORKERS, Decoder, decode
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
 
 

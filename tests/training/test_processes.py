@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from test_finetune import noise, tiny_vit, write_images
 from transformers import ViTImageProcessor
 
 import finetune_vit
 from classifier.errors import ModelError
 from classifier.training.finetune_trainer import keep_step_images
+from tests.helpers.models import tiny_vit
+from tests.helpers.paths import ROOT
+from tests.helpers.pictures import noise, write_images
 
-ROOT = Path(__file__).resolve().parent.parent
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 ACCELERATE = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
 

@@ -10,7 +10,6 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
-from test_predictor import encoded, picture
 
 from classifier.errors import ImageError, SlowImageError
 from classifier.images import workers
@@ -18,6 +17,7 @@ from classifier.images.workers import Decoder, decode_many
 from space import ahead as module
 from space.ahead import Ahead
 from space.guard import UPLOAD, Guard, State
+from tests.helpers.pictures import encoded, picture
 
 
 @pytest.fixture

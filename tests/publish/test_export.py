@@ -11,17 +11,17 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
-from test_predictor import LABELS, edit_config, picture, save_tiny_vit
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
 from classifier import load_predictor
 from classifier.errors import ModelError
 from classifier.models import cnn
 from classifier.publish import export
+from tests.helpers.models import LABELS, edit_config, save_tiny_cnn, save_tiny_vit
+from tests.helpers.paths import ROOT
+from tests.helpers.pictures import picture
 
-ROOT = Path(__file__).resolve().parent.parent
 # A process that cannot import this project loads the folder that it is given in each of the ways that transformers has.
 LOAD_ANYWHERE = """
 import sys
@@ -37,26 +37,6 @@ assert classify(sys.argv[2])[0]["label"] == "frog", classify(sys.argv[2])
 assert "classifier" not in sys.modules
 """
 IMAGES = [picture(i, (32, 32)) for i in range(4)] + [picture(4, (90, 61))]
-
-
-def save_tiny_cnn(folder: Path, image_size: int = 32) -> Path:
-    """A scratch CNN of 10 labels with random weights, saved as by train.py."""
-    torch.manual_seed(0)
-    names = dict(enumerate(LABELS))
-    config = cnn.CifarCnnConfig(
-        image_size=image_size,
-        widths=(16, 16),
-        depths=(2, 3),
-        views=2,
-        id2label=names,
-        label2id={name: i for i, name in names.items()},
-    )
-    model = cnn.CifarCnnForImageClassification(config).eval()
-    with torch.no_grad():
-        model.head.weight *= 20  # probabilities that differ
-    folder.mkdir()
-    export.save(model, ViTImageProcessor(size={"height": image_size, "width": image_size}), folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,5 @@
-import io
-import json
+"""TODO."""
+
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -12,9 +12,6 @@ import torch
 from PIL import Image
 from transformers import (
     AutoModelForImageClassification,
-    ViTConfig,
-    ViTForImageClassification,
-    ViTImageProcessor,
     ViTModel,
     pipeline,
 )
@@ -25,55 +22,9 @@ from classifier.images.workers import decode
 from classifier.models import backbone, openvino
 from classifier.models.predictor import batched
 from tests.helpers.evaluations import write_evaluation
-
-ROOT = Path(__file__).resolve().parent.parent
-LABELS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-BACKBONES = [  # folders of HUB_MIRROR: one with a preprocessor_config.json that crops, one that squashes, one of timm's
-    "facebook/deit-tiny-patch16-224",
-    "google/mobilenet_v2_1.0_224",
-    "timm/tf_efficientnet_lite0.in1k",
-]
-
-
-def save_tiny_vit(folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32, **config) -> Path:
-    """A model folder: a ViT of 10 labels and 30 thousand random weights, whose answers are worth nothing but differ."""
-    torch.manual_seed(seed)
-    names = dict(enumerate(LABELS))
-    model = ViTForImageClassification(
-        ViTConfig(
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=64,
-            image_size=32,
-            patch_size=8,
-            id2label=names,
-            label2id={name: i for i, name in names.items()},
-        )
-    )
-    with torch.no_grad():
-        model.classifier.weight *= 50  # random weights of the usual size give every label 10%
-    model.to(dtype).save_pretrained(folder)
-    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
-    edit_config(folder, **config)
-    return folder
-
-
-def edit_config(folder: Path, **entries) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
-
-
-def picture(seed: int = 0, size: tuple[int, int] = (90, 60)) -> Image.Image:
-    """Coloured blotches."""
-    values = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
-    return Image.fromarray(values).resize(size, Image.Resampling.BICUBIC)
-
-
-def encoded(image: Image.Image, format: str = "PNG") -> bytes:
-    file = io.BytesIO()
-    image.save(file, format)
-    return file.getvalue()
+from tests.helpers.models import BACKBONES, LABELS, edit_config, save_tiny_vit
+from tests.helpers.paths import ROOT
+from tests.helpers.pictures import encoded, picture
 
 
 def assert_like_pipeline(folder: Path, images: list[Image.Image]) -> None:

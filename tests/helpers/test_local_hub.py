@@ -22,9 +22,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from tests.local_hub import Exchange, LocalHub
+from tests.helpers.local_hub import Exchange, LocalHub
 
-ROOT = Path(__file__).resolve().parent.parent
 MIRROR = os.environ.get("HUB_MIRROR")
 MIB = 2**20
 KEPT_STEP = 10 * MIB  # a client writes what it downloads in such pieces, and resumes after the last whole one

@@ -5,16 +5,12 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from safetensors.torch import load_file
 
 from classifier import runs
 from classifier.data.survey import channel_mean_std
@@ -24,19 +20,11 @@ from classifier.training.augment import cutout, flip_by_turns, shift
 from classifier.training.checkpoint import CHECKPOINT, Progress
 from classifier.training.cnn_trainer import CnnRecipe, CnnTrainer, RunOptions, validate
 from classifier.training.muon import Muon, orthogonalize
+from tests.helpers.pictures import colours
+from tests.helpers.training import saved_weights, training_command, wait_for_epochs
 
-ROOT = Path(__file__).parent.parent
 TINY = CnnRecipe(sizes=((2, 16), (2, 20)), widths=(8, 16), depths=(2, 3), batch_size=32, chunk_size=16, cutout=4)
 STATISTICS = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
-
-
-def colours(n: int, size: int = 20, classes: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noisy images whose colour tells the class."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(classes, size=n)
-    palette = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200], [200, 200, 40]])
-    images = palette[labels][:, :, None, None] + rng.normal(0, 30, (n, 3, size, size))
-    return torch.tensor(images.clip(0, 255).astype(np.uint8)), torch.tensor(labels)
 
 
 def tiny_model(recipe: CnnRecipe = TINY) -> CifarCnnForImageClassification:
@@ -201,49 +189,15 @@ def test_resume_equals_not_stopping_at_any_step(tmp_path, call):
     assert (found.best_epoch, found.best_accuracy) == (expected.best_epoch, expected.best_accuracy)
 
 
-# Resume, by the command itself, on an image folder.
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp("pictures")
-    images, labels = colours(240)
-    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-        path = root / f"colour{label}" / f"{i}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
-    return root
-
-
-def train(folder: Path, output_dir: Path, *flags: str) -> list[str]:
-    return [
-        sys.executable,
-        str(ROOT / "train.py"),
-        *("--dataset", str(folder), "--output_dir", str(output_dir), "--image_size", "16", "--num_train_epochs", "6"),
-        *flags,
-    ]
-
-
-def weights(output_dir: Path) -> dict[str, torch.Tensor]:
-    return load_file(output_dir / "model.safetensors")
-
-
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def wait_for_epochs(process: subprocess.Popen, output_dir: Path, n: int) -> None:
-    metrics = output_dir / "metrics.jsonl"
-    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= n):
-        assert process.poll() is None, "ended before it could be stopped"
-        time.sleep(0.02)
-
-
 @pytest.fixture(scope="module")
-def finished(folder, tmp_path_factory):
+def finished(colours_dir, tmp_path_factory):
     """A run that was never stopped."""
     output_dir = tmp_path_factory.mktemp("finished")
-    subprocess.run(train(folder, output_dir), check=True, capture_output=True, text=True)
+    subprocess.run(training_command(colours_dir, output_dir), check=True, capture_output=True, text=True)
     return output_dir
 
 
@@ -252,8 +206,8 @@ def finished(folder, tmp_path_factory):
     [signal.SIGTERM, *(pytest.param(s, marks=pytest.mark.slow) for s in (signal.SIGKILL, signal.SIGINT))],
     ids=lambda s: s.name,
 )
-def test_resume_equals_not_stopping(folder, finished, tmp_path, how):
-    with subprocess.Popen(train(folder, tmp_path), stderr=subprocess.PIPE, text=True) as process:
+def test_resume_equals_not_stopping(colours_dir, finished, tmp_path, how):
+    with subprocess.Popen(training_command(colours_dir, tmp_path), stderr=subprocess.PIPE, text=True) as process:
         wait_for_epochs(process, tmp_path, 2)
         time.sleep(0.05)  # into the next epoch
         process.send_signal(how)
@@ -263,34 +217,34 @@ def test_resume_equals_not_stopping(folder, finished, tmp_path, how):
         assert f"saved in {tmp_path}" in errors and "--resume_from_checkpoint last" in errors
     assert not (tmp_path / "model.safetensors").exists()
 
-    refused = subprocess.run(train(folder, tmp_path), capture_output=True, text=True)
+    refused = subprocess.run(training_command(colours_dir, tmp_path), capture_output=True, text=True)
     assert refused.returncode == 2 and "--resume_from_checkpoint last" in refused.stderr
 
     detour = tmp_path / "x" / ".."  # another name of the same folder: its checkpoint is no other run's
     detour.parent.mkdir()
     flags = ["--overwrite_output_dir", "--resume_from_checkpoint", str(detour)]
-    subprocess.run(train(folder, tmp_path, *flags), check=True, capture_output=True)
-    assert same(weights(tmp_path), weights(finished))
+    subprocess.run(training_command(colours_dir, tmp_path, *flags), check=True, capture_output=True)
+    assert same(saved_weights(tmp_path), saved_weights(finished))
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 6
 
 
 @pytest.mark.slow
-def test_another_seed_gives_other_weights(folder, finished, tmp_path):
-    subprocess.run(train(folder, tmp_path, "--seed", "1"), check=True, capture_output=True)
-    assert not same(weights(tmp_path), weights(finished))
+def test_another_seed_gives_other_weights(colours_dir, finished, tmp_path):
+    subprocess.run(training_command(colours_dir, tmp_path, "--seed", "1"), check=True, capture_output=True)
+    assert not same(saved_weights(tmp_path), saved_weights(finished))
 
 
 @pytest.mark.slow
-def test_checkpoint_errors_name_the_next_step(folder, tmp_path):
+def test_checkpoint_errors_name_the_next_step(colours_dir, tmp_path):
     def message(*flags: str) -> str:
-        result = subprocess.run(train(folder, tmp_path, *flags), capture_output=True, text=True)
+        result = subprocess.run(training_command(colours_dir, tmp_path, *flags), capture_output=True, text=True)
         assert result.returncode == 2 and "Traceback" not in result.stderr
         return result.stderr
 
     assert "leave out --resume_from_checkpoint" in message("--resume_from_checkpoint", "last")
     assert "not above 0" in message("--patience", "0")
     assert "pass 16 or more" in message("--image_size", "8")
-    with subprocess.Popen(train(folder, tmp_path), stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(training_command(colours_dir, tmp_path), stderr=subprocess.DEVNULL) as process:
         wait_for_epochs(process, tmp_path, 1)
         process.send_signal(signal.SIGTERM)
     assert "seed 0 (now 5)" in message("--resume_from_checkpoint", "last", "--seed", "5")
@@ -310,12 +264,12 @@ def test_finished_folder_has_what_a_reader_needs(finished):
     assert run["settings"]["seed"] == 0 and run["command"].startswith("train.py --dataset")
     assert run["validation"]["accuracy"] > 0.9
     assert json.loads((finished / "config.json").read_text())["dtype"] == "float32"
-    assert weights(finished)["head.weight"].dtype == torch.float16
+    assert saved_weights(finished)["head.weight"].dtype == torch.float16
     assert (finished / "model.safetensors").stat().st_mode & 0o044 == 0o044  # others may read it
 
 
 @pytest.mark.slow
-def test_a_second_run_does_not_inherit_from_the_first(folder, finished, tmp_path):
+def test_a_second_run_does_not_inherit_from_the_first(colours_dir, finished, tmp_path):
     """--overwrite_output_dir leaves nothing behind that would speak of other weights; without it, nothing is
     touched.
     """
@@ -324,18 +278,20 @@ def test_a_second_run_does_not_inherit_from_the_first(folder, finished, tmp_path
     measured = [copy / "evaluation.json", copy / "timing.json"]
     for path in measured:
         path.write_text("{}")
-    refused = subprocess.run(train(folder, copy), capture_output=True, text=True)
+    refused = subprocess.run(training_command(colours_dir, copy), capture_output=True, text=True)
     assert refused.returncode == 2 and "holds a finished run" in refused.stderr
-    assert same(weights(copy), weights(finished)) and all(path.exists() for path in measured)
-    mistyped = train(tmp_path / "nowhere", copy, "--overwrite_output_dir")
+    assert same(saved_weights(copy), saved_weights(finished)) and all(path.exists() for path in measured)
+    mistyped = training_command(tmp_path / "nowhere", copy, "--overwrite_output_dir")
     assert subprocess.run(mistyped, capture_output=True).returncode == 2 and all(path.exists() for path in measured)
-    subprocess.run(train(folder, copy, "--overwrite_output_dir", "--seed", "1"), check=True, capture_output=True)
-    assert not same(weights(copy), weights(finished)) and not any(path.exists() for path in measured)
+    subprocess.run(
+        training_command(colours_dir, copy, "--overwrite_output_dir", "--seed", "1"), check=True, capture_output=True
+    )
+    assert not same(saved_weights(copy), saved_weights(finished)) and not any(path.exists() for path in measured)
 
 
-def test_a_stage_goes_on_from_an_earlier_ones_weights(folder, finished, tmp_path):
+def test_a_stage_goes_on_from_an_earlier_ones_weights(colours_dir, finished, tmp_path):
     flags = ["--init_from", str(finished), "--num_train_epochs", "1", "--learning_rate", "0.001"]
-    subprocess.run(train(folder, tmp_path, *flags), check=True, capture_output=True)
+    subprocess.run(training_command(colours_dir, tmp_path, *flags), check=True, capture_output=True)
     first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
     assert first["train_accuracy"] > 0.8  # it did not start from scratch
     parent = json.loads((tmp_path / "run.json").read_text())["parent"]

@@ -13,11 +13,11 @@ from gradio_client import Client, handle_file
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from test_app import running_app
 
 from classifier.reporting import card
+from tests.helpers.paths import ROOT
+from tests.helpers.running_app import running_app
 
-ROOT = Path(__file__).resolve().parent.parent
 MIRROR = Path(os.environ.get("HUB_MIRROR", "nowhere"))
 PHOTOS, DEIT = MIRROR.parent / "photos", MIRROR / "models/facebook/deit-tiny-patch16-224"
 ANIMALS = {

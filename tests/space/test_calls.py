@@ -13,11 +13,12 @@ import gradio as gr
 import httpx
 import pytest
 from gradio_client import Client, handle_file
-from test_app import running_app
-from test_predictor import encoded, picture, save_tiny_vit
 
 from space import guard
 from space.serving import Answers
+from tests.helpers.models import save_tiny_vit
+from tests.helpers.pictures import encoded, picture
+from tests.helpers.running_app import running_app
 
 META = {"_type": "gradio.FileData"}
 JSON = {"content-type": "application/json"}

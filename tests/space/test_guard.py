@@ -15,13 +15,13 @@ import httpx
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import ValidationError
-from test_app import running_app
-from test_predictor import encoded, picture, save_tiny_vit
 
 from space import calls, cells, guard, serving
 from space.classify import Result
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.helpers.models import save_tiny_vit
+from tests.helpers.paths import ROOT
+from tests.helpers.pictures import encoded, picture
+from tests.helpers.running_app import running_app
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """OOD scores compared with scikit-learn and with cases by hand, the synthetic OOD sets, and models/cnn on these."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +13,8 @@ from classifier.errors import DataError
 from classifier.evaluation import ood
 from classifier.models import backbone, processor
 from classifier.models.predictor import load_predictor
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 HUB_MIRROR = os.environ.get("HUB_MIRROR")
 FAR = ("gaussian_noise", "uniform_noise", "blobs", "digits", "photographs")
 NEAR = ("phase_scrambled", "patches_shuffled", "blended")

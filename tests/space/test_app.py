@@ -1,11 +1,11 @@
+"""TODO."""
+
 import asyncio
 import base64
-import contextlib
 import csv
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,7 +18,6 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
-from test_predictor import LABELS, encoded, picture, save_tiny_vit
 
 from classifier import load_predictor
 from classifier.images.workers import MAX_BYTES, decode
@@ -27,53 +26,10 @@ from space.ahead import Ahead
 from space.batching import Batcher
 from space.classify import classify_files
 from tests.helpers.evaluations import write_evaluation
-
-THRESHOLD = 6.3  # energy, which some of the pictures below reach by that random model and some do not
-ROOT = Path(__file__).resolve().parent.parent
-STARTED_WITHIN_S = 300  # far more than the 15 s of an idle machine, for tests run beside a training
-
-
-@contextlib.contextmanager
-def running_app(
-    models: list[Path | str], folder: Path, settings: dict[str, str] | None = None
-) -> Iterator[tuple[str, subprocess.Popen]]:
-    """`python app.py` as a user starts it, in another working directory; gives its address and process once it is
-    healthy.
-
-    `settings` are more environment variables.
-    """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {name: value for name, value in os.environ.items() if name not in ("PORT", "SPACE_ID")} | {
-        "MODELS": ",".join(map(str, models)),
-        "GRADIO_SERVER_PORT": str(port),
-        "GRADIO_SERVER_NAME": "127.0.0.1",
-        "GRADIO_TEMP_DIR": str(folder / "uploads"),
-        "HF_HUB_OFFLINE": "1",
-        **(settings or {}),
-    }
-    with (folder / "app.log").open("w") as log:
-        app = subprocess.Popen([sys.executable, ROOT / "app.py"], cwd=folder, env=environment, stdout=log, stderr=log)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_until_healthy(url, app, folder / "app.log")
-        yield url, app
-    finally:
-        app.kill()
-        app.wait()
-
-
-def wait_until_healthy(url: str, app: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + STARTED_WITHIN_S
-    while app.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(httpx.TransportError):
-            status = httpx.get(f"{url}/health").status_code
-            if status == 200:
-                return
-            assert status == 503
-        time.sleep(0.1)
-    raise AssertionError(f"the app did not start:\n{log.read_text()}")
+from tests.helpers.models import LABELS, save_tiny_vit
+from tests.helpers.paths import ROOT
+from tests.helpers.pictures import encoded, picture
+from tests.helpers.running_app import THRESHOLD, running_app
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +278,7 @@ def test_the_schema_is_the_committed_one(url):
     schema = httpx.get(f"{url}/gradio_api/info").json()["named_endpoints"]
     for endpoint in schema.values():
         del endpoint["code_snippets"]  # which hold this server's address
-    committed = json.loads(Path(__file__).with_name("api.json").read_text())
+    committed = json.loads((ROOT / "tests/api.json").read_text())
     assert schema == committed, "scripts rely on it: write api.json anew only for a change that is meant"
 
 

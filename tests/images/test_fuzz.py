@@ -7,11 +7,12 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from test_app import running_app
-from test_predictor import encoded, picture, save_tiny_vit
 
 from benchmarks import fuzz
 from classifier.images.workers import Decoder, _shared
+from tests.helpers.models import save_tiny_vit
+from tests.helpers.pictures import encoded, picture
+from tests.helpers.running_app import running_app
 
 QUICK = {"deadline": None, "derandomize": True, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
 

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +13,8 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from classifier.evaluation import metrics
 from classifier.evaluation.evaluate_metrics.classification import Classification
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 # Three classes: 2 of 3, 3 of 4 and 1 of 3 images right.
 REFERENCES = [0, 0, 0, 1, 1, 1, 1, 2, 2, 2]
 PREDICTIONS = [0, 0, 1, 1, 1, 1, 2, 2, 1, 0]

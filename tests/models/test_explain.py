@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_predictor import BACKBONES, LABELS, picture, save_tiny_vit
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
@@ -35,8 +34,10 @@ from classifier import load_predictor
 from classifier.errors import ModelError
 from classifier.models import cnn, explain
 from classifier.models.predictor import Predictor
+from tests.helpers.models import BACKBONES, LABELS, save_tiny_vit
+from tests.helpers.paths import ROOT
+from tests.helpers.pictures import picture
 
-ROOT = Path(__file__).resolve().parent.parent
 RED, GREEN, BLUE = np.eye(3, dtype=np.uint8) * 255
 SMALL = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 SWIN = {"embed_dim": 8, "depths": [1, 2], "num_heads": [1, 2], "window_size": 4}

@@ -15,13 +15,13 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from test_export import save_tiny_cnn
-from test_predictor import picture
 
 from classifier import load_predictor
 from classifier.publish import export
+from tests.helpers.models import save_tiny_cnn
+from tests.helpers.paths import ROOT
+from tests.helpers.pictures import picture
 
-ROOT = Path(__file__).resolve().parent.parent
 PYTHON = Path(os.environ.get("SERVE_PYTHON", ROOT / ".venv-serve/bin/python"))
 STARTED_WITHIN_S = 300  # far more than the 10 s of an idle machine, for tests run beside a training
 

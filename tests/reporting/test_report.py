@@ -12,9 +12,6 @@ import pytest
 from PIL import Image
 from pptx import Presentation
 from pptx.util import Pt
-from test_card import RUN
-from test_export import save_tiny_cnn
-from test_predictor import LABELS
 
 from classifier import load_predictor
 from classifier.data.splits import Splits
@@ -23,6 +20,8 @@ from classifier.reporting import architecture, report, slides
 from classifier.reporting.blocks import CommandBlock, Section
 from classifier.reporting.results import read_results
 from classifier.reporting.sections import comparison
+from tests.helpers.models import LABELS, save_tiny_cnn
+from tests.helpers.records import RUN
 
 MANY = [f"class {i}, with a name of some length" for i in range(100)]
 HISTORY = [

@@ -13,8 +13,6 @@ from huggingface_hub import EvalResult, ModelCard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from PIL import Image
 from safetensors.torch import save_file
-from test_export import save_tiny_cnn
-from test_predictor import LABELS, edit_config, picture, save_tiny_vit
 from transformers import DeiTImageProcessor, TimmWrapperConfig, TimmWrapperForImageClassification
 
 from classifier import load_predictor
@@ -22,37 +20,13 @@ from classifier.errors import ModelError
 from classifier.publish import export
 from classifier.records import RunRecord
 from classifier.reporting import card
+from tests.helpers.models import LABELS, edit_config, save_tiny_cnn, save_tiny_vit
+from tests.helpers.paths import ROOT
+from tests.helpers.pictures import picture
+from tests.helpers.records import RUN
 
-ROOT = Path(__file__).resolve().parent.parent
 EMBEDDED = sorted(config.parent for config in (ROOT / "models").glob("*/config.json"))
 UNFILLED = r"(?<!\[)\b(None|nan|undefined)\b|\{[{%]|\n\n\n"
-RUN = {
-    "command": "finetune_vit.py --model facebook/deit-tiny-patch16-224 --dataset=/elsewhere/my pictures --output_dir "
-    "runs/vit",
-    "settings": {
-        "model": "facebook/deit-tiny-patch16-224@main",
-        "dataset": "/elsewhere/my pictures",
-        "seed": 7,
-        "learning_rate": 0.0005,
-        "bf16": False,
-    },
-    "commit": "c0ffee" * 6,
-    "versions": {"torch": "2.14.1", "timm": "1.0.31"},
-    "machine": {
-        "processor": "AMD EPYC",
-        "instructions": "AVX512",
-        "threads": 2,
-        "accelerator": None,
-        "python": "3.11.7",
-    },
-    "parent": None,
-    "data": {"images": 1234, "counts": {"train": [617, 617], "validation": [61, 76]}, "skipped": 3},
-    "train_seconds": 754.2,
-    "images_seen": 12340,
-    "train_flops": 3.21e15,
-    "inference_flops": 1.26e9,
-    "validation": {"accuracy": 0.9375, "temperature": 1.234567},
-}
 
 
 def write(folder: Path, name: str, value: dict) -> None:
