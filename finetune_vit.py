@@ -48,7 +48,7 @@ from classifier.files import write_text
 from classifier.hub import HUB_ID, check_login
 from classifier.models import backbone
 from classifier.models import processor as processors
-from classifier.models.loading import default_device, locate
+from classifier.models.loading import default_device, locate, update_ood
 from classifier.publish import export
 from classifier.records import StartModel
 from classifier.training import calibrate, callbacks, distill, finetune_trainer, probe, protocol
@@ -249,7 +249,7 @@ def main() -> None:
         return
 
     calibrated = calibrate.calibrate(model, processor, splits, output_dir.name)
-    model.config.known_at = plan.known_at
+    update_ood(model.config, resize_to=plan.ood_resize_to)
     model.config.reduce_to = plan.reduce_to
     export.save(model, processor, output_dir)
     protocol.finish_run(output_dir, data, run, result, calibrated)

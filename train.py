@@ -35,7 +35,7 @@ from classifier.errors import ModelError
 from classifier.evaluation import metrics, ood
 from classifier.hub import check_login
 from classifier.models.cnn import CifarCnnConfig, CifarCnnForImageClassification, average_views
-from classifier.models.loading import default_device
+from classifier.models.loading import default_device, update_ood
 from classifier.models.predictor import load_predictor
 from classifier.publish import export
 from classifier.records import RunRecord, Validation
@@ -240,7 +240,7 @@ def describe_plan(model: CifarCnnForImageClassification, images: torch.Tensor, r
 
 
 def calibrate_views(model: CifarCnnForImageClassification, validation: Tensors, mean: list, std: list) -> Validation:
-    """Rounds the model to float16, folds a temperature fitted on validation into its head, and sets `known_threshold`.
+    """Rounds the model to float16, folds a temperature fitted on validation into its head, and sets `ood.threshold`.
 
     Stored in the head, so every loader applies it.
 
@@ -254,7 +254,7 @@ def calibrate_views(model: CifarCnnForImageClassification, validation: Tensors, 
     with torch.no_grad():
         model.head.weight /= temperature
     logits = merge(views / temperature)
-    model.config.known_threshold = ood.threshold(ood.energy(logits))
+    update_ood(model.config, threshold=ood.threshold(ood.energy(logits)))
     accuracy = float((logits.argmax(axis=1) == labels).mean())
     return Validation(accuracy=accuracy, nll=metrics.nll(logits, labels), temperature=temperature)
 

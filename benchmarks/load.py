@@ -150,7 +150,7 @@ def main() -> None:
     predictor = next(iter(load_predictors()[0].values()))
     predictor.compile()
     expected = [dict(zip(predictor.labels, map(float, row), strict=True)) for row in predictor.probabilities(files)]
-    bare, judged = rate(predictor.probabilities, files), rate(predictor.judge, files)
+    bare, judged = rate(predictor.probabilities, files), rate(predictor.predict_with_ood, files)
     del predictor
     print(f"the bare predictor: {bare:.1f} images/s, {judged:.1f} if it looks twice", flush=True)
     with served("nothing") as url:

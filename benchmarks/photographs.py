@@ -5,8 +5,8 @@
 
 The photographs are a folder a label, and one that is called `none`. `reduce_to` is the reduction at which most labels
 are right: a model tuned on small images has never seen a sharp one. Of those with as many right, whose energy tells
-`none` as well (within 0.01 of the best AUROC), it is the sharpest, as people look at it too. `known_at` is the
-reduction, or none, at which the energy tells `none` best then. `known_threshold` is the energy that 95% of those
+`none` as well (within 0.01 of the best AUROC), it is the sharpest, as people look at it too. `ood_resize_to` is the
+reduction, or none, at which the energy tells `none` best then. `ood_threshold` is the energy that 95% of those
 photographs reach whose label is right, and 95% of the validation images as well: to doubt a wrong label is no loss.
 benchmarks/photographs.json has these choices, and all that was tried, of the models given now or before.
 """
@@ -29,7 +29,7 @@ from classifier.models import processor
 from classifier.models.predictor import Predictor
 
 REDUCTIONS = 32, 40, 48, 64, 96, 128, 224  # pixels of the shorter side; decoding more takes time
-KNOWN_AT = None, 32  # which means nothing to a model that sees no more
+RESIZE_TO = None, 32  # which means nothing to a model that sees no more
 
 
 def main() -> None:
@@ -56,9 +56,8 @@ def main() -> None:
     if args.save:
         for folder, row in zip(args.models, rows, strict=True):
             config = json.loads((folder / "config.json").read_text())
-            write_json(
-                folder / "config.json", config | {key: row[key] for key in ("reduce_to", "known_at", "known_threshold")}
-            )
+            ood_settings = {"threshold": row["ood_threshold"], "resize_to": row["ood_resize_to"]}
+            write_json(folder / "config.json", config | {"reduce_to": row["reduce_to"], "ood": ood_settings})
     output, names_now = Path(__file__).parent / "photographs.json", {row["model"] for row in rows}
     before = json.loads(output.read_text())["models"] if output.exists() else []
     rows = sorted([*rows, *(row for row in before if row["model"] not in names_now)], key=lambda row: row["model"])
@@ -73,20 +72,20 @@ def choose(predictor: Predictor, photos: list[Path], names: np.ndarray, validati
     tried = []
     for reduce_to in REDUCTIONS:
         images = list(decode_many(photos, reduce_to=reduce_to))
-        for known_at in KNOWN_AT[: 1 + (processor.size_of(predictor.processor) > KNOWN_AT[1])]:
-            logits, energies = predictor.energies(images, known_at)
+        for resize_to in RESIZE_TO[: 1 + (processor.size_of(predictor.processor) > RESIZE_TO[1])]:
+            logits, energies = predictor.energies(images, resize_to)
             right = np.array(predictor.labels)[logits.argmax(axis=1)] == names
             if not right.any():
                 continue
             scores = {"energy": energies}
-            if not known_at:
+            if not resize_to:
                 scores["max_probability"] = ood.max_probability(logits)
             for score, found in scores.items():
                 least = ood.threshold(found[known & right])
                 tried.append(
                     {
                         "reduce_to": reduce_to,
-                        "known_at": known_at,
+                        "ood_resize_to": resize_to,
                         "score": score,
                         "accuracy": float(right[known].mean()),
                         "accuracy_ci95": list(metrics.bootstrap_interval(right[known].astype(float))),
@@ -99,19 +98,19 @@ def choose(predictor: Predictor, photos: list[Path], names: np.ndarray, validati
     if not tried:
         raise DataError(f"{predictor.name} labels none of the photographs right: its threshold can't be chosen by them")
     best = best_of(tried)
-    of_validation = ood.threshold(predictor.energies(validation, best["known_at"])[1])
+    of_validation = ood.threshold(predictor.energies(validation, best["ood_resize_to"])[1])
     chosen = {
         "model": predictor.name,
         **best,
         "threshold_of_validation": of_validation,
-        "known_threshold": min(best["threshold_of_photographs"], of_validation),
+        "ood_threshold": min(best["threshold_of_photographs"], of_validation),
     }
     print(
         f"{predictor.name}: reduced to {best['reduce_to']}, {best['accuracy']:.1%} of {known.sum()} right; energy, "
         "known at "
-        f"{best['known_at']}, AUROC {best['auroc']:.3f}, flags "
+        f"{best['ood_resize_to']}, AUROC {best['auroc']:.3f}, flags "
         f"{best['none_flagged_where_95_of_right_ones_pass']:.0%} of "
-        f"{(~known).sum()} of none; threshold {chosen['known_threshold']:.3f} ({of_validation:.3f} on validation)",
+        f"{(~known).sum()} of none; threshold {chosen['ood_threshold']:.3f} ({of_validation:.3f} on validation)",
         flush=True,
     )
     return chosen | {"tried": tried}

@@ -114,7 +114,7 @@ def predict_images(
 
     def predict_batch(decoded: list[Image.Image | ImageError]) -> list[Prediction | ImageError]:
         good = [image for image in decoded if not isinstance(image, ImageError)]
-        results = zip(*predictor.judge(good, BATCH_SIZE), strict=True)
+        results = zip(*predictor.predict_with_ood(good, BATCH_SIZE), strict=True)
         return [image if isinstance(image, ImageError) else next(results) for image in decoded]
 
     pending: deque[Future] = deque()
@@ -327,7 +327,7 @@ def main() -> None:
         print(predictor.notice, file=sys.stderr)
     k = min(args.top_k, len(predictor.labels))
     settings = source.settings | {"weights": predictions.digest(predictor, ""), "top_k": k}
-    settings |= {"known_threshold": predictor.known_threshold, "known_at": predictor.known_at}
+    settings |= {"ood_threshold": predictor.ood_threshold, "ood_resize_to": predictor.ood_resize_to}
     starts = starts_of(args.shard, len(source))
     parts: list[Path] = []
     statuses: Counter[str] = Counter()

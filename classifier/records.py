@@ -253,8 +253,15 @@ class ModelEvaluation(Record):
     confused: list[Confusion] = field(default_factory=list)  # the most frequent pairs
     views: int | None = field(default=None, metadata=OMIT)  # None: the model sees an image once
     accuracy_one_view: float | None = field(default=None, metadata=OMIT)
-    strangers: dict[str, dict[str, OodResult]] | None = None  # {score: {set of images: result}}
+    ood: dict[str, dict[str, OodResult]] | None = None  # {score: {set of images: result}}
     corrupted: CorruptedAccuracy | None = None
+
+    @classmethod
+    def from_json(cls, value: object, path: Path, key: str = "", remedy: str = "") -> "ModelEvaluation":
+        """As in `Record`; evaluations from before the key `ood` call it `strangers`."""
+        if isinstance(value, dict) and "strangers" in value:
+            value = value | {"ood": value["strangers"]}
+        return super().from_json(value, path, key, remedy)
 
 
 @dataclass(kw_only=True)

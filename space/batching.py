@@ -86,7 +86,7 @@ class Batcher:
             images, futures = zip(*batch, strict=True)
             try:
                 with self.turn:
-                    rows, known = self.predictor.judge(images, self.batch_size)
+                    rows, known = self.predictor.predict_with_ood(images, self.batch_size)
             except Exception as error:  # whatever it is: each caller raises it, and the thread goes on
                 for future in futures:
                     future.set_exception(error)

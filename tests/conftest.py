@@ -32,8 +32,8 @@ def colours_dir(tmp_path_factory) -> Path:
 def tiny_vit(tmp_path_factory) -> Path:
     """A random ViT that takes some of the generated pictures for known, and some not."""
     folder = save_tiny_vit(tmp_path_factory.mktemp("models") / "tiny")
-    _, energies = load_predictor(folder).energies([picture(i, (36, 36)) for i in range(20)], known_at=None)
-    edit_config(folder, known_threshold=float(np.median(energies)))
+    _, energies = load_predictor(folder).energies([picture(i, (36, 36)) for i in range(20)], resize_to=None)
+    edit_config(folder, ood={"threshold": float(np.median(energies))})
     return folder
 
 

@@ -169,7 +169,7 @@ def test_outputs_are_found_again_whatever_the_threshold(pictures, tmp_path, cach
     predictor = load_predictor(save_tiny_vit(tmp_path / "tiny"))
     splits = load_splits(str(pictures), splits=("train", "test"))
     evaluate_model.predictions_of(predictor, "test", splits)
-    predictor.model.config.known_threshold = 3.0
+    predictor.model.config.ood = {"threshold": 3.0}
     evaluate_model.predictions_of(predictor, "test", splits)
     assert len(list(cache.iterdir())) == 1
     predictor.model.config.hidden_dropout_prob = 0.5

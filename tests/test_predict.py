@@ -100,7 +100,7 @@ def test_rows_are_what_the_predictor_says(tiny_vit, run_predict, tmp_path):
     [bad] = [row for row in rows if row["status"] == "error"]
     assert bad["file"] == "a/0005.jpg" and bad["error"].startswith("not an image") and bad["label_1"] is None
     good, predictor = [row for row in rows if row["status"] == "ok"], load_predictor(tiny_vit)
-    probabilities, known = predictor.judge([folder / row["file"] for row in good])
+    probabilities, known = predictor.predict_with_ood([folder / row["file"] for row in good])
     assert [row["known"] for row in good] == known and set(known) == {True, False}
     for row, expected in zip(good, probabilities, strict=True):
         for rank, entry in enumerate(predictor.top(expected, 2), 1):
@@ -206,7 +206,7 @@ def test_what_changed_in_between_is_labelled_again(run_predict, tmp_path, monkey
 def test_parts_of_another_model_or_setting_are_not_used(tiny_vit, run_predict, tmp_path, monkeypatch, small_chunks):
     folder, parts = write_pictures(tmp_path / "pictures", 70), tmp_path / "predictions.csv.parts"
     other = save_tiny_vit(tmp_path / "tiny", seed=1)  # of the same name
-    stricter = save_tiny_vit(tmp_path / "stricter/tiny", known_threshold=1e9)
+    stricter = save_tiny_vit(tmp_path / "stricter/tiny", ood={"threshold": 1e9})
     for model, flags in [(other, ()), (stricter, ()), (tiny_vit, ("--top_k", "3"))]:
         stop_after(monkeypatch, 1)
         with pytest.raises(Stopped):

@@ -72,7 +72,7 @@ def evaluate_model(
         revision=predictor.revision,
         n_parameters=predictor.n_parameters,
         **summarize(test, splits.labels, temperature),
-        strangers=ood_results(predictor, test, splits, ood_samples, ood_splits or {}),
+        ood=ood_results(predictor, test, splits, ood_samples, ood_splits or {}),
         corrupted=corrupted_accuracy(predictor, splits, corrupted_samples),
     )
     views = getattr(predictor.model.config, "views", 1)

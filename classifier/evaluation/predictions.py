@@ -19,9 +19,10 @@ from tqdm import tqdm
 from classifier.errors import DataError
 from classifier.files import replacing
 from classifier.models import backbone
+from classifier.models.loading import OLD_OOD_KEYS
 from classifier.models.predictor import Predictor
 
-JUDGING = ("known_threshold", "known_at")
+NOT_PREDICTING = ("ood", *OLD_OOD_KEYS)  # keys of config.json that do not affect predictions
 CACHE = Path(huggingface_hub.constants.HF_HOME) / "outputs"  # shared by all commands
 
 Batches = Iterable[tuple[list[Image.Image], list[int]]]
@@ -110,7 +111,7 @@ def digest(predictor: Predictor, images: str) -> str:
         hashed.update(name.encode())
         hashed.update(tensor.contiguous().cpu().numpy().tobytes())
     processor = {key: value for key, value in predictor.processor.to_dict().items() if key != "image_processor_type"}
-    config = {key: value for key, value in predictor.model.config.to_dict().items() if key not in JUDGING}
+    config = {key: value for key, value in predictor.model.config.to_dict().items() if key not in NOT_PREDICTING}
     config["_name_or_path"] = ""  # moving a model does not change it
     settings = [config, processor, predictor.reduce_to] + ["bf16"] * predictor.bf16
     hashed.update(json.dumps(settings, sort_keys=True, default=str).encode())

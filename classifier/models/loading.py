@@ -4,17 +4,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoImageProcessor, AutoModelForImageClassification, BaseImageProcessor, PreTrainedModel
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    BaseImageProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging
 
 from classifier.errors import ModelError, first_sentence
 from classifier.hub import HUB_ID, pull
 from classifier.models import cnn  # noqa: F401  registers the scratch CNN with the Auto classes of transformers
 from classifier.runs import PULLED
+
+OLD_OOD_KEYS = ("known_threshold", "known_at")  # what models have that were trained before `ood` was one key
 
 
 class Location(NamedTuple):
@@ -47,6 +55,34 @@ def locate(path_or_id: str | Path, files: Sequence[str] | None = None, *, patien
         folder, commit, notice = pull(match["repo"], match["revision"], files=files or PULLED, patience=patience)
         return Location(folder, match["repo"], commit, notice)
     raise ModelError(f"no model folder {path_or_id}: train one (train.py, finetune_vit.py), or name a Hub model")
+
+
+class OodSettings(NamedTuple):
+    """The key `ood` of config.json: how a model recognises images of none of its labels (out-of-distribution).
+
+    Attributes:
+        threshold: an image whose score, log Σ exp of the logits, is below is out-of-distribution; None: not known.
+        resize_to: pixels a side to which a larger image is squashed for a second score; None: one score is enough.
+    """
+
+    threshold: float | None = None
+    resize_to: int | None = None
+
+
+def read_ood(config: dict) -> OodSettings:
+    """The settings in a config.json."""
+    if ood := config.get("ood"):
+        return OodSettings(ood.get("threshold"), ood.get("resize_to"))
+    return OodSettings(*map(config.get, OLD_OOD_KEYS))
+
+
+def update_ood(config: PreTrainedConfig, **changes: Any) -> None:
+    """Changes some of the settings in a model's configuration; the others stay."""
+    settings = read_ood(config.to_dict())._replace(**changes)
+    for old in OLD_OOD_KEYS:
+        if hasattr(config, old):
+            delattr(config, old)
+    config.ood = settings._asdict()
 
 
 def default_device() -> torch.device:

@@ -22,7 +22,7 @@ from classifier.errors import ModelError
 from classifier.files import read_json
 from classifier.images.convert import to_rgb
 from classifier.images.workers import decode_many
-from classifier.models.loading import default_device, load_processor, load_weights, locate
+from classifier.models.loading import OodSettings, default_device, load_processor, load_weights, locate, read_ood
 from classifier.records import Evaluation, ModelEvaluation
 from classifier.runs import RunFolder
 
@@ -59,8 +59,7 @@ def load_predictor(
         revision=revision,
         notice=notice,
         evaluation=RunFolder(folder).evaluation,
-        known_threshold=config.get("known_threshold"),
-        known_at=config.get("known_at"),
+        ood=read_ood(config),
         reduce_to=config.get("reduce_to"),
         folder=folder,
     )
@@ -102,13 +101,14 @@ class Predictor:
         labels: names of the C classes, in the order of the logits.
         n_parameters: number of parameters of the model.
         evaluation: evaluation.json beside the weights, None if there is none.
-        known_threshold: an image whose energy is below looks like none of the labels (`judge`); None when not set.
-        known_at: pixels a side at which a larger image is looked at as well for that (`energies`); None when not set.
+        ood_threshold: an image with a lower score (`energies`) is out-of-distribution; None if not set.
+        ood_resize_to: pixels a side to which a larger image is squashed for a second score; None if not set.
         reduce_to: pixels to which `decode` may shrink a large file first; None if not set.
         folder: with the weights and their records; None if the model was not loaded from a folder.
         bf16: whether to compute in bfloat16 (autocast), which changes the third digit of probabilities; initially
             False.
-        most_at_once: largest number of images in a call of `judge` so far, to decide whether `compile` pays off.
+        most_at_once: largest number of images in a call of `predict_with_ood` so far, to decide whether `compile` pays
+            off.
     """
 
     def __init__(
@@ -120,8 +120,7 @@ class Predictor:
         revision: str | None = None,
         notice: str = "",
         evaluation: Evaluation | None = None,
-        known_threshold: float | None = None,
-        known_at: int | None = None,
+        ood: OodSettings = OodSettings(),  # noqa: B008  an immutable default
         reduce_to: int | None = None,
         folder: Path | None = None,
     ):
@@ -135,8 +134,7 @@ class Predictor:
         self.labels: list[str] = [config.id2label[i] for i in range(config.num_labels)]
         self.n_parameters = sum(parameter.numel() for parameter in model.parameters())
         self.evaluation = evaluation
-        self.known_threshold = known_threshold
-        self.known_at = known_at
+        self.ood_threshold, self.ood_resize_to = ood
         self.bf16 = False
         self.reduce_to = reduce_to
         self.folder = folder
@@ -194,30 +192,32 @@ class Predictor:
         """(N, C) float32 probabilities of N images. Arguments and errors as `logits`."""
         return torch.from_numpy(self.logits(images, batch_size)).softmax(dim=1).numpy()
 
-    def judge(self, images: Sequence[ImageInput], batch_size: int = 32) -> tuple[np.ndarray, list[bool | None]]:
-        """`probabilities` of N images, and whether each looks like one of the labels; None where no threshold was set.
+    def predict_with_ood(
+        self, images: Sequence[ImageInput], batch_size: int = 32
+    ) -> tuple[np.ndarray, list[bool | None]]:
+        """`probabilities` of N images, and whether each is in-distribution: True, False, or None without a threshold.
 
-        It does not where its `energy` is below `known_threshold`. Arguments and errors as `logits`.
+        An image is out-of-distribution if its score (`energies`) is below `ood_threshold`. Arguments and errors as
+        `logits`.
         """
-        images = list(self._decoded(images))
-        self.most_at_once = max(self.most_at_once, len(images))
-        logits, energies = self.energies(
-            images, self.known_at if self.known_threshold is not None else None, batch_size
-        )
-        known = [None if self.known_threshold is None else bool(energy >= self.known_threshold) for energy in energies]
+        decoded = list(self._decoded(images))
+        self.most_at_once = max(self.most_at_once, len(decoded))
+        threshold = self.ood_threshold
+        logits, energies = self.energies(decoded, self.ood_resize_to if threshold is not None else None, batch_size)
+        known = [None if threshold is None else bool(energy >= threshold) for energy in energies]
         return torch.from_numpy(logits).softmax(dim=1).numpy(), known
 
     def energies(
-        self, images: Sequence[Image.Image], known_at: int | None, batch_size: int = 32
+        self, images: Sequence[Image.Image], resize_to: int | None, batch_size: int = 32
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(N, C) logits of N decoded images, and how much each is like the labels: log Σ exp of the logits (N,).
+        """(N, C) logits of N decoded images, and their scores (N,): log Σ exp of the logits.
 
-        That is minus the energy of Liu et al. (arXiv:2010.03759). Of an image larger than `known_at` it is the mean of
-        the image's and of the same image squashed to `known_at`² pixels: who has learnt from small ones takes much for
-        known that is sharp.
+        The score is minus the energy of Liu et al. (arXiv:2010.03759): the higher, the more an image is like the
+        training images. For an image larger than `resize_to`, it is the mean of the image's score and that of the image
+        squashed to `resize_to`² pixels: models trained on small images are overconfident on sharp ones.
         """
-        large = [i for i, image in enumerate(images) if known_at and min(image.size) > known_at]
-        small = [images[i].resize((known_at, known_at), Image.Resampling.LANCZOS) for i in large]
+        large = [i for i, image in enumerate(images) if resize_to and min(image.size) > resize_to]
+        small = [images[i].resize((resize_to, resize_to), Image.Resampling.LANCZOS) for i in large if resize_to]
         logits = self.logits([*images, *small], batch_size)
         energies = torch.from_numpy(logits).logsumexp(dim=1).numpy()
         energies[large] = (energies[large] + energies[len(images) :]) / 2

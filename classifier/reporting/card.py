@@ -20,6 +20,7 @@ from classifier.errors import ModelError
 from classifier.files import read_json, write_text
 from classifier.hub import HUB_ID
 from classifier.models.cnn import CifarCnnConfig
+from classifier.models.loading import read_ood
 from classifier.records import Evaluation, RunRecord, Timing, Validation
 from classifier.runs import RunFolder
 
@@ -63,6 +64,7 @@ def render(folder: Path, repo_id: str | None = None, *, figures: str = "") -> Mo
         names = config.get("label_names") or config["id2label"]  # a list (timm), or a dictionary by index
         labels = names if isinstance(names, list) else [names[str(i)] for i in range(len(names))]
         data = _metadata(repo_id, stages, evaluation)
+        ood = read_ood(config)
         base = next((stage.start for stage in stages if stage.start), None)
         return ModelCard.from_template(
             data,
@@ -76,8 +78,8 @@ def render(folder: Path, repo_id: str | None = None, *, figures: str = "") -> Mo
             timm=config["model_type"] == "timm_wrapper",
             pixel_steps=_pixel_steps(config, processor),
             input=_input(config, processor),
-            known_threshold=f"{config['known_threshold']:.2f}" if config.get("known_threshold") else None,
-            known_at=config.get("known_at"),
+            ood_threshold=None if ood.threshold is None else f"{ood.threshold:.2f}",
+            ood_resize_to=ood.resize_to,
             reduce_to=config.get("reduce_to"),
             cifar10=any("cifar10" in name for name in _datasets(stages, evaluation)),
             stages="\n".join(f"{i}. {_stage(stage)}" for i, stage in enumerate(stages, 1)),

@@ -130,7 +130,7 @@ class ModelResult:
     @property
     def ood(self) -> dict[str, dict[str, OodResult]]:
         """{score: {out-of-distribution set: how well the score detects it}}."""
-        return self.evaluation.strangers or {}
+        return self.evaluation.ood or {}
 
     def mean_ood(self, score: str) -> OodResult:
         """AUROC and FPR95 of a score, as means over the out-of-distribution sets."""

@@ -8,21 +8,22 @@ from classifier.data.loaders import image_batches
 from classifier.data.splits import Splits
 from classifier.evaluation import metrics, ood
 from classifier.models import backbone
+from classifier.models.loading import update_ood
 from classifier.models.predictor import Predictor
 from classifier.records import Validation
 
 
 def calibrate(model: PreTrainedModel, processor: BaseImageProcessor, splits: Splits, name: str) -> Validation:
-    """Rounds a model to float16, folds a temperature fitted on validation into its head, and sets `known_threshold`.
+    """Rounds a model to float16, folds a temperature fitted on validation into its head, and sets `ood.threshold`.
 
-    In the head every way of loading has it (Guo et al., arXiv:1706.04599). The threshold is the energy that 95% of
-    these images reach. Errors as `Predictor.logits`, which names the model `name`.
+    Stored in the head, so every loader applies it (Guo et al., arXiv:1706.04599). The threshold is the energy that
+    95% of these images reach. Errors as `Predictor.logits`, which names the model `name`.
     """
     model.half().float().eval()
     inputs, logits, labels = validate(Predictor(model, processor, name=name), splits)
     temperature = metrics.fit_temperature(logits, labels)
     logits = fold(backbone.head(model), temperature, inputs)
-    model.config.known_threshold = ood.threshold(ood.energy(logits))
+    update_ood(model.config, threshold=ood.threshold(ood.energy(logits)))
     accuracy = float((logits.argmax(axis=1) == labels).mean())
     return Validation(accuracy=accuracy, nll=metrics.nll(logits, labels), temperature=temperature)
 

@@ -19,8 +19,8 @@ class Plan:
         sizes: stages of training, (share of the steps, pixels a side).
         layer_decay: learning rate of a block, as a fraction of the next one's.
         reduce_to: pixels; the shorter side of a photograph is reduced to this before the processor.
-        known_at: pixels a side of small training images, the size at which out-of-distribution scores of photographs
-            are computed too; None for large ones.
+        ood_resize_to: pixels a side of small training images, the size at which out-of-distribution scores of
+            photographs are computed too; None for large ones.
     """
 
     image_size: int
@@ -28,7 +28,7 @@ class Plan:
     sizes: tuple[tuple[float, int], ...]
     layer_decay: float
     reduce_to: int
-    known_at: int | None
+    ood_resize_to: int | None
 
 
 def make_plan(flags: Any, start: backbone.Backbone, side: int | None) -> Plan:
@@ -53,7 +53,7 @@ def make_plan(flags: Any, start: backbone.Backbone, side: int | None) -> Plan:
         sizes=train_sizes(flags.train_sizes, size, patch),
         layer_decay=flags.layer_decay or (0.75 if backbone.has_attention(start.model) else 1.0),
         reduce_to=math.ceil(size / crop_pct),  # a larger size is slower; at 0.6 of it, 4 of 87 labels change
-        known_at=side if is_small else None,
+        ood_resize_to=side if is_small else None,
     )
 
 

@@ -1,6 +1,6 @@
 """A Hub on loopback: the Hub's HTTP API, spoken well enough for its unmodified clients, and able to fail on demand.
 
-    python -m tests.local_hub FOLDER    # prints the settings to paste into another shell; serves until Ctrl-C
+    python -m tests.helpers.local_hub FOLDER    # prints the settings to paste into another shell; serves until Ctrl-C
 
     with LocalHub(tmp_path / "hub", seed="folder") as hub:
         HfApi(endpoint=hub.url, token=hub.token).create_repo("user/model")
@@ -646,7 +646,9 @@ def card_data(text: str) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.local_hub", description="A Hub on loopback, until Ctrl-C.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.helpers.local_hub", description="A Hub on loopback, until Ctrl-C."
+    )
     parser.add_argument(
         "seed", nargs="?", type=Path, help="folder with models/USER/NAME and datasets/USER/NAME; only read"
     )

@@ -20,6 +20,7 @@ from classifier import load_predictor
 from classifier.errors import HubError, ImageError, ModelError
 from classifier.images.workers import decode
 from classifier.models import backbone, openvino
+from classifier.models.loading import update_ood
 from classifier.models.predictor import batched
 from tests.helpers.evaluations import write_evaluation
 from tests.helpers.models import BACKBONES, LABELS, edit_config, save_tiny_vit
@@ -89,24 +90,33 @@ def test_weights_stored_in_fp16_compute_in_fp32(tmp_path):
 
 
 def test_tells_what_it_is(tmp_path):
-    folder = save_tiny_vit(tmp_path / "tiny", known_threshold=0.5, reduce_to=16)
+    folder = save_tiny_vit(tmp_path / "tiny", ood={"threshold": 0.5}, reduce_to=16)
     write_evaluation(folder, LABELS, accuracy=0.9, accuracy_ci95=[0.89, 0.91])
     predictor = load_predictor(folder)
     assert (predictor.name, predictor.revision, predictor.labels) == ("tiny", "local", LABELS)
     assert predictor.n_parameters == sum(p.numel() for p in predictor.model.parameters())
     assert (predictor.measured.model, predictor.accuracy, predictor.accuracy_ci95) == ("tiny", 0.9, [0.89, 0.91])
-    assert (predictor.known_threshold, predictor.reduce_to) == (0.5, 16)
+    assert (predictor.ood_threshold, predictor.reduce_to) == (0.5, 16)
 
 
 def test_what_it_knows_has_an_energy_of_the_threshold_at_least(tmp_path):
     images = [picture(i, (32, 32)) for i in range(8)]
     free = load_predictor(save_tiny_vit(tmp_path / "tiny"))
     energies = np.log(np.exp(free.logits(images).astype(np.float64)).sum(axis=1))
-    predictor = load_predictor(save_tiny_vit(tmp_path / "tiny", known_threshold=float(np.median(energies))))
-    probabilities, known = predictor.judge(images)
+    predictor = load_predictor(save_tiny_vit(tmp_path / "tiny", ood={"threshold": float(np.median(energies))}))
+    probabilities, known = predictor.predict_with_ood(images)
     assert known == [energy >= np.median(energies) for energy in energies] and sum(known) == 4
     assert probabilities == pytest.approx(free.probabilities(images), abs=1e-6)
-    assert free.judge(images)[1] == [None] * 8
+    assert free.predict_with_ood(images)[1] == [None] * 8
+
+
+def test_ood_settings_of_older_models_are_read_and_replaced(tmp_path):
+    old = {"known_threshold": 0.5, "known_at": 16}
+    predictor = load_predictor(save_tiny_vit(tmp_path / "tiny", **old))
+    assert (predictor.ood_threshold, predictor.ood_resize_to) == (0.5, 16)
+    update_ood(predictor.model.config, threshold=0.25)
+    config = predictor.model.config.to_dict()
+    assert config["ood"] == {"threshold": 0.25, "resize_to": 16} and not old.keys() & config.keys()
 
 
 def test_a_large_image_is_looked_at_small_as_well(tiny):
@@ -123,7 +133,7 @@ def test_a_large_image_is_looked_at_small_as_well(tiny):
 def test_says_nothing_about_what_was_not_measured(tiny):
     predictor = load_predictor(tiny)
     assert (predictor.evaluation, predictor.accuracy, predictor.accuracy_ci95) == (None, None, None)
-    assert predictor.judge([picture()])[1] == [None] and predictor.reduce_to is None
+    assert predictor.predict_with_ood([picture()])[1] == [None] and predictor.reduce_to is None
 
 
 def test_a_file_is_reduced_first_when_the_model_asks_for_it(tmp_path):

@@ -57,7 +57,7 @@ def evaluation_of(labels: list[str], dataset: str) -> dict:
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """A fine-tuned model with all its records, measured on a Hub dataset."""
-    model = save_tiny_vit(tmp_path / "tiny", known_threshold=0.4321, reduce_to=64)
+    model = save_tiny_vit(tmp_path / "tiny", ood={"threshold": 0.4321}, reduce_to=64)
     write(model, "run.json", RUN)
     write(model, "evaluation.json", evaluation_of(LABELS, "uoft-cs/cifar10") | {"dataset_revision": "0b2714987fa4"})
     return model

@@ -67,7 +67,7 @@ def measured(name: str, labels: list[str], seed: int, accuracy: float) -> dict:
     } | calibration
     found["mistakes"] = [{"image": 1, "label": labels[0], "predicted": labels[1], "probability": 0.987}]
     found["confused"] = [{"label": labels[0], "predicted": labels[1], "n": 29}]
-    found["strangers"] = {"energy": {"blobs": {"auroc": 0.912, "fpr95": 0.34}}}
+    found["ood"] = {"energy": {"blobs": {"auroc": 0.912, "fpr95": 0.34}}}
     found["corrupted"] = {
         "n": 50,
         "clean": 0.8517,
@@ -239,7 +239,7 @@ def test_many_classes_and_hostile_names(tmp_path):
 
 
 def test_without_optional_parts(tmp_path):
-    predictors = lay_out(tmp_path, ["one"], corrupted=None, strangers=None, temperature=None, before_temperature=None)
+    predictors = lay_out(tmp_path, ["one"], corrupted=None, ood=None, temperature=None, before_temperature=None)
     [folder] = predictors
     for name in ("run.json", "metrics.jsonl"):
         (Path(folder) / name).unlink()
@@ -284,7 +284,7 @@ def test_findings_follow_from_the_numbers(tmp_path):
         "clean": 0.84,
         "accuracy": {"shift": [0.9, 0.6], "fog": [1.0, 0.7]},
     }
-    evaluation["models"][1]["strangers"] = {"energy": {"blobs": {"auroc": 0.95, "fpr95": 0.2}}}
+    evaluation["models"][1]["ood"] = {"energy": {"blobs": {"auroc": 0.95, "fpr95": 0.2}}}
     path.write_text(json.dumps(evaluation))
     report.write(tmp_path / "out", predictors, formats=["md"])
     findings = (tmp_path / "out" / "report.md").read_text().split("## Findings")[1].split("##")[0]

@@ -36,7 +36,7 @@ from tests.helpers.running_app import THRESHOLD, running_app
 def models(tmp_path_factory) -> list[Path]:
     """Two random models: `first` knows a threshold and has an evaluation, `second` has neither."""
     folder = tmp_path_factory.mktemp("models")
-    first = save_tiny_vit(folder / "first", known_threshold=THRESHOLD)
+    first = save_tiny_vit(folder / "first", ood={"threshold": THRESHOLD})
     write_evaluation(first, LABELS, accuracy=0.9, accuracy_ci95=[0.89, 0.91])
     return [first, save_tiny_vit(folder / "second", seed=1)]
 
@@ -83,7 +83,7 @@ def test_classify_has_defaults(client, models, files):
     label, about = client.predict(handle_file(files["good"]), api_name="/classify")
     predictor = load_predictor(models[0])
     assert [entry["label"] for entry in label["confidences"]] == [entry["label"] for entry in predictor(files["good"])]
-    [known] = predictor.judge([files["good"]])[1]
+    [known] = predictor.predict_with_ood([files["good"]])[1]
     assert about == {"model": "first", "revision": "local", "known": known}
 
 
@@ -119,7 +119,7 @@ def test_gallery_classifies_what_it_can_and_names_the_rest(client, models, files
             assert [row[f"label_{k}"] for k in (1, 2, 3)] == [entry["label"] for entry in expected]
             probabilities = [row[f"probability_{k}"] for k in (1, 2, 3)]
             assert probabilities == pytest.approx([entry["score"] for entry in expected], abs=1e-4)
-            assert row["known"] is predictor.judge([files[name]])[1][0] and row["error"] == ""
+            assert row["known"] is predictor.predict_with_ood([files[name]])[1][0] and row["error"] == ""
     assert {row["known"] for row in rows} == {True, False, None}
 
     with Path(csv_file).open(newline="", encoding="utf-8-sig") as file:

@@ -32,14 +32,14 @@ def test_answers_come_in_order_with_errors_in_their_place(predictor):
 
 
 def test_what_waits_is_computed_together(predictor, monkeypatch):
-    sizes, judge = [], predictor.judge
+    sizes, judge = [], predictor.predict_with_ood
 
     def slowly(images, batch_size):
         sizes.append(len(images))
         time.sleep(0.05)
         return judge(images, batch_size)
 
-    monkeypatch.setattr(predictor, "judge", slowly)
+    monkeypatch.setattr(predictor, "predict_with_ood", slowly)
     with Batcher(predictor, batch_size=8) as batcher, ThreadPoolExecutor(20) as threads:
         list(threads.map(lambda i: batcher.submit(picture(i)).result(), range(20)))
         batcher.submit(picture(0)).result()  # alone, it waits for nobody
@@ -63,14 +63,14 @@ def test_it_reads_no_further_ahead_than_two_batches(predictor):
 
 
 def test_an_error_is_its_callers_and_the_next_batch_goes_on(predictor, monkeypatch):
-    judge = predictor.judge
+    judge = predictor.predict_with_ood
 
     def fails(images, batch_size):
         if images[0].size == (7, 7):
             raise ModelError("it gave NaN")
         return judge(images, batch_size)
 
-    monkeypatch.setattr(predictor, "judge", fails)
+    monkeypatch.setattr(predictor, "predict_with_ood", fails)
     with Batcher(predictor) as batcher:
         with pytest.raises(ModelError, match="it gave NaN"):
             batcher.submit(picture(0, (7, 7))).result()
@@ -79,7 +79,7 @@ def test_an_error_is_its_callers_and_the_next_batch_goes_on(predictor, monkeypat
 
 def test_models_that_share_a_turn_do_not_compute_at_once(predictor, monkeypatch):
     at_once, most = 0, 0
-    judge = predictor.judge
+    judge = predictor.predict_with_ood
 
     def watched(images, batch_size):
         nonlocal at_once, most
@@ -89,7 +89,7 @@ def test_models_that_share_a_turn_do_not_compute_at_once(predictor, monkeypatch)
         at_once -= 1
         return judge(images, batch_size)
 
-    monkeypatch.setattr(predictor, "judge", watched)
+    monkeypatch.setattr(predictor, "predict_with_ood", watched)
     turn = threading.Lock()
     with Batcher(predictor, turn=turn) as one, Batcher(predictor, turn=turn) as other, ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda i: (one, other)[i % 2].submit(picture(i)).result(), range(16)))

@@ -17,9 +17,9 @@ from space.cells import percent
 from space.page import EXAMPLES
 from tests.helpers.evaluations import write_evaluation, write_timing
 from tests.helpers.models import LABELS, save_tiny_vit
+from tests.helpers.paths import ROOT
 from tests.helpers.pictures import encoded, picture
 from tests.helpers.running_app import THRESHOLD, running_app
-from tests.space.test_app import ROOT
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs a browser: pip install playwright")
 CHROMIUM = shutil.which("chromium")
@@ -39,7 +39,8 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-g
 def models(tmp_path_factory) -> list[Path]:
     """Two random models: `first` has a threshold that half of the pictures miss, and an evaluation and times."""
     folder = tmp_path_factory.mktemp("models")
-    first, second = save_tiny_vit(folder / "first", known_threshold=THRESHOLD), save_tiny_vit(folder / "second", seed=1)
+    first = save_tiny_vit(folder / "first", ood={"threshold": THRESHOLD})
+    second = save_tiny_vit(folder / "second", seed=1)
     bins = {"count": [0, 10, 90], "confidence": [0, 0.5, 0.9], "accuracy": [0, 0.4, 0.95]}
     write_evaluation(first, LABELS, accuracy=0.9, accuracy_ci95=[0.89, 0.91], reliability=bins)
     write_timing(first, milliseconds=12.3)
@@ -111,7 +112,7 @@ def fits(page) -> bool:
 def said(predictor, files: list[Path]) -> list[str]:
     """What the gallery says of readable files."""
     found = []
-    for row, known in zip(*predictor.judge(files), strict=True):
+    for row, known in zip(*predictor.predict_with_ood(files), strict=True):
         [top] = predictor.top(row, 1)
         found.append(f"{top['label']}{'?' if known is False else ''} {percent(top['score'])}")
     return found
