@@ -1,6 +1,7 @@
 """Finds and checks the image column and the label column, and names the classes."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import datasets
@@ -22,13 +23,13 @@ def find_column(name: str, rows: datasets.Dataset, column: str | None, kind: typ
                 f"{name} has no column {column!r}: its columns are {columns}; pass one of them as --{flag}_column"
             )
         return column
-    found = [column for column, feature in rows.features.items() if isinstance(feature, kind)]
-    if len(found) != 1:
-        count = "no" if not found else f"{len(found)}"
+    matches = [column for column, feature in rows.features.items() if isinstance(feature, kind)]
+    if len(matches) != 1:
+        count = len(matches) or "no"
         raise DataError(
             f"{name} has {count} columns of type {kind.__name__}: its columns are {columns}; pass --{flag}_column"
         )
-    return found[0]
+    return matches[0]
 
 
 def feature_name(feature: object) -> str:
@@ -53,8 +54,13 @@ def cast_images(name: str, splits: dict[str, datasets.Dataset], column: str) -> 
     return {split: rows.cast_column(column, datasets.Image()) for split, rows in splits.items()}
 
 
+def undecoded(rows: datasets.Dataset, column: str) -> datasets.Dataset:
+    """The image column alone, with cells {"bytes", "path"}, or None where a row has no image."""
+    return rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+
+
 def encode_labels(
-    name: str, splits: dict[str, datasets.Dataset], column: str, wanted: set[str]
+    name: str, splits: dict[str, datasets.Dataset], column: str, wanted: Collection[str]
 ) -> tuple[dict[str, datasets.Dataset], dict[str, np.ndarray], list[str]]:
     """Makes the label column one of class indices in every split. Strings and integers become classes, in sorted order.
 
@@ -62,17 +68,19 @@ def encode_labels(
 
     Args:
         name: the dataset's, for messages.
-        splits: the rows of each split, train among them.
+        splits: the rows of each split. Train, or else test, says which classes there are.
         column: the label column.
-        wanted: the splits whose labels are needed. The others may lack them, as the Hub's test splits often do.
+        wanted: the splits whose labels are needed, beside train. The others may lack them, as the Hub's test splits
+            often do.
 
     Returns:
-        The rows, the class indices int64 (N,) of each wanted split, and the names of the classes.
+        The rows, the class indices int64 (N,) of each split whose labels are needed, and the names of the classes.
 
     Raises:
-        DataError: the column does not hold classes, a label is missing, or train has fewer than two classes.
+        DataError: the column does not hold classes, a label is missing, or there are fewer than two classes.
     """
-    feature = splits["train"].features[column]
+    reference = "train" if "train" in splits else "test"
+    feature = splits[reference].features[column]
     is_plain = isinstance(feature, datasets.Value) and (
         feature.dtype in ("string", "large_string") or "int" in feature.dtype
     )
@@ -85,36 +93,39 @@ def encode_labels(
         if rows.features.get(column) != feature:
             raise DataError(
                 f"column {column!r} of {name} is {feature_name(rows.features.get(column))} in {split} and "
-                f"{feature_name(feature)} in train: give every split the same columns"
+                f"{feature_name(feature)} in {reference}: give every split the same columns"
             )
     if is_plain:
-        splits, indices, labels = _classes_from_values(name, splits, column)
+        splits, indices, labels = _classes_from_values(name, splits, column, reference)
     else:
         labels = list(feature.names)
-        indices = {split: _read_indices(name, split, splits[split], column) for split in splits if split in wanted}
-    present = np.unique(indices["train"])
+        wanted = {reference, *wanted}
+        indices = {split: _read_indices(name, split, rows, column) for split, rows in splits.items() if split in wanted}
+    present = np.unique(indices[reference])
     if len(present) < 2:
-        only = f"one class ({labels[present[0]]})" if len(present) else "no images"
-        raise DataError(f"{name} has {only} in train: at least two classes are needed, each with images of its own")
+        content = f"one class ({labels[present[0]]})" if len(present) else "no images"
+        raise DataError(
+            f"{name} has {content} in {reference}: at least two classes are needed, each with images of its own"
+        )
     return splits, indices, labels
 
 
 def _classes_from_values(
-    name: str, splits: dict[str, datasets.Dataset], column: str
+    name: str, splits: dict[str, datasets.Dataset], column: str, reference: str
 ) -> tuple[dict[str, datasets.Dataset], dict[str, np.ndarray], list[str]]:
     """Replaces strings or integers by class indices: the rows, the indices of each split, and the names."""
-    values = {split: rows[column][:] for split, rows in splits.items()}
-    for split, listed in values.items():
-        if None in listed:
+    values_by_split = {split: rows[column][:] for split, rows in splits.items()}
+    for split, values in values_by_split.items():
+        if None in values:
             raise DataError(f"{name} has rows without a label in {split} (column {column!r}): remove them")
-    classes = sorted(set(values["train"]))
+    classes = sorted(set(values_by_split[reference]))
     labels = [str(value) for value in classes]
     index_of = {value: index for index, value in enumerate(classes)}
     feature = datasets.ClassLabel(names=labels)
     encoded, indices = {}, {}
-    for split, listed in values.items():
-        check_same_classes(name, split, labels, [str(value) for value in set(listed)])
-        indices[split] = np.array([index_of[value] for value in listed], dtype=np.int64)
+    for split, values in values_by_split.items():
+        check_same_classes(name, split, labels, [str(value) for value in set(values)])
+        indices[split] = np.array([index_of[value] for value in values], dtype=np.int64)
         encoded[split] = splits[split].remove_columns(column).add_column(column, indices[split], feature=feature)
     return encoded, indices, labels
 

@@ -5,22 +5,43 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-import datasets
+import numpy as np
 import pillow_heif
 import torch
 from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor, resize
 from tqdm import tqdm
 
+from classifier.data.columns import undecoded
 from classifier.data.splits import Splits
 from classifier.errors import DataError, first_line
 from classifier.images.convert import MALFORMED, to_rgb
 
 pillow_heif.register_heif_opener()
+
+Pixels = TypeVar("Pixels")  # what a decoder makes of a cell: a Pillow image or an array
+
+
+@dataclass(frozen=True)
+class Row(Generic[Pixels]):
+    """A row of a split, decoded.
+
+    Attributes:
+        index: its number in the split.
+        file: the image's path, or the name that the table has for it; None where it has none.
+        image: upright RGB, or the exception that says why it can't be decoded.
+        label: class index.
+    """
+
+    index: int
+    file: str | None
+    image: Pixels | Exception
+    label: int
 
 
 def as_tensor(split: str, splits: Splits, size: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -38,45 +59,38 @@ def as_tensor(split: str, splits: Splits, size: int | None = None) -> tuple[torc
     Raises:
         DataError: an unreadable file, or images that differ in size while `size` is None.
     """
-
-    def to_pixels(image: Image.Image) -> torch.Tensor:
-        """(3, H, W) uint8, resized as the saved processors do it."""
-        pixels = pil_to_tensor(image)
-        is_resized = size is None or image.size == (size, size)
-        return pixels if is_resized else resize(pixels, [size, size], antialias=True)
-
-    total, n = len(splits[split]), 0
-    images, labels = None, torch.empty(total, dtype=torch.int64)
+    total = len(splits[split])
+    images: np.ndarray | None = None
+    labels: list[int] = []
     with tqdm(total=total, desc=f"decoding {split}", unit=" images", disable=None) as bar:
-        for batch in _readable_batches(split, splits, 100, to_pixels):  # few enough for photographs to fit in memory
-            for where, pixels, label in batch:
+        # Batches of 100 are few enough for photographs to fit in memory.
+        for rows in decode_rows(split, splits, 100, partial(decode_pixels, size=size)):
+            for row, pixels in _readable(rows, split, splits):
                 if images is None:
-                    images = torch.empty((total, *pixels.shape), dtype=torch.uint8)
+                    images = np.empty((total, *pixels.shape), np.uint8)
                 elif pixels.shape != images.shape[1:]:
                     raise DataError(
-                        f"images of {splits.name} differ in size: {where} is {_size(pixels)}, the first is "
-                        f"{_size(images[0])}; pass --image_size to bring all to one"
+                        f"images of {splits.name} differ in size: {describe_row(row.file, row.index, split)} is "
+                        f"{_size(pixels)}, the first is {_size(images[0])}; pass --image_size to bring all to one"
                     )
-                images[n], labels[n] = pixels, label
-                n += 1
-            bar.update(len(batch))
+                images[len(labels)] = pixels
+                labels.append(row.label)
+            bar.update(len(rows))
     if images is None:
         raise DataError(f"none of the {total} images in {split} of {splits.name} is readable: check the files")
-    return images[:n], labels[:n]
+    return torch.from_numpy(images[: len(labels)]), torch.tensor(labels)
 
 
 def fingerprint(split: str, splits: Splits) -> str:
     """A digest of a split's images and labels, without decoding: files count by their path, size and date."""
     hashed = hashlib.sha256(repr(splits.labels).encode())
-    rows = undecoded(splits[split], splits)
-    for cell, label in zip(rows[splits.image_column], splits.class_indices[split].tolist(), strict=True):
-        content: str | None
+    for cell, label in zip(undecoded_cells(split, splits), splits.class_indices[split].tolist(), strict=True):
+        content = None  # of a missing image, which is an error only where it is decoded
         if cell is not None and cell["bytes"] is not None:
             content = hashlib.sha256(cell["bytes"]).hexdigest()
-        else:
-            path = cell and cell["path"] and Path(cell["path"])
-            status = path.stat() if path and path.is_file() else None  # decoding names the file that is missing
-            content = status and f"{path} {status.st_size} {status.st_mtime_ns}"
+        elif cell is not None and cell["path"] and (path := Path(cell["path"])).is_file():
+            status = path.stat()
+            content = f"{path} {status.st_size} {status.st_mtime_ns}"
         hashed.update(f"{content} {label}\n".encode())
     return hashed.hexdigest()
 
@@ -93,42 +107,35 @@ def image_batches(split: str, splits: Splits, batch_size: int) -> Iterator[tuple
     Raises:
         DataError: an unreadable file.
     """
-    for batch in _readable_batches(split, splits, batch_size):
-        if batch:
-            yield [image for _, image, _ in batch], [label for _, _, label in batch]
+    for rows in decode_rows(split, splits, batch_size, decode_cell):
+        if batch := list(_readable(rows, split, splits)):
+            yield [image for _, image in batch], [row.label for row, _ in batch]
 
 
-def _readable_batches(
-    split: str, splits: Splits, batch_size: int, transform: Callable[[Image.Image], Any] | None = None
-) -> Iterator[list[tuple[str, Any, int]]]:
-    """Yields batches of (a name for messages, image, label) without the unreadable images."""
-    for rows in decode_batches(split, splits, batch_size, transform):
-        batch = []
-        for index, cell, image, label in rows:
-            where = describe_cell(cell, index, split)
-            if isinstance(image, Exception):
-                skip_or_raise(splits, where, image)
-            else:
-                batch.append((where, image, label))
-        yield batch
-
-
-def decode_batches(
-    split: str, splits: Splits, batch_size: int, transform: Callable[[Image.Image], Any] | None = None
-) -> Iterator[list[tuple[int, dict | None, Any, int]]]:
-    """Yields batches of (row, cell, transformed image or the exception that decoding it raised, label).
-
-    Threads decode and transform the images of a batch; without a `transform` they stay Pillow images.
-    """
+def decode_rows(
+    split: str, splits: Splits, batch_size: int, decode: Callable[[dict | None], Pixels | Exception]
+) -> Iterator[list[Row[Pixels]]]:
+    """Yields every row of a split, in batches that threads decode. An image that can't be decoded is a row too."""
     labels = splits.class_indices[split].tolist()
     start = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for rows in undecoded(splits[split], splits).iter(batch_size):
-            cells = rows[splits.image_column]
-            end = start + len(cells)
-            images = pool.map(partial(decode_cell, transform=transform), cells)
-            yield list(zip(range(start, end), cells, images, labels[start:end], strict=True))
-            start = end
+        for columns in undecoded(splits[split], splits.image_column).iter(batch_size):
+            cells = columns[splits.image_column]
+            images = pool.map(decode, cells)
+            yield [
+                Row(index, cell_path(cell), image, labels[index])
+                for index, (cell, image) in enumerate(zip(cells, images, strict=True), start)
+            ]
+            start += len(cells)
+
+
+def _readable(rows: list[Row[Pixels]], split: str, splits: Splits) -> Iterator[tuple[Row[Pixels], Pixels]]:
+    """Yields the rows that could be decoded, each with its image."""
+    for row in rows:
+        if isinstance(row.image, Exception):
+            skip_or_raise(splits, describe_row(row.file, row.index, split), row.image)
+        else:
+            yield row, row.image
 
 
 class Stream:
@@ -143,10 +150,7 @@ class Stream:
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for images, labels, failures in self.loader:
-            for (
-                where,
-                error,
-            ) in failures:  # not raised by the worker: its message would hold a traceback
+            for where, error in failures:  # not raised in the worker, which would put a traceback into the message
                 skip_or_raise(self.splits, where, error)
             if len(labels):
                 yield images, labels
@@ -192,7 +196,7 @@ class DecodedSplit(torch.utils.data.Dataset):
     """A split as items (transform(image), label), or (name, exception) for an unreadable file; see `collate`."""
 
     def __init__(self, split: str, splits: Splits, transform: Callable[[Image.Image], Any]):
-        self.rows = undecoded(splits[split], splits)
+        self.rows = undecoded(splits[split], splits.image_column)
         self.split, self.splits = split, splits
         self.transform = transform
 
@@ -203,7 +207,7 @@ class DecodedSplit(torch.utils.data.Dataset):
         cell = self.rows[index][self.splits.image_column]
         image = decode_cell(cell)
         if isinstance(image, Exception):
-            return describe_cell(cell, index, self.split), image
+            return describe_row(cell_path(cell), index, self.split), image
         return self.transform(image), int(self.splits.class_indices[self.split][index])
 
 
@@ -215,19 +219,32 @@ def collate(items: list[tuple]) -> tuple[torch.Tensor, torch.Tensor, list[tuple[
     return images, torch.tensor([label for _, label in good], dtype=torch.int64), failures
 
 
-def undecoded(rows: datasets.Dataset, splits: Splits) -> datasets.Dataset:
-    """Only the image column, with cells {"bytes", "path"}: decoding them ourselves takes half of the time."""
-    return rows.select_columns([splits.image_column]).cast_column(splits.image_column, datasets.Image(decode=False))
+def undecoded_cells(split: str, splits: Splits) -> Iterator[dict | None]:
+    """Yields the images of a split as {"bytes", "path"}, None where a row has none."""
+    for columns in undecoded(splits[split], splits.image_column).iter(1000):
+        yield from columns[splits.image_column]
 
 
-def decode_cell(cell: dict | None, transform: Callable[[Image.Image], Any] | None = None) -> Any:
-    """Decodes a cell to an upright RGB image, transformed if asked, or gives the exception that its file caused."""
+def decode_cell(cell: dict | None) -> Image.Image | Exception:
+    """Decodes a cell to an upright RGB image, or gives the exception that it caused.
+
+    `datasets` decodes too, but takes twice as long.
+    """
     try:
-        with Image.open(cell_source(cell)) as opened:
-            image = to_rgb(opened)
+        with Image.open(cell_source(cell)) as image:
+            return to_rgb(image)
     except MALFORMED as error:
         return error
-    return transform(image) if transform else image
+
+
+def decode_pixels(cell: dict | None, size: int | None) -> np.ndarray | Exception:
+    """Decodes a cell to uint8 (3, H, W), squashed to H = W = `size` if that is given, or gives the exception."""
+    image = decode_cell(cell)
+    if isinstance(image, Exception):
+        return image
+    if size is None or image.size == (size, size):
+        return np.asarray(image).transpose(2, 0, 1)
+    return resize(pil_to_tensor(image), [size, size], antialias=True).numpy()  # as the saved processors do it
 
 
 def cell_source(cell: dict | None) -> str | io.BytesIO:
@@ -235,6 +252,11 @@ def cell_source(cell: dict | None) -> str | io.BytesIO:
     if cell is None or (cell["bytes"] is None and not cell["path"]):
         raise ValueError("there is no image")
     return cell["path"] if cell["bytes"] is None else io.BytesIO(cell["bytes"])
+
+
+def cell_path(cell: dict | None) -> str | None:
+    """The image's path, or the name that the table has for it; None where it has none."""
+    return None if cell is None else cell["path"]
 
 
 def skip_or_raise(splits: Splits, where: str, error: Exception) -> None:
@@ -248,11 +270,11 @@ def skip_or_raise(splits: Splits, where: str, error: Exception) -> None:
         splits.skipped.append(where)
 
 
-def describe_cell(cell: dict | None, index: int, split: str) -> str:
+def describe_row(file: str | None, index: int, split: str) -> str:
     """Names an image in a message: its path, if it has one, and its row."""
     row = f"row {index} of {split}"
-    return row if cell is None or cell["path"] is None else f"{cell['path']} ({row})"
+    return row if file is None else f"{file} ({row})"
 
 
-def _size(pixels: torch.Tensor) -> str:
+def _size(pixels: np.ndarray) -> str:
     return f"{pixels.shape[-1]}×{pixels.shape[-2]}"

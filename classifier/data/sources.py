@@ -4,9 +4,10 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import datasets
-import httpx2  # what huggingface_hub talks through: its errors are what an unreachable Hub raises
+import httpx2  # the HTTP client of huggingface_hub, whose errors an unreachable Hub raises
 import huggingface_hub
 import numpy as np
 import pyarrow.parquet
@@ -23,26 +24,44 @@ from classifier.data.columns import check_same_classes, feature_name
 from classifier.errors import DataError, first_line
 from classifier.hub import HUB_ID
 
+# What datasets and folders call their splits, in lower case -> train, validation or test.
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+# The files of a folder that count as images, by suffix in lower case. Pillow with pillow_heif reads all of them.
 IMAGE_SUFFIXES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"),
     *(".heic", ".heif", ".avif"),
 }
+# A folder that holds one of these is a dataset of rows, which `datasets` loads, and not an image folder.
 TABLE_SUFFIXES = {".parquet", ".arrow"}
-TABLES = {
-    ".csv": "csv",
-    ".json": "json",
-    ".jsonl": "json",
-    ".parquet": "parquet",
-}  # single files, and what `datasets` calls them
-LABEL_COLUMNS = ("label", "labels", "class", "category", "target")  # of tables, which don't say what a column holds
-OTHER_SUFFIXES = {".csv", ".json", ".jsonl", ".zip", ".tar"}  # `datasets` may find images in these
-# What `datasets` and the Hub's client raise for a dataset that can't be had. Most are OSError or ValueError.
+# A folder without images that holds one of these is such a dataset too: the files may contain images or paths.
+OTHER_SUFFIXES = {".csv", ".json", ".jsonl", ".zip", ".tar"}
+# Single files with one image a row: the builder of `datasets` that reads each.
+TABLES = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+# Label columns of tables, whose types do not say what a column holds. The first one that exists is taken.
+LABEL_COLUMNS = ("label", "labels", "class", "category", "target")
+# What `datasets` and the Hub's client raise for a dataset that can't be loaded. Most are OSError or ValueError.
 UNLOADABLE = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError, httpx2.HTTPError)
+
+
+class Source(NamedTuple):
+    """A dataset as it was loaded, before its columns are checked.
+
+    Attributes:
+        name: the Hub id, or the name of the folder or table without its parents.
+        splits: the rows of each split, by the dataset's own names.
+        revision: the Hub's commit, None for a folder or table.
+        image_column, label_column: their names, None where the types of the columns have to show which they are.
+    """
+
+    name: str
+    splits: dict[str, datasets.Dataset]
+    revision: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
 
 
 def digest_of_files(folder: Path) -> str:
@@ -54,42 +73,61 @@ def digest_of_files(folder: Path) -> str:
     return hashed.hexdigest()[:32]
 
 
-def load_source(dataset: str) -> tuple[dict[str, datasets.Dataset], str, str | None]:
-    """Loads a folder or a Hub dataset: ({the dataset's own name of a split: its rows}, name, revision)."""
-    return _load_folder(Path(dataset)) if Path(dataset).exists() else _load_hub(dataset)
+def load_source(dataset: str, image_column: str | None = None, label_column: str | None = None) -> Source:
+    """Loads a table, a folder or a Hub dataset. The columns are those that the user named, if any.
 
-
-def splits_by_name(name: str, loaded: dict[str, datasets.Dataset], is_trained_on: bool) -> dict[str, datasets.Dataset]:
-    """The splits with known names, by our names. A single split counts as train, whatever it is called.
-
-    A single one that is called test is test too, for those who do not train on it.
+    Raises:
+        DataError: the dataset can't be loaded.
     """
-    own = {SPLIT_NAMES[split.lower()]: rows for split, rows in loaded.items() if split.lower() in SPLIT_NAMES}
-    if "train" not in own and len(loaded) == 1:
-        if "test" in own and is_trained_on:
+    path = Path(dataset)
+    if path.is_file():
+        return _load_table(path, image_column, label_column)
+    source = _load_folder(path) if path.exists() else _load_hub(dataset)
+    return source._replace(image_column=image_column, label_column=label_column)
+
+
+def rename_splits(source: Source, is_trained_on: bool) -> dict[str, datasets.Dataset]:
+    """The rows of the splits with known names, as train, validation and test; train or test is among them.
+
+    A single split counts as train, whatever it is called, unless it is called test.
+
+    Args:
+        source: the dataset.
+        is_trained_on: whether a train split is needed.
+
+    Raises:
+        DataError: there is no train split.
+    """
+    names = {name: SPLIT_NAMES.get(name.lower()) for name in source.splits}
+    if len(names) == 1:
+        [(name, split)] = names.items()
+        if split == "test" and is_trained_on:
             raise DataError(
-                f"{name} has a test split alone, which is not to be trained on: rename it to train if it is"
+                f"{source.name} has a test split alone, which is not to be trained on: rename it to train if it is"
             )
-        own = {split: rows for split, rows in own.items() if split == "test"} | {"train": next(iter(loaded.values()))}
-    if "train" not in own:
-        raise DataError(f"{name} has no train split, only {', '.join(loaded)}: rename the one to train on to train")
-    return own
+        return {"test" if split == "test" else "train": source.splits[name]}
+    rows = {split: source.splits[name] for name, split in names.items() if split}
+    if "train" not in rows:
+        available = ", ".join(names)
+        raise DataError(f"{source.name} has no train split, only {available}: rename the one to train on to train")
+    return rows
 
 
-def _load_hub(dataset: str) -> tuple[dict[str, datasets.Dataset], str, str | None]:
-    name, _, revision = dataset.partition("@")
-    if not HUB_ID.fullmatch(name):
+def _load_hub(dataset: str) -> Source:
+    match = HUB_ID.fullmatch(dataset)
+    if not match:
         raise DataError(f"no folder {dataset!r}, nor is that a Hub id: pass a folder, user/name or user/name@revision")
+    name, revision = match["repo"], match["revision"]
     gated = DataError(
         f"{name} is gated: accept its terms at {huggingface_hub.constants.ENDPOINT}/datasets/{name}, then log in with "
         "`hf auth login`"
     )
     try:
-        # One request before all others: it tells what is wrong, and at once, where load_dataset would retry for 23 s.
-        info = huggingface_hub.HfApi().dataset_info(name, revision=revision or None, timeout=30)
+        # One request before all others, whose errors say what is wrong at once: load_dataset retries for 23 s.
+        info = huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=30)
         commit, is_gated = info.sha, bool(info.gated)
     except OfflineModeIsEnabled:
-        commit, is_gated = revision or None, False  # `datasets` then takes what an earlier run left in its cache
+        commit, is_gated = revision, False  # `datasets` then reads its cache
     except GatedRepoError:
         raise gated from None
     except RevisionNotFoundError:
@@ -105,16 +143,17 @@ def _load_hub(dataset: str) -> tuple[dict[str, datasets.Dataset], str, str | Non
             "the network, set HF_HUB_OFFLINE=1 if it was downloaded before, or pass a local folder"
         ) from None
     try:
-        loaded, found = _load_datasets(name, name, commit)
+        splits, loaded_commit = _load_datasets(name, name, commit)
     except DataError:
-        if is_gated:  # the Hub describes a gated dataset to all, and then keeps the files
+        if is_gated:  # the Hub describes a gated dataset to everybody, but refuses its files
             raise gated from None
         raise
-    if revision and commit == revision and found != commit:
+    if revision and commit == revision and loaded_commit != commit:
         raise DataError(
-            f"offline, the cache holds {name} at commit {found}, not {revision}: pass {name}@{found}, or go online"
+            f"offline, the cache holds {name} at commit {loaded_commit}, not {revision}: pass {name}@{loaded_commit}, "
+            "or go online"
         )
-    return loaded, name, found
+    return Source(name, splits, loaded_commit)
 
 
 def _load_datasets(path: str, name: str, revision: str | None) -> tuple[dict[str, datasets.Dataset], str]:
@@ -151,7 +190,7 @@ def _check_class_names(name: str, files: dict[str, Sequence[str]]) -> None:
                     )
 
 
-def _load_folder(folder: Path) -> tuple[dict[str, datasets.Dataset], str, None]:
+def _load_folder(folder: Path) -> Source:
     files = list(list_files(folder))
     pictures = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     tables = [
@@ -159,81 +198,88 @@ def _load_folder(folder: Path) -> tuple[dict[str, datasets.Dataset], str, None]:
         for path in files
         if path.suffix.lower() in TABLE_SUFFIXES or path.name in ("metadata.csv", "metadata.jsonl")
     ]
-    # A relative user/name says more than name alone: it may be a copy of the Hub's repository of that name.
-    name = str(folder) if HUB_ID.fullmatch(str(folder)) and ".." not in folder.parts else folder.resolve().name
+    # A relative path user/name is kept whole: it may be a copy of the Hub's repository of that name.
+    match = HUB_ID.fullmatch(str(folder))
+    name = str(folder) if match and not match["revision"] and ".." not in folder.parts else folder.resolve().name
     if tables or (not pictures and any(path.suffix.lower() in OTHER_SUFFIXES for path in files)):
-        return _load_datasets(str(folder), name, None)[0], name, None
+        return Source(name, _load_datasets(str(folder), name, None)[0])
     if not pictures:
         raise DataError(f"no images in {folder}: put them into {folder}/train/<label>/ or {folder}/<label>/")
-    return _load_image_folder(folder, pictures), name, None
+    return Source(name, _load_image_folder(folder, pictures))
 
 
 def list_files(folder: Path) -> Iterator[Path]:
     """Yields the files under a folder, as relative paths, without hidden files and those of operating systems."""
-    above = {str(folder): {folder.resolve()}}  # a link may lead back to a folder that it is in
+    parents = {str(folder): {folder.resolve()}}  # of each folder to visit: a link may lead back to one of its parents
     for parent, names, files in os.walk(folder, followlinks=True):
-        passed, names[:] = above.pop(parent), sorted(name for name in names if not _is_litter(name))
+        visited, names[:] = parents.pop(parent), sorted(name for name in names if not _is_litter(name))
         for name in list(names):
             path = Path(parent, name)
-            if (place := path.resolve()) in passed:
+            target = path.resolve()
+            if target in visited:
                 names.remove(name)
             else:
-                above[str(path)] = {*passed, place}
+                parents[str(path)] = {*visited, target}
         yield from (Path(parent, name).relative_to(folder) for name in files if not _is_litter(name))
 
 
 def _is_litter(name: str) -> bool:
+    """Whether a file or folder is hidden, or one that macOS or Windows adds to folders and archives."""
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
-def load_table(
-    file: Path, image_column: str | None, label_column: str | None
-) -> tuple[dict[str, datasets.Dataset], str, str, str]:
-    """Loads a table with one image a row: its splits, its name, the image column and the label column."""
+def _load_table(file: Path, image_column: str | None, label_column: str | None) -> Source:
+    """Loads a table with one image a row, whose cells are images or paths relative to the table's folder."""
     if file.suffix.lower() not in TABLES:
         raise DataError(f"{file} is no table ({', '.join(TABLES)}): pass one, or the folder that holds the images")
     try:
         rows = datasets.load_dataset(TABLES[file.suffix.lower()], data_files=str(file), split="train")
     except UNLOADABLE as error:
-        raise DataError(
-            f"{file} can't be read as a table: {first_line(error.__cause__ or error)}. Repair it"
-        ) from error
-    listed = f"its columns are {', '.join(rows.column_names)}"
-
-    def is_path(column: str) -> bool:
-        first = next((value for value in rows[column][:100] if value), None)
-        return isinstance(first, str) and Path(first).suffix.lower() in IMAGE_SUFFIXES
-
-    held = [column for column, feature in rows.features.items() if isinstance(feature, datasets.Image)]
-    found = [image_column] if image_column else held or [column for column in rows.column_names if is_path(column)]
-    if len(found) != 1 or found[0] not in rows.column_names:
-        raise DataError(f"{file} has no single column of image files ({listed}): pass --image_column")
-    [image_column] = found
-    others = [column for column in rows.column_names if column not in (image_column, "split")]
-    found = [label_column] if label_column else [column for column in LABEL_COLUMNS if column in others][:1] or others
-    if len(found) != 1 or found[0] not in others:
-        raise DataError(f"{file} has no single column of labels ({listed}): pass --label_column")
+        reason = first_line(error.__cause__ or error)
+        raise DataError(f"{file} can't be read as a table: {reason}. Repair it") from error
+    image_column, label_column = _table_columns(file, rows, image_column, label_column)
     if feature_name(rows.features[image_column]) in ("string", "large_string"):
         paths = [value and str(file.parent / value) for value in rows[image_column]]
-        rows = (
-            rows.remove_columns(image_column)
-            .add_column(image_column, paths)
-            .cast_column(image_column, datasets.Image())
-        )
+        rows = rows.remove_columns(image_column).add_column(image_column, paths)
+        rows = rows.cast_column(image_column, datasets.Image())
     if "split" not in rows.column_names:
-        return {"train": rows}, file.name, image_column, found[0]
+        return Source(file.name, {"train": rows}, None, image_column, label_column)
     values = [str(value).lower() for value in rows["split"]]
     if unknown := sorted(set(values) - set(SPLIT_NAMES)):
         raise DataError(f"{file} has rows whose split is {unknown[0]!r}: name it train, validation or test")
-    of = np.array([SPLIT_NAMES[value] for value in values])
-    if "train" not in of:
+    split_of_row = np.array([SPLIT_NAMES[value] for value in values])
+    if "train" not in split_of_row:
         raise DataError(f"{file} has no rows whose split is train: add some, or remove the column")
-    return (
-        {split: rows.select(np.flatnonzero(of == split)) for split in np.unique(of)},
-        file.name,
-        image_column,
-        found[0],
-    )
+    splits = {split: rows.select(np.flatnonzero(split_of_row == split)) for split in np.unique(split_of_row).tolist()}
+    return Source(file.name, splits, None, image_column, label_column)
+
+
+def _table_columns(
+    file: Path, rows: datasets.Dataset, image_column: str | None, label_column: str | None
+) -> tuple[str, str]:
+    """The columns of images and of labels: those named, or by their content and by LABEL_COLUMNS.
+
+    Raises:
+        DataError: there is no such column, or more than one could be meant.
+    """
+    listing = f"its columns are {', '.join(rows.column_names)}"
+
+    def holds_paths(column: str) -> bool:
+        first = next((value for value in rows[column][:100] if value), None)
+        return isinstance(first, str) and Path(first).suffix.lower() in IMAGE_SUFFIXES
+
+    if image_column:
+        images = [image_column]
+    else:
+        images = [column for column, feature in rows.features.items() if isinstance(feature, datasets.Image)]
+        images = images or [column for column in rows.column_names if holds_paths(column)]
+    if len(images) != 1 or images[0] not in rows.column_names:
+        raise DataError(f"{file} has no single column of image files ({listing}): pass --image_column")
+    others = [column for column in rows.column_names if column not in (images[0], "split")]
+    labels = [label_column] if label_column else [column for column in LABEL_COLUMNS if column in others][:1] or others
+    if len(labels) != 1 or labels[0] not in others:
+        raise DataError(f"{file} has no single column of labels ({listing}): pass --label_column")
+    return images[0], labels[0]
 
 
 def _load_image_folder(folder: Path, pictures: list[Path]) -> dict[str, datasets.Dataset]:

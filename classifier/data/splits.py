@@ -20,11 +20,11 @@ from typing import NamedTuple
 import datasets
 import numpy as np
 
-from classifier.data.columns import cast_images, encode_labels, find_column, rename_labels
-from classifier.data.sources import SPLIT_NAMES, digest_of_files, load_source, load_table, splits_by_name
+from classifier.data.columns import cast_images, encode_labels, find_column, rename_labels, undecoded
+from classifier.data.sources import SPLIT_NAMES, digest_of_files, load_source, rename_splits
 from classifier.errors import DataError
 
-# Of a dataset without a test split; fixed, so that every run is tested on the same images.
+# The test cut of a dataset without a test split. Both are fixed, so that every run is tested on the same images.
 TEST_FRACTION, TEST_SEED = 0.1, 0
 
 
@@ -34,7 +34,8 @@ class Splits:
 
     Attributes:
         train, validation, test: the rows, None for a split that was not asked for or does not exist.
-        class_indices: the class index of every row, int64 (N,), of each split that is not None.
+        class_indices: the class index of every row, int64 (N,), of each split that is not None. Read once, when the
+            dataset is loaded, so that nothing else has to read the label column.
         image_column, label_column: the columns of the rows.
         labels: the names of the classes, in the order of their indices.
         name: the Hub id, or the name of the folder without its parents.
@@ -70,8 +71,34 @@ class Splits:
 
     def select(self, split: str, indices: np.ndarray | Sequence[int]) -> "Splits":
         """The same splits, with only the rows at `indices` in `split`."""
-        class_indices = self.class_indices | {split: self.class_indices[split][indices]}
-        return replace(self, **{split: self[split].select(indices)}, class_indices=class_indices)
+        return self._with(split, self[split].select(indices), self.class_indices[split][indices])
+
+    def cut(self, split: str, indices: np.ndarray) -> "Splits":
+        """The same splits, with the rows of train at `indices` moved to `split`.
+
+        Raises:
+            DataError: a class would have no images left in train.
+        """
+        in_train = self.class_indices["train"]
+        rest = np.setdiff1d(np.arange(len(in_train)), indices)
+        emptied = np.setdiff1d(in_train, in_train[rest])
+        if len(emptied):
+            label = self.labels[emptied[0]]
+            raise DataError(f"too few images of class {label!r} in {self.name} to cut splits from: add more")
+        return self._with(split, self["train"].select(indices), in_train[indices]).select("train", rest)
+
+    def only(self, names: Sequence[str]) -> "Splits":
+        """The splits named, where they exist; the others are None."""
+        return replace(
+            self,
+            train=self.train if "train" in names else None,
+            validation=self.validation if "validation" in names else None,
+            test=self.test if "test" in names else None,
+            class_indices={split: indices for split, indices in self.class_indices.items() if split in names},
+        )
+
+    def _with(self, split: str, rows: datasets.Dataset, class_indices: np.ndarray) -> "Splits":
+        return replace(self, **{split: rows}, class_indices=self.class_indices | {split: class_indices})
 
 
 class Images(NamedTuple):
@@ -129,97 +156,73 @@ def load_splits(
     Raises:
         DataError: the dataset, a folder, a file or a column can't be used. The message names it and the next step.
     """
-    _check_arguments(validation, max_train_samples=max_train_samples, max_eval_samples=max_eval_samples)
-    if Path(dataset).is_file():
-        loaded, name, image_column, label_column = load_table(Path(dataset), image_column, label_column)
-        revision = None
-    else:
-        loaded, name, revision = load_source(dataset)
-    rows = splits_by_name(name, loaded, is_trained_on=cut and "validation" in splits)
-    is_test_alone = rows["train"] is rows.get("test")
-    image_column = find_column(name, rows["train"], image_column, datasets.Image, "image")
-    label_column = find_column(name, rows["train"], label_column, datasets.ClassLabel, "label")
-    rows = cast_images(name, rows, image_column)
-    rows, class_indices, labels = encode_labels(name, rows, label_column, {"train", *splits})
-    parts = _Parts(name, rows, class_indices, labels)
-
-    test_cut = None
-    if cut and "test" not in rows:
-        test_cut = parts.cut_test(_file_names(rows["train"], image_column, Path(dataset)))
-    if is_test_alone:
-        del rows["train"]
-    elif cut and "validation" not in rows:
-        n = max(1, round(validation * len(rows["train"])))
-        parts.cut("validation", sample_by_class(class_indices["train"], n, seed))
-    for split in splits:
-        limit = max_train_samples if split == "train" else max_eval_samples
-        if split in rows and limit is not None and limit < len(rows[split]):
-            parts.keep(split, sample_by_class(class_indices[split], limit, seed))
-    wanted = {split: rows[split] for split in splits if split in rows}
-    return Splits(
-        train=wanted.get("train"),
-        validation=wanted.get("validation"),
-        test=wanted.get("test"),
-        image_column=image_column,
-        label_column=label_column,
-        labels=rename_labels(name, labels, Path(label_names)) if label_names else labels,
-        name=name,
-        revision=revision,
-        class_indices={split: class_indices[split] for split in wanted},
-        test_cut=test_cut,
-        skip_unreadable=skip_unreadable,
-    )
+    limits = {"train": max_train_samples, "validation": max_eval_samples, "test": max_eval_samples}
+    _check_options(validation, max_train_samples=max_train_samples, max_eval_samples=max_eval_samples)
+    data = _load_uncut(dataset, splits, image_column, label_column, is_trained_on=cut and "validation" in splits)
+    data = replace(data, skip_unreadable=skip_unreadable)
+    if label_names:
+        data = replace(data, labels=rename_labels(data.name, data.labels, Path(label_names)))
+    if cut and data.test is None:
+        indices, digest = _draw_test(data, Path(dataset))
+        data = replace(data.cut("test", indices), test_cut=digest)
+    if cut and data.train is not None and data.validation is None:
+        n = max(1, round(validation * len(data.train)))
+        data = data.cut("validation", sample_by_class(data.class_indices["train"], n, seed))
+    data = data.only(splits)
+    for split, labels in data.class_indices.items():
+        limit = limits[split]
+        if limit is not None and limit < len(labels):
+            data = data.select(split, sample_by_class(labels, limit, seed))
+    return data
 
 
-def _check_arguments(validation: float, **limits: int | None) -> None:
+def _check_options(validation: float, **limits: int | None) -> None:
     """Raises DataError for a fraction or a number of samples that leaves nothing."""
     if not 0 < validation <= 0.5:
         raise DataError(f"a validation fraction of {validation:g} is out of range: pass one above 0 and up to 0.5")
-    for flag, value in limits.items():
-        if value is not None and value < 1:
-            raise DataError(f"--{flag} {value} leaves no images: pass 1 or more")
+    for flag, limit in limits.items():
+        if limit is not None and limit < 1:
+            raise DataError(f"--{flag} {limit} leaves no images: pass 1 or more")
 
 
-@dataclass
-class _Parts:
-    """The rows and class indices of a dataset's splits while missing splits are cut from train."""
+def _load_uncut(
+    dataset: str, splits: Sequence[str], image_column: str | None, label_column: str | None, is_trained_on: bool
+) -> Splits:
+    """Loads all splits that the dataset itself has, with the class indices of train and of the `splits` named."""
+    source = load_source(dataset, image_column, label_column)
+    rows = rename_splits(source, is_trained_on)
+    reference = rows["train" if "train" in rows else "test"]
+    image_column = find_column(source.name, reference, source.image_column, datasets.Image, "image")
+    label_column = find_column(source.name, reference, source.label_column, datasets.ClassLabel, "label")
+    rows = cast_images(source.name, rows, image_column)
+    rows, class_indices, labels = encode_labels(source.name, rows, label_column, splits)
+    return Splits(
+        train=rows.get("train"),
+        validation=rows.get("validation"),
+        test=rows.get("test"),
+        image_column=image_column,
+        label_column=label_column,
+        labels=labels,
+        name=source.name,
+        revision=source.revision,
+        class_indices=class_indices,
+    )
 
-    name: str
-    rows: dict[str, datasets.Dataset]
-    class_indices: dict[str, np.ndarray]
-    labels: list[str]
 
-    def keep(self, split: str, indices: np.ndarray) -> None:
-        """Keeps only the rows at `indices` in a split."""
-        self.rows[split] = self.rows[split].select(indices)
-        self.class_indices[split] = self.class_indices[split][indices]
+def _draw_test(data: Splits, dataset: Path) -> tuple[np.ndarray, str]:
+    """Draws the test split from train: by file name where the images are files, otherwise by class.
 
-    def cut(self, split: str, indices: np.ndarray) -> None:
-        """Moves the rows of train at `indices` to a new split.
-
-        Raises:
-            DataError: a class would have no images left in train.
-        """
-        in_train = self.class_indices["train"]
-        rest = np.setdiff1d(np.arange(len(in_train)), indices)
-        lost = np.setdiff1d(in_train, in_train[rest])
-        if len(lost):
-            label = self.labels[lost[0]]
-            raise DataError(f"too few images of class {label!r} in {self.name} to cut splits from: add more")
-        self.rows[split], self.class_indices[split] = self.rows["train"].select(indices), in_train[indices]
-        self.keep("train", rest)
-
-    def cut_test(self, files: list[str] | None) -> str:
-        """Cuts the test split from train, by file name where there are files, and gives a digest of its rows."""
-        in_train = self.class_indices["train"]
-        if files:
-            indices = sample_by_name(files, in_train)
-            names = [files[i] for i in indices]
-        else:
-            indices = sample_by_class(in_train, max(1, round(TEST_FRACTION * len(in_train))), TEST_SEED)
-            names = [f"{i} of {len(in_train)}" for i in indices]
-        self.cut("test", indices)
-        return hashlib.sha256("\n".join(sorted(names)).encode(errors="surrogateescape")).hexdigest()[:32]
+    Returns:
+        Sorted indices into train, int64, and a digest of the rows drawn, 32 hex digits.
+    """
+    labels = data.class_indices["train"]
+    if files := _file_names(data["train"], data.image_column, dataset):
+        indices = sample_by_name(files, labels)
+        names = [files[i] for i in indices]
+    else:
+        indices = sample_by_class(labels, max(1, round(TEST_FRACTION * len(labels))), TEST_SEED)
+        names = [f"{i} of {len(labels)}" for i in indices]
+    return indices, hashlib.sha256("\n".join(sorted(names)).encode(errors="surrogateescape")).hexdigest()[:32]
 
 
 def load_images(dataset: str, *, split: str | None = None, image_column: str | None = None) -> Images:
@@ -235,20 +238,19 @@ def load_images(dataset: str, *, split: str | None = None, image_column: str | N
     """
     if Path(dataset).is_file():
         raise DataError(f"{dataset} is a file: pass the folder that holds it")
-    loaded, name, revision = load_source(dataset)
-    wanted = split or ("test" if len(loaded) > 1 else next(iter(loaded)))
-    found = [own for own in loaded if own == wanted] or [
-        own for own in loaded if SPLIT_NAMES.get(own.lower()) == wanted
-    ]
-    if not found:
-        raise DataError(f"{name} has no {wanted} split, only {', '.join(loaded)}: pass one of them as --split")
-    [own, *_] = found
-    column = find_column(name, loaded[own], image_column, datasets.Image, "image")
-    rows = cast_images(name, {own: loaded[own]}, column)[own]
-    rows = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    source = load_source(dataset)
+    wanted = split or ("test" if len(source.splits) > 1 else next(iter(source.splits)))
+    matches = [name for name in source.splits if SPLIT_NAMES.get(name.lower()) == wanted]
+    if wanted not in source.splits and not matches:
+        available = ", ".join(source.splits)
+        raise DataError(f"{source.name} has no {wanted} split, only {available}: pass one of them as --split")
+    split = wanted if wanted in source.splits else matches[0]
+    rows = source.splits[split]
+    column = find_column(source.name, rows, image_column, datasets.Image, "image")
+    rows = undecoded(cast_images(source.name, {split: rows}, column)[split], column)
     if not len(rows):
-        raise DataError(f"the {own} split of {name} is empty: pass another --split")
-    return Images(rows, column, own, name, revision or digest_of_files(Path(dataset)))
+        raise DataError(f"the {split} split of {source.name} is empty: pass another --split")
+    return Images(rows, column, split, source.name, source.revision or digest_of_files(Path(dataset)))
 
 
 def sample_by_class(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
@@ -271,8 +273,8 @@ def sample_by_class(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
     quotas[np.argsort(-remainders, kind="stable")[: n - quotas.sum()]] += 1
     generator = np.random.default_rng(seed)
     drawn = [
-        generator.permutation(np.flatnonzero(labels == each))[:quota]
-        for each, quota in zip(classes, quotas, strict=True)
+        generator.permutation(np.flatnonzero(labels == class_index))[:quota]
+        for class_index, quota in zip(classes, quotas, strict=True)
     ]
     return np.sort(np.concatenate(drawn))
 
@@ -291,27 +293,28 @@ def sample_by_name(files: Sequence[str], labels: np.ndarray) -> np.ndarray:
         Sorted indices, int64.
     """
     digests = [hashlib.sha256(f"{TEST_SEED} {file}".encode(errors="surrogateescape")).digest()[:8] for file in files]
-    place = np.array([int.from_bytes(digest) / 2**64 for digest in digests])  # in [0, 1)
-    drawn = place < TEST_FRACTION
+    score = np.array([int.from_bytes(digest) / 2**64 for digest in digests])  # in [0, 1)
+    drawn = score < TEST_FRACTION
     kept = []
-    for each, n in zip(*np.unique(labels, return_counts=True), strict=True):
-        members = np.flatnonzero(labels == each)
-        order = members[np.argsort(place[members], kind="stable")]
+    for class_index, n in zip(*np.unique(labels, return_counts=True), strict=True):
+        members = np.flatnonzero(labels == class_index)
+        order = members[np.argsort(score[members], kind="stable")]
         drawn[order[0]] |= n * TEST_FRACTION >= 0.5
         kept.append(order[-1])
     drawn[kept] = False
     others = np.setdiff1d(np.arange(len(labels)), kept)
     if not drawn.any() and len(others):
-        drawn[others[np.argmin(place[others])]] = True
+        drawn[others[np.argmin(score[others])]] = True
     return np.flatnonzero(drawn)
 
 
 def _file_names(rows: datasets.Dataset, column: str, dataset: Path) -> list[str] | None:
-    """Names of a split's images within the dataset's folder; None where they are not files of one."""
+    """The images' paths relative to the dataset's folder; None if the images are not files in a folder."""
     if not dataset.exists():
         return None
-    folder, names = dataset.parent if dataset.is_file() else dataset, []
-    for index, row in enumerate(rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))):
+    folder = dataset.parent if dataset.is_file() else dataset
+    names = []
+    for index, row in enumerate(undecoded(rows, column)):
         cell = row[column]
         if cell and cell["bytes"] is not None:
             return None

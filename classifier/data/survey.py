@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from classifier.data.loaders import cell_source, decode_batches, describe_cell, undecoded
+from classifier.data.loaders import Row, cell_path, cell_source, decode_cell, decode_rows, describe_row, undecoded_cells
 from classifier.data.splits import Splits
 from classifier.errors import DataError, first_line
 from classifier.files import write_text
@@ -36,7 +36,7 @@ class Survey:
 
     def __str__(self) -> str:
         """One line for the user. The sizes of the classes are those in train."""
-        smallest, largest = (pick(self.counts, key=self.counts.__getitem__) for pick in (min, max))
+        smallest, largest = (pick(self.counts, key=lambda label: self.counts[label]) for pick in (min, max))
         text = f"{self.n:,} images, {len(self.counts)} classes, smallest {self.counts[smallest]:,} ({smallest})"
         if self.counts[largest] > self.counts[smallest]:
             text += f", largest {self.counts[largest]:,} ({largest})"
@@ -57,20 +57,18 @@ def survey_splits(splits: Splits, listing: Path) -> Survey:
     Raises:
         DataError: an image is unreadable and may not be skipped, or all images are unreadable.
     """
-    sizes, unreadable = [], {}
+    sizes: list[tuple[int, int]] = []
+    unreadable: dict[str, str] = {}  # image, as messages name it -> reason
     total = sum(len(splits[split]) for split in ("train", "validation"))
     with tqdm(total=total, desc="looking at images", unit=" images", disable=None, leave=False) as bar:
         for split in ("train", "validation"):
-            index = 0
-            for rows in undecoded(splits[split], splits).iter(1000):
-                for cell in rows[splits.image_column]:
-                    try:
-                        with Image.open(cell_source(cell)) as image:
-                            sizes.append(image.size)
-                    except MALFORMED as error:
-                        unreadable[describe_cell(cell, index, split)] = first_line(error)
-                    index += 1
-                    bar.update()
+            for index, cell in enumerate(undecoded_cells(split, splits)):
+                try:
+                    with Image.open(cell_source(cell)) as image:
+                        sizes.append(image.size)
+                except MALFORMED as error:
+                    unreadable[describe_row(cell_path(cell), index, split)] = first_line(error)
+                bar.update()
     listing.unlink(missing_ok=True)  # an earlier run's
     if unreadable:
         write_text(listing, "".join(f"{where}: {reason}\n" for where, reason in unreadable.items()))
@@ -87,27 +85,9 @@ def survey_splits(splits: Splits, listing: Path) -> Survey:
     return Survey(by_label, total, (width, height), len(set(sizes)) == 1, len(unreadable))
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row of a split, decoded.
-
-    Attributes:
-        index: of the row.
-        file: the image's path, or the name that the table has for it; None where it has none.
-        image: upright RGB, or the exception that says why it can't be decoded.
-        label: class index.
-    """
-
-    index: int
-    file: str | None
-    image: Image.Image | Exception
-    label: int
-
-
-def scan_rows(split: str, splits: Splits, batch_size: int) -> Iterator[list[Row]]:
+def scan_rows(split: str, splits: Splits, batch_size: int) -> Iterator[list[Row[Image.Image]]]:
     """Yields every row of a split, in batches. An unreadable image is a row too: it is neither skipped nor raised."""
-    for attempts in decode_batches(split, splits, batch_size):
-        yield [Row(index, cell["path"] if cell else None, image, label) for index, cell, image, label in attempts]
+    return decode_rows(split, splits, batch_size, decode_cell)
 
 
 def channel_mean_std(images: torch.Tensor) -> tuple[list[float], list[float]]:

@@ -1,4 +1,4 @@
-"""Data: cuts that hold what they promise, pixels as they are in the file, and one clear line for data that is wrong."""
+"""Datasets: splits, columns, labels, pixels, and one clear line for each kind of wrong data."""
 
 import http.server
 import json
@@ -16,8 +16,10 @@ import pytest
 import torch
 from datasets import ClassLabel, Features, Value
 from PIL import Image
+from torchvision.transforms.v2.functional import pil_to_tensor, resize
 
-from classifier.data.loaders import as_tensor, fingerprint, image_batches, stream, undecoded
+from classifier.data.columns import undecoded
+from classifier.data.loaders import as_tensor, fingerprint, image_batches, stream
 from classifier.data.sources import list_files
 from classifier.data.splits import Splits, load_splits, sample_by_class, sample_by_name
 from classifier.data.survey import survey_splits
@@ -49,7 +51,7 @@ def picture(path: Path, shade: int = 100, size: tuple[int, int] = (8, 8)) -> Pat
 
 
 def image_folder(root: Path, classes=("cat", "dog"), n: int = 10) -> Path:
-    """n pictures a class, each of another shade, so that a picture tells which one it is."""
+    """n pictures a class, each of its own shade, which identifies it."""
     for c, label in enumerate(classes):
         for i in range(n):
             picture(root / label / f"{i}.png", shade=c * n + i)
@@ -102,11 +104,11 @@ def test_splits_never_overlap_and_are_the_same_whatever_is_asked_for(tmp_path):
     assert paths(load_splits(folder, splits=("train",), validation=0.25), "train") == cut["train"]
     other = load_splits(folder, splits=("validation", "test"), validation=0.25, seed=1)
     assert paths(other, "validation") != cut["validation"]
-    assert paths(other, "test") == cut["test"]  # else a run of seed 1 would train on what seed 0 is tested on
+    assert paths(other, "test") == cut["test"]  # a run of seed 1 must not train on the test images of seed 0
 
 
-def test_a_file_stays_in_test_when_others_come_or_go(tmp_path):
-    """By position, most of what a model was trained on would be in the test cut of the changed folder."""
+def test_a_file_stays_in_test_when_others_are_added_or_removed(tmp_path):
+    """If the test cut went by position, it would contain most training images once the folder has changed."""
     folder = image_folder(tmp_path / "pets", n=100)
     test = paths(load_splits(str(folder), splits=("test",)), "test")
     assert 10 <= len(test) <= 32
@@ -126,7 +128,7 @@ def test_a_file_stays_in_test_when_others_come_or_go(tmp_path):
     }
 
 
-def test_what_is_drawn_by_name_leaves_none_without():
+def test_drawing_by_name_empties_no_class():
     labels = np.repeat([0, 1, 2, 3], [10, 10, 2, 1])
     for salt in range(200):
         drawn = sample_by_name([f"{salt} {i}" for i in range(len(labels))], labels)
@@ -148,7 +150,8 @@ def test_a_table_has_the_same_test_images_whatever_else_it_lists(tmp_path):
     (tmp_path / "rows.csv").write_text("file,label\n" + "".join([*rows, "more/0.png,a\n"]))
     second = load_splits(str(tmp_path / "rows.csv"), splits=("test",))
     names = [
-        {Path(cell["path"]).name for cell in undecoded(each.test, each)[each.image_column]} for each in (first, second)
+        {Path(row[splits.image_column]["path"]).name for row in undecoded(splits.test, splits.image_column)}
+        for splits in (first, second)
     ]
     assert names[0] <= names[1] and len(names[1] - names[0]) <= 1 and first.test_cut
     assert (first.test_cut == second.test_cut) is (names[0] == names[1])
@@ -156,16 +159,16 @@ def test_a_table_has_the_same_test_images_whatever_else_it_lists(tmp_path):
 
 def test_a_test_split_alone_is_tested_on_and_not_trained_on(tmp_path):
     folder = str(parquet(tmp_path / "rows", test=(["a", "b"], [0, 1] * 10)))
-    found = load_splits(folder, splits=("train", "test"))
-    assert len(found.test) == 20 and found.train is None and found.test_cut is None
+    splits = load_splits(folder, splits=("train", "test"))
+    assert len(splits.test) == 20 and splits.train is None and splits.test_cut is None
     with pytest.raises(DataError, match="a test split alone, which is not to be trained on"):
         load_splits(folder)
     folder = str(parquet(tmp_path / "others", validation=(["a", "b"], [0, 1] * 10)))
-    found = load_splits(folder, splits=("train", "validation", "test"))
-    assert len(found.train) + len(found.validation) + len(found.test) == 20
+    splits = load_splits(folder, splits=("train", "validation", "test"))
+    assert len(splits.train) + len(splits.validation) + len(splits.test) == 20
 
 
-def test_a_name_that_is_no_utf8_is_told(tmp_path):
+def test_a_file_name_that_is_not_utf8_is_an_error(tmp_path):
     folder = image_folder(tmp_path / "pets")
     picture(Path(os.fsdecode(os.fsencode(folder) + b"/cat/caf\xe9.png")))
     with pytest.raises(DataError, match=r"udce9.png' in .* is not UTF-8, and tables can't hold it: rename it"):
@@ -238,7 +241,7 @@ def test_override_chooses_between_columns(tmp_path):
     folder = tmp_path / "two"
     folder.mkdir()
     names = {"coarse": ["a", "b"], "fine": ["p", "q", "r"]}
-    features = {"img": datasets.Image(), **{column: ClassLabel(names=each) for column, each in names.items()}}
+    features = {"img": datasets.Image(), **{column: ClassLabel(names=classes) for column, classes in names.items()}}
     images = [Image.new("RGB", (4, 4))] * 12
     rows = {"img": images, "coarse": [0, 1] * 6, "fine": [0, 1, 2] * 4}
     datasets.Dataset.from_dict(rows, features=Features(features)).to_parquet(folder / "train.parquet")
@@ -247,6 +250,29 @@ def test_override_chooses_between_columns(tmp_path):
     ):
         load_splits(str(folder))
     assert load_splits(str(folder), label_column="fine").labels == ["p", "q", "r"]
+
+
+@pytest.mark.parametrize("names", [["cat", "dog"], None], ids=["class indices", "strings"])
+def test_each_label_column_is_read_once(tmp_path, monkeypatch, names):
+    labels = [0, 1] * 10 if names else ["cat", "dog"] * 10
+    with_test = parquet(tmp_path / "with_test", train=(names, labels), test=(names, labels))
+    without_test = parquet(tmp_path / "without_test", train=(names, labels))
+    reads, read = [], datasets.Dataset.__getitem__
+
+    def count(rows, key):
+        reads.extend([key] if key == "label" else [])
+        return read(rows, key)
+
+    monkeypatch.setattr(datasets.Dataset, "__getitem__", count)
+    for folder, n_columns in ((with_test, 2), (without_test, 1)):
+        reads.clear()
+        everything = ("train", "validation", "test")
+        splits = load_splits(str(folder), splits=everything, label_column="label", max_train_samples=10)
+        survey_splits(splits, tmp_path / "unreadable.txt")
+        fingerprint("test", splits)
+        as_tensor("train", splits)
+        assert len(reads) == n_columns
+        assert all(splits.class_indices[split].tolist() == read(splits[split], "label")[:] for split in everything)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
@@ -300,8 +326,9 @@ def test_a_survey_of_sizes_classes_and_what_is_broken(tmp_path):
     folder, listing = image_folder(tmp_path / "pets", n=20), tmp_path / "run/unreadable.txt"
     for i in range(10):
         picture(folder / "emu" / f"{i} wide\nand new.png", size=(200, 100))
-    found = survey_splits(load_splits(str(folder)), listing)
-    assert str(found) == "42 images, 3 classes, smallest 6 (emu), largest 17 (dog); median 8×8" and not listing.exists()
+    survey = survey_splits(load_splits(str(folder)), listing)
+    assert str(survey) == "42 images, 3 classes, smallest 6 (emu), largest 17 (dog); median 8×8"
+    assert not listing.exists()
     for i in range(10):
         (folder / "emu" / f"{i} wide\nand new.png").write_bytes(b"")
     with pytest.raises(
@@ -322,8 +349,8 @@ def test_links_that_loop_are_followed_once(tmp_path):
     (folder / "cat").symlink_to(tmp_path / "elsewhere/cats")  # a class may be elsewhere
     (folder / "dog/again").symlink_to(folder)
     (tmp_path / "elsewhere/cats/back").symlink_to(folder / "dog")
-    found = list(list_files(folder))
-    assert len(found) == len(set(found)) and len(found) < 100
+    files = list(list_files(folder))
+    assert len(files) == len(set(files)) and len(files) < 100
     (folder / "dog/again").unlink()
     (tmp_path / "elsewhere/cats/back").unlink()
     assert class_counts(load_splits(str(folder)))["train"].tolist() == [7, 8]
@@ -484,7 +511,7 @@ def test_a_class_may_be_called_test(tmp_path):
 
 
 def load_in_process(dataset: str, cwd: Path, **environment) -> subprocess.CompletedProcess:
-    """Loads as a command would; in a process of its own, as the Hub's client reads HF_ENDPOINT when it is imported."""
+    """Loads a dataset in a new process, because the Hub's client reads HF_ENDPOINT when it is imported."""
     code = (
         "from classifier import errors; from classifier.data.splits import load_splits; "
         f"errors.run(lambda: load_splits({dataset!r}))"
@@ -499,7 +526,7 @@ def load_in_process(dataset: str, cwd: Path, **environment) -> subprocess.Comple
     return subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True)
 
 
-def test_unreachable_hub_is_told_at_once(tmp_path):
+def test_an_unreachable_hub_is_an_error_at_once(tmp_path):
     begun = time.monotonic()
     done = load_in_process("user/pets", tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
     assert time.monotonic() - begun < 20  # importing torch included; load_dataset alone retries for 23 s
@@ -511,15 +538,15 @@ def test_unreachable_hub_is_told_at_once(tmp_path):
 
 @pytest.fixture
 def hub():
-    """A Hub on loopback that knows of no dataset but `user/gated`, of which it gives no files."""
+    """A Hub on loopback with one dataset, `user/gated`, whose files it refuses."""
 
     class Answers(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            described = {"id": "user/gated", "sha": "a" * 40, "gated": "auto", "tags": [], "siblings": []}
+            dataset = {"id": "user/gated", "sha": "a" * 40, "gated": "auto", "tags": [], "siblings": []}
             if "user/gated" in self.path and "/nowhere" in self.path:
                 self.answer(404, b"{}", "RevisionNotFound")
             elif self.path.startswith("/api/datasets/user/gated"):
-                self.answer(200, json.dumps(described).encode())
+                self.answer(200, json.dumps(dataset).encode())
             elif "user/gated" in self.path:
                 self.answer(403, b"{}", "GatedRepo")
             else:
@@ -621,6 +648,9 @@ def test_size_squashes_and_differing_sizes_ask_for_it(tmp_path):
         as_tensor("train", splits)
     images, _ = as_tensor("train", splits, size=6)
     assert images.shape[1:] == (3, 6, 6)
+    originals = [image for batch, _ in image_batches("train", splits, 5) for image in batch]
+    squashed = [resize(pil_to_tensor(image), [6, 6], antialias=True) for image in originals]
+    assert torch.equal(images, torch.stack(squashed))
 
 
 @pytest.mark.parametrize("damage", ["text", "half", "empty", "gone"])
@@ -640,7 +670,7 @@ def test_unreadable_file_is_named_or_skipped(tmp_path, damage):
     assert len(images) == len(labels) == len(lenient.train) - 1
     assert len(lenient.skipped) == 1
     assert str(path) in lenient.skipped[0]
-    assert fingerprint("train", lenient) != fingerprint("validation", lenient)  # what is gone is no error here
+    assert fingerprint("train", lenient) != fingerprint("validation", lenient)  # a missing file is no error here
 
 
 def test_unreadable_row_of_a_parquet_is_named(tmp_path):
@@ -742,20 +772,3 @@ def test_cifar10_pixels(cifar10):
     square = sum((half.to(torch.int32) ** 2).sum(1) for half in halves) / n / 255**2
     torch.testing.assert_close(mean, torch.tensor([0.4914, 0.4822, 0.4465]), atol=1e-3, rtol=0)
     torch.testing.assert_close((square - mean**2).sqrt(), torch.tensor([0.2470, 0.2435, 0.2616]), atol=1e-3, rtol=0)
-
-
-def test_each_label_column_is_read_once(tmp_path, monkeypatch):
-    folder, reads = image_folder(tmp_path / "pets", n=20), []
-    read = datasets.Dataset.__getitem__
-
-    def count(rows, key):
-        reads.extend([key] if key == "label" else [])
-        return read(rows, key)
-
-    monkeypatch.setattr(datasets.Dataset, "__getitem__", count)
-    splits = load_splits(str(folder), splits=("train", "validation", "test"), max_train_samples=10)
-    survey_splits(splits, tmp_path / "unreadable.txt")
-    fingerprint("test", splits)
-    as_tensor("train", splits)
-    assert len(reads) == 1  # the folder has one split, from which the others are cut
-    assert all((splits.class_indices[split] == read(splits[split], "label")[:]).all() for split in ("train", "test"))
