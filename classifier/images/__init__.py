@@ -1,1 +1,1 @@
-"""From the bytes that a user sends to upright 8-bit sRGB images."""
+"""Images from users: from untrusted bytes to upright 8-bit sRGB."""

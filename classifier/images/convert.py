@@ -1,7 +1,4 @@
-"""Converts any PIL image to upright 8-bit sRGB.
-
-image = to_rgb(row["img"])    # for an image that is in memory and trusted; files go through `workers`
-"""
+"""Converts any PIL image to upright 8-bit sRGB, for trusted images in memory. Files from users go through `workers`."""
 
 import io
 import struct
@@ -9,34 +6,49 @@ import struct
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
-Box = tuple[float, float, float, float]  # left, upper, right, lower, in pixels
-
 DECOMPRESSION_BOMB = (Image.DecompressionBombWarning, Image.DecompressionBombError)
-# What decoders raise for a malformed file.
+# The exceptions that decoders raise for a malformed file.
 MALFORMED = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error, MemoryError, *DECOMPRESSION_BOMB)
-_Turn = Image.Transpose
-_UPRIGHT = {2: _Turn.FLIP_LEFT_RIGHT, 3: _Turn.ROTATE_180, 4: _Turn.FLIP_TOP_BOTTOM}  # by EXIF orientation
-_UPRIGHT |= {5: _Turn.TRANSPOSE, 6: _Turn.ROTATE_270, 7: _Turn.TRANSVERSE, 8: _Turn.ROTATE_90}
+# EXIF orientation -> the operation that makes the image upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+Box = tuple[float, float, float, float]  # left, upper, right, lower, in pixels
 
 
 def to_rgb(image: Image.Image, *, reduce_to: int | None = None) -> Image.Image:
-    """Any image -> a new one of mode RGB: upright by EXIF, alpha over white, 16 bits and floats to 8, ICC to sRGB.
+    """Converts any image to a new one of mode RGB.
 
-    8-bit RGB without a profile keeps every bit. Of an animation, the frame that the image stands at: the first, after
-    opening. `reduce_to`: pixels of the shorter side, to which a larger image is shrunk, the aspect ratio kept. For
-    trusted images: it knows no bounds, and a damaged file raises whatever Pillow raises.
+    It is upright by EXIF; transparency becomes white, 16 bits and floats become 8 bits, and an ICC profile is converted
+    to sRGB. 8-bit RGB without a profile keeps every bit. Of an animation the current frame is converted, which is the
+    first one after opening.
+
+    There are no limits on time or memory, so this is for trusted images.
+
+    Args:
+        image: of any mode.
+        reduce_to: pixels of the shorter side to which a larger image is shrunk, with its aspect ratio kept.
+
+    Raises:
+        one of MALFORMED: the file of the image is damaged.
     """
     return convert_to_rgb(image, reduced_size(image.size, reduce_to))
 
 
 def reduced_size(size: tuple[int, int], reduce_to: int | None) -> tuple[int, int]:
-    """The size (width, height) that an image is shrunk to, so that its shorter side has at most `reduce_to` pixels."""
+    """The size (width, height) to which an image is shrunk for a shorter side of at most `reduce_to` pixels."""
     scale = min(1.0, reduce_to / min(size)) if reduce_to else 1.0
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def convert_to_rgb(image: Image.Image, size: tuple[int, int], box: Box | None = None) -> Image.Image:
-    """Converts an image as `to_rgb` does, shrinking the part `box` of it (by default all) to `size` (width, height)."""
+    """Converts an image as `to_rgb` does. Its part `box`, by default all of it, is shrunk to `size` (width, height)."""
     image.load()
     orientation, icc_profile = _orientation(image), image.info.get("icc_profile")
     if image.mode[0] in "IF":  # I;16, I;16B, I, F
@@ -50,13 +62,13 @@ def convert_to_rgb(image: Image.Image, size: tuple[int, int], box: Box | None = 
     image = _to_srgb(_shrink(image, size, box), icc_profile)
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
-    image = image.convert("RGB")  # a copy at least, never the caller's own
-    image.info = {}  # the orientation and the profile are spent
+    image = image.convert("RGB")  # a copy, even if nothing has changed so far
+    image.info = {}  # the orientation and the profile are applied, and must not be applied again
     return image
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8; 1 where EXIF is damaged, as browsers do."""
+    """The EXIF orientation, 1 to 8. It is 1 (upright) if EXIF is damaged, as in browsers."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     except MALFORMED:
@@ -64,15 +76,15 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _shrink(image: Image.Image, size: tuple[int, int], box: Box | None = None) -> Image.Image:
-    # A reducing_gap of 3 averages whole blocks first, and still is "indistinguishable" from one step (Pillow's docs).
+    # A reducing_gap of 3 averages whole blocks first, which Pillow's docs call "indistinguishable" from one step.
     return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS, box, reducing_gap=3.0)
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits, 32 bits or float -> L.
+    """Converts grey of 16 bits, 32 bits or float to mode L.
 
-    Modes I and F don't tell what white is: the least of 1 (F only), 255 and 65,535 that holds all values, or their
-    maximum.
+    Modes I and F don't define the value of white. It is taken as the smallest of 1 (F only), 255 and 65,535 that is not
+    below any pixel, or as the largest pixel if all are.
     """
     values = np.array(image, dtype=np.float32)  # (H, W)
     np.nan_to_num(values, copy=False, posinf=0.0, neginf=0.0)
@@ -83,7 +95,11 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image, icc_profile: bytes | None) -> Image.Image:
-    """By the embedded profile; without one, or with a damaged one, by Pillow's plain conversion, as browsers do."""
+    """Converts an image to sRGB by its embedded profile.
+
+    Without a profile, or with a damaged one, the image stays as it is, and the caller's `convert` is Pillow's plain
+    conversion, as in browsers.
+    """
     if image.mode == "LAB":  # has no plain conversion
         source = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
     elif not icc_profile:
@@ -99,6 +115,6 @@ def _to_srgb(image: Image.Image, icc_profile: bytes | None) -> Image.Image:
             image = image.convert("RGB")
     try:
         converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        return converted or image  # None is only given for a conversion in place
     except ImageCms.PyCMSError:  # a profile for another kind of image
         return image
+    return converted or image  # None is given only for a conversion in place

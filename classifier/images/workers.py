@@ -3,10 +3,10 @@
     image = decode("photo.heic", reduce_to=64)             # PIL, mode RGB, shorter side at most 64 pixels
     for image in decode_many(paths): ...                   # in order; an ImageError in the place of a bad file
 
-Decoders are C code that strangers feed, so they run in two worker processes with limits on time and memory. A worker
-imports only Pillow, pillow_heif and NumPy, never the caller's `__main__`. A worker that hangs or dies is replaced, and
-the error names the file. Parent and worker talk over the worker's stdin and stdout: a fixed-size header, then the bytes
-whose number the header gives.
+Decoders are C code that gets untrusted input, so they run in two worker processes with limits on time and memory. A
+worker imports only Pillow, pillow_heif and NumPy, never the caller's `__main__`. A worker that hangs or dies is
+replaced, and the error names the file. Parent and worker communicate over the worker's stdin and stdout: a fixed-size
+header, then as many bytes as the header says.
 
 A photograph of 12 megapixels with reduce_to=64 takes 26 ms of CPU time as a JPEG, 0.1 s as a progressive JPEG, 0.2 s as
 PNG, WebP or AVIF, and 0.7 s as HEIC (one core of an AMD EPYC).
@@ -39,20 +39,20 @@ from classifier.images.convert import DECOMPRESSION_BOMB, MALFORMED, convert_to_
 ImageFile = str | os.PathLike | bytes  # a path, or the bytes of a file
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "HEIF")  # by content; MPO counts as JPEG
-MAX_BYTES = 30_000_000  # of the file
-MAX_MEGAPIXELS = 120  # width x height / 1e6, as the header has it; telephones reach 108
+MAX_BYTES = 30_000_000  # of a file
+MAX_MEGAPIXELS = 120  # width × height / 1e6, by the header; phones reach 108
 MAX_SIDE = 20_000  # pixels
-# Ratio of the sides: a processor that makes the shorter side 224 pixels makes the other one this many times longer.
+# Ratio of the sides. A processor that makes the shorter side 224 pixels makes the other one this many times longer.
 MAX_ASPECT = 20
-DRAFT = 1.5  # times the wanted size that a JPEG is decoded to at least: less is blurred, more costs time
-TIME_LIMIT_S = 10.0  # of wall time, one image
-START_LIMIT_S = 60.0  # of wall time, until a new worker is ready: 0.2 s on an idle machine
-WORKER_MEMORY = 3 << 30  # bytes of address space (Linux only); what 120 megapixels take at worst (WebP with alpha)
+DRAFT = 1.5  # a JPEG is decoded to at least this many times the wanted size: less is blurred, more costs time
+TIME_LIMIT_S = 10.0  # wall time for one image
+START_LIMIT_S = 60.0  # wall time until a new worker is ready, which takes 0.2 s on an idle machine
+WORKER_MEMORY = 3 << 30  # bytes of address space (Linux only): the worst case of 120 megapixels (WebP with alpha)
 WORKERS = 2
 LOOK_AHEAD = 2  # images per worker that decode_many works on beyond the one that it hands out
 _ROOT = Path(__file__).parents[2]
-_REQUEST = struct.Struct("!cIQ")  # b"p" path or b"b" bytes; reduce_to in pixels, 0 for none; length of what follows
-# b"i" image, b"e" error, b"r" ready; width; height; length of what follows (RGB, or UTF-8)
+_REQUEST = struct.Struct("!cIQ")  # b"p" path or b"b" bytes; reduce_to in pixels, 0 for none; length of the body
+# b"i" image, b"e" error, b"r" ready; width; height; length of the body (RGB, or UTF-8)
 _REPLY = struct.Struct("!cIIQ")
 
 
@@ -66,14 +66,14 @@ def _decode(source: str | io.BytesIO, reduce_to: int | None) -> Image.Image:
             )
         size, box = reduced_size(image.size, reduce_to), None
         if size != image.size and image.format in ("JPEG", "MPO"):
-            # 1/2, 1/4 or 1/8 out of the DCT, still more than the target. The scaled picture's last column and row may
-            # reach beyond the picture: `box` is where that ends, in scaled pixels.
+            # The JPEG decoder itself scales to 1/2, 1/4 or 1/8, still above the target. Its last column and row may
+            # reach beyond the picture: `box` is the part inside, in scaled pixels.
             _, box = image.draft(None, (math.ceil(DRAFT * size[0]), math.ceil(DRAFT * size[1]))) or (None, None)
         return convert_to_rgb(image, size, box)
 
 
-def _reason(error: BaseException) -> str:
-    """Why an image can't be used, in words without a server's paths."""
+def _describe_error(error: BaseException) -> str:
+    """Why an image can't be used, without paths of the server."""
     if isinstance(error, Image.UnidentifiedImageError):
         return f"not an image of a known type ({', '.join(FORMATS)}), or its header is damaged"
     if isinstance(error, DECOMPRESSION_BOMB):
@@ -85,17 +85,17 @@ def _reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _serve(memory: int, time_limit_s: float) -> None:
-    """Answers requests until stdin closes. An exception that no decoder should raise ends it, with a traceback."""
+def _run_worker(memory: int, time_limit_s: float) -> None:
+    """Answers requests until stdin closes. An exception that is not one of MALFORMED ends it with a traceback."""
     import pillow_heif
     from PIL import AvifImagePlugin
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    sys.stderr = os.fdopen(os.dup(2), "w")  # for tracebacks; what C libraries print goes nowhere
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
+    sys.stderr = os.fdopen(os.dup(2), "w")  # for tracebacks; the output of C libraries is discarded
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 1)
+    os.dup2(devnull, 2)
     if sys.platform == "linux":
         import resource
 
@@ -104,10 +104,9 @@ def _serve(memory: int, time_limit_s: float) -> None:
     pillow_heif.register_heif_opener(thumbnails=False)
     pillow_heif.options.DECODE_THREADS = AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # threads take address space
     Image.MAX_IMAGE_PIXELS = MAX_MEGAPIXELS * 1_000_000
-    logging.disable()  # Pillow's plugins log what they also raise
+    logging.disable()  # Pillow's plugins both log and raise errors
     warnings.simplefilter("ignore")
     warnings.simplefilter("error", Image.DecompressionBombWarning)
-
     alarm = getattr(signal, "alarm", lambda seconds: None)
 
     def answer(kind: bytes, reduce_to: int, body: bytes) -> tuple[bytes, int, int, bytes]:
@@ -115,7 +114,7 @@ def _serve(memory: int, time_limit_s: float) -> None:
             image = _decode(io.BytesIO(body) if kind == b"b" else os.fsdecode(body), reduce_to or None)
             return b"i", image.width, image.height, image.tobytes()
         except MALFORMED as error:
-            return b"e", 0, 0, _reason(error).encode()
+            return b"e", 0, 0, _describe_error(error).encode()
 
     def reply(kind: bytes, width: int, height: int, body: bytes) -> None:
         replies.write(_REPLY.pack(kind, width, height, len(body)))
@@ -123,16 +122,16 @@ def _serve(memory: int, time_limit_s: float) -> None:
         replies.flush()
 
     reply(b"r", 0, 0, b"")
-    with contextlib.suppress(BrokenPipeError):  # the parent is gone
+    with contextlib.suppress(BrokenPipeError):  # the parent has died
         while header := requests.read(_REQUEST.size):
             kind, reduce_to, length = _REQUEST.unpack(header)
-            alarm(int(2 * time_limit_s) + 1)  # ends a decode that hangs when the parent is gone
+            alarm(int(2 * time_limit_s) + 1)  # ends a decoder that hangs after its parent has died
             reply(*answer(kind, reduce_to, requests.read(length)))
             alarm(0)
 
 
 class _Worker:
-    """One process. `ask` raises EOFError when it dies, TimeoutError past the limit."""
+    """One worker process. `ask` raises EOFError if it dies and TimeoutError if it exceeds the limit."""
 
     def __init__(self, memory: int, time_limit_s: float):
         self.time_limit_s = time_limit_s
@@ -142,7 +141,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             cwd=_ROOT,
             env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-            process_group=0,  # out of the terminal's Ctrl-C
+            process_group=0,  # so that Ctrl-C in the terminal does not reach it
         )
         assert self.process.stdin and self.process.stdout  # both are pipes
         self.requests, self.replies = self.process.stdin, self.process.stdout
@@ -151,9 +150,10 @@ class _Worker:
                 self._read(_REPLY.size)
         except (EOFError, TimeoutError) as error:
             self.stop()
-            raise RuntimeError(f"no decode worker starts: {error}; its stderr tells why") from None
+            raise RuntimeError(f"no decode worker starts: {error}; its stderr says why") from None
 
     def ask(self, kind: bytes, reduce_to: int, body: bytes) -> tuple[bytes, int, int, bytes]:
+        """Sends a request as _REQUEST has it; gives kind, width, height and body of the reply, as in _REPLY."""
         with self._deadline(self.time_limit_s):
             self.requests.write(_REQUEST.pack(kind, reduce_to, len(body)))
             self.requests.write(body)
@@ -193,35 +193,42 @@ class _Worker:
         self.process.kill()
         self.process.wait()
         for pipe in (self.requests, self.replies):
-            with contextlib.suppress(OSError):  # what is left in a buffer has no reader
+            with contextlib.suppress(OSError):  # nobody reads the bytes that are left in a buffer
                 pipe.close()
 
 
 class Decoder:
-    """A pool of decode workers, started when first needed, for any number of threads; an image waits for a worker.
+    """A pool of decode workers for any number of threads. Workers start when they are first needed.
 
-    `time_limit_s`: seconds of wall time an image. `memory`: bytes of address space a worker. `close()` stops the
-    workers; a later decode would start new ones.
+    Args:
+        workers: number of processes.
+        time_limit_s: seconds of wall time for an image, not counting the time that it waits for a worker.
+        memory: bytes of address space of a worker.
     """
 
     def __init__(self, *, workers: int = WORKERS, time_limit_s: float = TIME_LIMIT_S, memory: int = WORKER_MEMORY):
         self.workers, self.time_limit_s, self.memory = workers, time_limit_s, memory
-        self._forget()
+        self._reset()
 
-    def _forget(self) -> None:
-        """Lets go of the workers without stopping them: in a forked child they are the parent's."""
+    def _reset(self) -> None:
+        """Starts with no workers. Those of before are not stopped: in a forked child they belong to the parent."""
         self._closing = threading.Lock()
-        self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()  # None: a worker that is yet to be started
+        self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()  # None: a worker not started yet
         for _ in range(self.workers):
             self._idle.put(None)
 
     def decode(self, source: ImageFile, *, reduce_to: int | None = None) -> Image.Image:
-        """A file's path, or its bytes -> an image of mode RGB, upright, 8-bit sRGB.
+        """Decodes a file, given by its path or its bytes, to an upright 8-bit sRGB image of mode RGB.
 
-        `reduce_to`: pixels of the shorter side, to which a larger image is shrunk. Raises ImageError, which names the
-        file (never its folder) and the reason.
+        Args:
+            source: the path or the bytes.
+            reduce_to: pixels of the shorter side to which a larger image is shrunk.
+
+        Raises:
+            ImageError: the file is no image or exceeds a limit. The message names the file, never its folder.
+            SlowImageError: decoding took longer than `time_limit_s`.
         """
-        name, kind, body = _checked(source)
+        name, kind, body = _request(source)
         try:
             with self._worker() as worker:
                 kind, width, height, body = worker.ask(kind, reduce_to or 0, body)
@@ -242,7 +249,7 @@ class Decoder:
                 worker = None
             worker = worker or _Worker(self.memory, self.time_limit_s)
             yield worker
-        except BaseException:  # Ctrl-C too: the worker is in the middle of something
+        except BaseException:  # KeyboardInterrupt too: the worker is still busy with the request
             if worker:
                 worker.stop()
             worker = None
@@ -257,10 +264,12 @@ class Decoder:
         reduce_to: int | None = None,
         decode: Callable[..., Image.Image] | None = None,
     ) -> Iterator[Image.Image | ImageError]:
-        """Decodes with all workers at once; yields in the order of `sources`, an ImageError in the place of a bad file.
+        """Decodes with all workers at once. Yields in the order of `sources`, an ImageError in the place of a bad file.
 
-        `sources` may be endless: it is read LOOK_AHEAD files ahead. `decode`: what is called in place of `self.decode`,
-        such as by someone who has some of the images already.
+        Args:
+            sources: paths or bytes. It may be endless: LOOK_AHEAD items are read in advance.
+            reduce_to: as in `decode`.
+            decode: called instead of `self.decode`, for callers that have some of the images already.
         """
         decode = decode or self.decode
 
@@ -272,7 +281,7 @@ class Decoder:
 
         threads = ThreadPoolExecutor(self.workers, "decode")
         try:
-            pending: deque[Future] = deque()
+            pending: deque[Future[Image.Image | ImageError]] = deque()
             for source in sources:
                 pending.append(threads.submit(attempt, source))
                 if len(pending) > LOOK_AHEAD * self.workers:
@@ -280,10 +289,10 @@ class Decoder:
             while pending:
                 yield pending.popleft().result()
         finally:
-            threads.shutdown(wait=False, cancel_futures=True)  # who stops in the middle does not wait for what is begun
+            threads.shutdown(wait=False, cancel_futures=True)  # a caller that stops early does not wait
 
     def close(self) -> None:
-        """Stops the workers, after what they are at."""
+        """Stops the workers once they are idle. A later decode starts new ones."""
         with self._closing:
             workers = [self._idle.get() for _ in range(self.workers)]
             for worker in workers:
@@ -298,8 +307,12 @@ class Decoder:
         self.close()
 
 
-def _checked(source: ImageFile) -> tuple[str, bytes, bytes]:
-    """Returns the name for messages, and the request's kind and body. Refuses what can be refused undecoded."""
+def _request(source: ImageFile) -> tuple[str, bytes, bytes]:
+    """The name for messages, and the kind and body of the request.
+
+    Raises:
+        ImageError: the file is missing, empty, not a regular file, or too large.
+    """
     if isinstance(source, bytes | bytearray | memoryview):
         name, kind, body, size = f"image of {len(source):,} bytes", b"b", bytes(source), len(source)
     else:
@@ -326,7 +339,7 @@ decode = _shared.decode
 decode_many = _shared.decode_many
 atexit.register(_shared.close)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_shared._forget)
+    os.register_at_fork(after_in_child=_shared._reset)
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]), float(sys.argv[2]))
+    _run_worker(int(sys.argv[1]), float(sys.argv[2]))
