@@ -51,11 +51,11 @@ class Files:
         self.settings = {"source": as_text(str(Path(self.root, *pattern)))}
         self.left_out: Counter[str] = Counter()
         self.errors: dict[str, str] = {}  # by path of a folder that can't be listed
-        found = list(self._walk(pattern or ("**",))) if self.root.is_dir() else []
-        suffixes = [Path(path).suffix.lower() for path in found]
+        files = list(self._walk(pattern or ("**",))) if self.root.is_dir() else []
+        suffixes = [Path(path).suffix.lower() for path in files]
         self.has_tables = not pattern and not TABLE_SUFFIXES.isdisjoint(suffixes)
-        images = [path for path, suffix in zip(found, suffixes, strict=True) if pattern or suffix in IMAGE_SUFFIXES]
-        self.left_out[OTHER] = len(found) - len(images)
+        images = [path for path, suffix in zip(files, suffixes, strict=True) if pattern or suffix in IMAGE_SUFFIXES]
+        self.left_out[OTHER] = len(files) - len(images)
         self.paths = sorted([*images, *self.errors], key=lambda path: path.replace("/", "\0"))  # folder by folder
 
     def _walk(self, pattern: Sequence[str]) -> Iterator[str]:

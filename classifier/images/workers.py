@@ -267,7 +267,7 @@ class Decoder:
         """Decodes with all workers at once. Yields in the order of `sources`, an ImageError in the place of a bad file.
 
         Args:
-            sources: paths or bytes. It may be endless: LOOK_AHEAD items are read in advance.
+            sources: paths or bytes. It may be endless: LOOK_AHEAD items per worker are read in advance.
             reduce_to: as in `decode`.
             decode: called instead of `self.decode`, for callers that have some of the images already.
         """

@@ -1,4 +1,4 @@
-"""The decoder, with real worker processes and real files that the tests make."""
+"""The image decoder, with real worker processes and files that the tests create."""
 
 import contextlib
 import io
@@ -39,7 +39,7 @@ def saved(image: Image.Image, format: str, **options) -> bytes:
 
 
 def scene(height: int = 300, width: int = 400) -> Image.Image:
-    """A smooth picture with some noise, so that every format has something to do."""
+    """A smooth picture with some noise, which every format has to compress."""
     y, x = np.mgrid[0:height, 0:width]
     waves = np.stack([np.sin(x / 30 + y / 50), np.cos(x / 40), np.sin(y / 25)], axis=-1)  # (H, W, 3), range (-1, 1)
     noise = np.random.default_rng(0).normal(0, 4, waves.shape)
@@ -54,13 +54,13 @@ def difference(a: Image.Image, b: Image.Image) -> float:
 
 def worker_pids() -> list[int]:
     """Decode workers that this process has as children."""
-    found = []
+    pids = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it may end while we look
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
             if parent == os.getpid() and b"classifier.images.workers" in (folder / "cmdline").read_bytes():
-                found.append(int(folder.name))
-    return found
+                pids.append(int(folder.name))
+    return pids
 
 
 # Pixels
@@ -131,7 +131,7 @@ def test_alpha_goes_over_white():
     assert decode(saved(Image.new("RGBA", (4, 4), (0, 0, 0, 51)), "PNG")).getpixel((0, 0)) == (204, 204, 204)
     assert decode(saved(Image.new("LA", (4, 4), (0, 51)), "PNG")).getpixel((0, 0)) == (204, 204, 204)
     assert decode(saved(Image.new("RGB", (4, 4), RED), "PNG", transparency=RED)).getpixel((0, 0)) == (255,) * 3
-    # What is transparent has a colour too (black here), which must not bleed in when the picture is shrunk.
+    # Transparent pixels have a colour too (black here), which must not bleed in when the picture is shrunk.
     half = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
     half.paste((255, 0, 0, 255), (0, 0, 32, 64))
     assert decode(saved(half, "PNG"), reduce_to=8).getchannel("R").getextrema()[0] >= 250
@@ -298,14 +298,14 @@ def test_truncated_files_are_refused(format, tmp_path):
     for reduce_to in (None, 64):
         message = refusal(path, reduce_to=reduce_to)
         assert message.startswith("cut.img: ")
-        assert "died" not in message  # told by the decoder, not found out by its death
+        assert "died" not in message  # the decoder refuses the file; it does not crash
         assert str(tmp_path) not in message
 
 
 def test_files_that_are_not_there_or_no_files(tmp_path):
     assert refusal(tmp_path / "none.png") == "none.png: No such file or directory"
     assert refusal(tmp_path) == f"{tmp_path.name}: not a file"
-    os.mkfifo(tmp_path / "pipe.png")  # would block whoever reads it
+    os.mkfifo(tmp_path / "pipe.png")  # would block its reader
     assert refusal(tmp_path / "pipe.png") == "pipe.png: not a file"
     assert refusal(b"") == "image of 0 bytes: empty"
     assert "null" in refusal("a\0.png")
@@ -328,7 +328,7 @@ def test_memory_limit():
         with pytest.raises(ImageError, match="needs more memory"):
             decoder.decode(data)
         assert decoder.decode(data, reduce_to=64).size == (71, 64)  # grey, shrunk first: 90 MB
-        assert set(before) <= set(worker_pids())  # it told, and lives on
+        assert set(before) <= set(worker_pids())  # the worker reported the error and still runs
 
 
 # Workers
@@ -375,7 +375,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_rest_go_on(decoder, tmp_pat
     thread.join()
     assert [str(result) for result in results[:2]] == ["a.png: the decoder died (exit status -9)"] * 2
     assert [result.size for result in results[2:]] == [(400, 300)] * 18
-    # Killed while idle: nobody's file is to blame.
+    # A worker killed while idle is replaced without an error for any file.
     for pid in set(worker_pids()) - others:
         os.kill(pid, signal.SIGKILL)
         while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
