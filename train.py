@@ -41,10 +41,9 @@ from classifier.publish import export
 from classifier.records import RunRecord, Validation
 from classifier.training import protocol
 from classifier.training.checkpoint import CHECKPOINT
+from classifier.training.cnn_recipe import CnnRecipe, RunOptions
 from classifier.training.cnn_trainer import (
-    CnnRecipe,
     CnnTrainer,
-    RunOptions,
     Tensors,
     estimate_seconds,
     predict_logits,

@@ -10,8 +10,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict
 
 import torch
 from accelerate import PartialState
@@ -34,82 +33,11 @@ from classifier.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from classifier.training.cnn_recipe import CnnRecipe, RunOptions
 from classifier.training.muon import Muon
 from classifier.training.runtime import StopSignal, keep_freed_memory, seeded_generator
 
 Tensors = tuple[torch.Tensor, torch.Tensor]  # images uint8 (N, C, H, W), labels int64 (N,)
-
-
-@dataclass(frozen=True)
-class CnnRecipe:
-    """Architecture, schedule, optimiser and augmentation of a run."""
-
-    sizes: tuple[tuple[float, int], ...]  # stages of (epochs, pixels a side) that images are shrunk to
-    widths: tuple[int, ...] = (64, 256, 256)
-    depths: tuple[int, ...] = (2, 2, 2)
-    hidden_act: str = "gelu"
-    views: int = 1  # averaged in evaluation, see CifarCnnConfig
-    batch_size: int = 2000  # images an optimiser step
-    chunk_size: int = 250  # images a forward pass, at most: activations fit a CPU's cache; batch norm sees this many
-    learning_rate: float = 0.24  # Muon's, for convolutions; falls linearly to 0. Fraction of a weight's norm, roughly
-    momentum: float = 0.6
-    bias_learning_rate: float = 0.053  # SGD's, for batch norm's and the whitening layer's biases
-    head_learning_rate: float = 0.67
-    sgd_momentum: float = 0.85
-    weight_decay: float = 2e-6  # per image of a batch, divided by the learning rate: SGD's parameters only
-    whiten_bias_epochs: float = 3  # the whitening layer's bias is trained this long
-    label_smoothing: float = 0.2
-    mirror: bool = True  # every second time that an image is seen
-    shift: int = 2  # pixels at full size, each way
-    cutout: int = 0  # pixels a side at full size
-    freeze_from: float = 1.0  # share of the run after which the first stage is frozen, which saves its gradient
-
-    @property
-    def epochs(self) -> float:
-        """Epochs of all stages together."""
-        return sum(epochs for epochs, _ in self.sizes)
-
-    def for_epochs(self, epochs: float) -> "CnnRecipe":
-        """The same recipe with its stages stretched or shrunk to `epochs` in all."""
-        return replace(self, sizes=tuple((e * epochs / self.epochs, size) for e, size in self.sizes))
-
-    def steps_per_epoch(self, n: int) -> int:
-        """Optimiser steps in a pass over `n` images; the last, smaller batch is left out."""
-        return n // self.batch_size
-
-    def steps(self, n: int) -> int:
-        """Optimiser steps of the whole run over `n` images."""
-        return max(1, round(self.epochs * self.steps_per_epoch(n)))
-
-    def size_at(self, progress: float) -> int:
-        """Pixels a side at `progress` in [0, 1) of training."""
-        return augment.size_at(self.sizes, progress)
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What is particular to one run of a recipe.
-
-    Attributes:
-        output_dir: where checkpoint and metrics.jsonl go.
-        mean, std: of the pixels, a number a channel, in [0, 1].
-        seed: of order and augmentation.
-        patience: epochs without a better validation accuracy after which training stops; None never does.
-        bf16: convolutions and matrix products in bfloat16 (autocast).
-        resume: a checkpoint to continue from.
-        parent: digest of the weights that the model came with; None for fresh ones, whose whitening layer is then set.
-        log: called with each epoch's metrics.
-    """
-
-    output_dir: Path
-    mean: list[float]
-    std: list[float]
-    seed: int = 0
-    patience: int | None = None
-    bf16: bool = False
-    resume: Path | None = None
-    parent: str | None = None
-    log: Callable[[dict], None] = lambda metrics: None
 
 
 class CnnTrainer:
@@ -138,7 +66,8 @@ class CnnTrainer:
         self.steps_per_epoch, self.total_steps = recipe.steps_per_epoch(n), recipe.steps(n)
         self.progress, self.is_stopped = Progress(), False
 
-        model.to(memory_format=torch.channels_last).train()
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]  # its wrapper is typed as a function
+        model.train()
         if options.parent is None:
             self.init_whitening()
         own_batch = recipe.batch_size / self.state.num_processes
@@ -232,8 +161,10 @@ class CnnTrainer:
         """One optimiser step on the images at `batch` (on the CPU): their summed loss and right predictions, (2,)."""
         recipe = self.recipe
         whiten_steps = recipe.whiten_bias_epochs * self.steps_per_epoch
+        bias = self.model.whiten.bias
+        assert bias is not None  # the layer is built with one
         # Once the bias is trained, no gradient has to reach the first layer, the largest of all.
-        self.model.whiten.bias.requires_grad_(step < whiten_steps)
+        bias.requires_grad_(step < whiten_steps)
         for parameter in self.first_stage:
             parameter.requires_grad_(step < recipe.freeze_from * self.total_steps)
         chunks = batch.split(self.chunk_size)
@@ -249,8 +180,10 @@ class CnnTrainer:
         return sums
 
     def backward(self, index: torch.Tensor, step: int, generator: torch.Generator) -> torch.Tensor:
-        """Adds the gradient of the images at `index` (on the CPU); gives (summed loss, right predictions) on the
-        device.
+        """Adds the gradient for the images at `index` (on the CPU) to the parameters.
+
+        Returns:
+            (summed loss, count of right predictions), (2,), on the device.
         """
         recipe, where = self.recipe, index.to(self.device)
         pixels = normalize(self.images[where], self.options.mean, self.options.std)
@@ -306,8 +239,10 @@ class CnnTrainer:
 
 
 def add_up(model: nn.Module, sums: torch.Tensor, caught: bool) -> tuple[torch.Tensor, bool]:
-    """Replaces gradients by their sums over all processes; gives `sums` (2,) summed, and whether any process caught a
-    signal.
+    """Replaces gradients by their sums over all processes.
+
+    Returns:
+        The sum of `sums` (2,) over all processes, and whether any process caught a signal.
     """
     if PartialState().num_processes == 1:
         return sums, caught
@@ -420,7 +355,8 @@ def estimate_seconds(model: Cnn, images: torch.Tensor, recipe: CnnRecipe, bf16: 
     each size.
     """
     keep_freed_memory()
-    trial = copy.deepcopy(model).to(memory_format=torch.channels_last).train()
+    trial = copy.deepcopy(model).train()
+    trial.to(memory_format=torch.channels_last)
     chunk = images[: recipe.chunk_size].float()
     seconds = 0.0
     for epochs, size in recipe.sizes:

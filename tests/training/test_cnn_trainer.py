@@ -18,7 +18,8 @@ from classifier.errors import ModelError, Stopped
 from classifier.models.cnn import CifarCnnConfig, CifarCnnForImageClassification, average_views
 from classifier.training.augment import cutout, flip_by_turns, shift
 from classifier.training.checkpoint import CHECKPOINT, Progress
-from classifier.training.cnn_trainer import CnnRecipe, CnnTrainer, RunOptions, validate
+from classifier.training.cnn_recipe import CnnRecipe, RunOptions
+from classifier.training.cnn_trainer import CnnTrainer, validate
 from classifier.training.muon import Muon, orthogonalize
 from tests.helpers.pictures import colours
 from tests.helpers.training import saved_weights, training_command, wait_for_epochs
