@@ -12,7 +12,14 @@ from classifier.files import read_json, write_json
 OMIT = {"omit": True}  # metadata of a field whose key is left out of the file where the value is None
 SIMPLE = {int: (int,), float: (int, float), str: (str,), bool: (bool,), dict: (dict,)}  # a type, and those in JSON
 
-NAMES = {dict: "an object", list: "a list", int: "an integer", float: "a number", str: "a string", bool: "a boolean"}
+NAMES = {
+    dict: "a JSON object",
+    list: "a list",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    bool: "true or false",
+}
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -31,12 +38,12 @@ class Record:
 
     @classmethod
     def from_json(cls, value: object, path: Path, key: str = "", remedy: str = "") -> Self:
-        """The record that a JSON value is.
+        """The record that a JSON value describes.
 
         Args:
             value: as `json` parsed it.
-            path: of the file, for errors.
-            key: where the value is in the file, such as "models[0].per_class"; "" for all of it.
+            path: the file, for errors.
+            key: where the value is in the file, such as "models[0].per_class"; "" if it is the whole file.
             remedy: what an error tells the user to do; the class's own by default.
 
         Raises:
@@ -45,14 +52,15 @@ class Record:
         remedy = cls.remedy or remedy
         if not isinstance(value, dict):
             raise ModelError(f"{path}{_quoted(key)} is not a JSON object: {remedy}")
-        found = {}
+        types = _types(cls)  # type: ignore[arg-type]  # mypy takes the hash of a class for that of its records
+        values = {}
         for field in dataclasses.fields(cls):
             if field.name in value:
                 name = f"{key}.{field.name}" if key else field.name
-                found[field.name] = _parse(_types(cls)[field.name], value[field.name], path, name, remedy)
+                values[field.name] = _parse(types[field.name], value[field.name], path, name, remedy)
             elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
                 raise ModelError(f'{path}{_quoted(key)} has no "{field.name}": {remedy}')
-        return cls(**found)
+        return cls(**values)
 
     def to_json(self) -> dict:
         """The record as dictionaries and lists that `json` can write."""
@@ -74,42 +82,35 @@ def _types(cls: type[Record]) -> dict[str, type]:
 
 
 def _parse(kind, value: object, path: Path, key: str, remedy: str):
-    """A JSON value as the type of a field; ModelError if it is of another one."""
+    """A JSON value converted to the type of a field; ModelError if its type is another."""
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):  # always with None
-        [kind] = [each for each in args if each is not NoneType]
+        [kind] = [item for item in args if item is not NoneType]
         return None if value is None else _parse(kind, value, path, key, remedy)
     if origin is dict and isinstance(value, dict):
-        return {name: _parse(args[1], each, path, f"{key}.{name}", remedy) for name, each in value.items()}
+        return {name: _parse(args[1], item, path, f"{key}.{name}", remedy) for name, item in value.items()}
     if origin is list and isinstance(value, list):
-        if args[0] in SIMPLE and all(type(each) in SIMPLE[args[0]] for each in value):  # fast for large matrices
+        if args[0] in SIMPLE and all(type(item) in SIMPLE[args[0]] for item in value):  # fast for large matrices
             return value
-        return [_parse(args[0], each, path, f"{key}[{i}]", remedy) for i, each in enumerate(value)]
+        return [_parse(args[0], item, path, f"{key}[{i}]", remedy) for i, item in enumerate(value)]
     if origin is tuple and isinstance(value, list) and len(value) == len(args):
         parts = zip(args, value, strict=True)
-        return tuple(_parse(part, each, path, f"{key}[{i}]", remedy) for i, (part, each) in enumerate(parts))
+        return tuple(_parse(part, item, path, f"{key}[{i}]", remedy) for i, (part, item) in enumerate(parts))
     if origin is None and issubclass(kind, Record):
         return kind.from_json(value, path, key, remedy)
     if origin is None and type(value) in SIMPLE[kind]:
         return value
-    name = {
-        dict: "a JSON object",
-        list: "a list",
-        tuple: f"a list of {len(args)}",
-        int: "an integer",
-        float: "a number",
-    }
-    name |= {str: "a string", bool: "true or false"}
-    raise ModelError(f"{path}{_quoted(key)} is not {name[origin or kind]}: {remedy}")
+    name = f"a list of {len(args)}" if origin is tuple else NAMES[origin or kind]
+    raise ModelError(f"{path}{_quoted(key)} is not {name}: {remedy}")
 
 
 def _plain(value: object) -> object:
     if isinstance(value, Record):
         return value.to_json()
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [_plain(item) for item in value]
     return value
 
 

@@ -247,7 +247,7 @@ class ModelEvaluation(Record):
     brier: float | None = None
     ece: float | None = None
     reliability: Reliability | None = None
-    temperature: float | None = None  # that was folded into the weights; None where no record tells
+    temperature: float | None = None  # folded into the weights; None if it is not recorded
     before_temperature: Calibration | None = None
     mistakes: list[Mistake] = field(default_factory=list)  # the most confident ones
     confused: list[Confusion] = field(default_factory=list)  # the most frequent pairs
@@ -290,7 +290,7 @@ class Ensemble(Record):
 class Evaluation(Record):
     """evaluation.json: what evaluate.py measured on one dataset's test split. No timings: it is the same on every run.
 
-    `models` always has one entry a model that was measured together: several in a report's folder, exactly one in a
+    `models` always has one entry per model that was measured together: several in a report's folder, exactly one in a
     model's own folder, where `model` gives it.
     """
 
@@ -324,7 +324,7 @@ class Evaluation(Record):
 
 @dataclass(kw_only=True)
 class Latency(Record):
-    """Milliseconds of an answer, one image at a time."""
+    """Milliseconds per prediction, one image at a time."""
 
     p50: float
     p95: float
@@ -332,18 +332,18 @@ class Latency(Record):
 
 @dataclass(kw_only=True)
 class ModelTiming(Record):
-    """What an answer of one model costs."""
+    """The inference cost of one model."""
 
     model: str
     flops: float  # an image
     latency_ms: Latency
     images_per_second: dict[str, float]  # {"1": one at a time, "64": in batches}
-    peak_megabytes: int | None = None  # of the process; None where the system does not tell
+    peak_megabytes: int | None = None  # of the process; None if the system does not report it
 
 
 @dataclass(kw_only=True)
 class Timing(Record):
-    """timing.json: as evaluation.json, one entry a model that was timed together, exactly one in a model's folder."""
+    """timing.json: as evaluation.json, one entry per model that was timed together, exactly one in a model's folder."""
 
     remedy: ClassVar[str] = "run evaluate.py again"
 
