@@ -3,11 +3,11 @@ validation.
 
     python -m classifier.average runs/vit3 --stages runs/vit2 runs/vit --output_dir runs/vit4
 
-The mean of the weights of several stages is often better than each of them, at the same cost of an answer: a greedy
+The mean of the weights of several stages is often better than each of them, at the same inference cost: a greedy
 model soup (Wortsman et al., arXiv:2203.05482). It starts with the model that has the lowest negative log-likelihood on
 validation; each next model is added if the mean has a lower one with it. The dataset and the validation cut are those
-of the model's own run. The output is a folder like that of any run, calibrated again; its run.json says what each
-model reached.
+of the model's own run. The output is a folder like that of any run, calibrated again; its run.json lists what
+each model reached.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -47,6 +48,7 @@ def main() -> None:
     models = []
     for folder, predictor, digest in zip(folders, predictors, digests, strict=True):
         reached = validate(predictor, splits)
+        assert reached.nll is not None  # as validate() measures it
         print(f"{folder}: {describe(reached)}", flush=True)
         models.append(
             AveragedModel(
@@ -120,11 +122,12 @@ def check_averageable(folders: list[Path], predictors: list[Predictor], digests:
 def load_validation(run: RunRecord) -> Splits:
     """The dataset of a run with the same validation cut."""
     names = ("image_column", "label_column", "label_names", "max_eval_samples")
+    settings: dict[str, Any] = {name: run.settings.get(name) for name in names}
     return load_splits(
         run.dataset,
         validation=run.settings["validation_fraction"],
         skip_unreadable=bool(run.settings.get("skip_unreadable")),
-        **{name: run.settings.get(name) for name in names},
+        **settings,
     )
 
 
@@ -145,6 +148,7 @@ def choose(
     for i in order[1:]:
         predictor.model.load_state_dict(average([states[j] for j in (*taken, i)]))
         reached = validate(predictor, splits)
+        assert reached.nll is not None  # as validate() measures it
         if reached.nll < best:
             taken, best = [*taken, i], reached.nll
         print(f"{'with' if i in taken else 'not with'} {folders[i]}: {describe(reached)}", flush=True)

@@ -1,4 +1,4 @@
-"""What each model is: how it came about, how good it is, where it goes wrong, its card."""
+"""The description of each model: its origin, its metrics, figures of its mistakes, and its card."""
 
 import base64
 import re
@@ -19,11 +19,12 @@ from classifier.runs import RunFolder
 from space.compare import facts_of
 
 HUB = "https://huggingface.co"
+WITHOUT_CARD = "This model came without a card."
 FIGURE = re.compile(r"!\[[^\]]*\]\([^)]*\)")
 
 
 def describe(predictor: Predictor) -> str:
-    """HTML of a model: its kind, what it was made from, its revision, and what was measured."""
+    """HTML of a model: its class, what it was trained from, its revision and its metrics."""
     side = processor.size_of(predictor.processor)
     facts = [
         ("Kind", escape(type(predictor.model).__name__)),
@@ -87,7 +88,7 @@ def figures(predictor: Predictor) -> str:
 
 
 def figure(save: Callable[[Path], None], caption: str) -> str:
-    """HTML of a figure that `save` writes, in one piece: no file stays."""
+    """HTML of a figure that `save` writes, as a data URI; the file is deleted."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "figure.png"
         save(path)
@@ -97,17 +98,19 @@ def figure(save: Callable[[Path], None], caption: str) -> str:
 
 
 def card_text(predictor: Predictor) -> str:
-    """The model's card as Markdown, without figures; of a Hub model, where to read it."""
+    """The model's card as Markdown, without figures; for a Hub model, a link to it."""
     if predictor.revision != "local":
         return f"[{predictor.name} on the Hub]({HUB}/{predictor.name}/blob/{predictor.revision}/README.md)"
+    if predictor.folder is None:
+        return WITHOUT_CARD
     try:
         return FIGURE.sub("", card.render(predictor.folder).text)
     except ModelError:  # records of another program
-        return "This model came without a card."
+        return WITHOUT_CARD
 
 
 def privacy(minutes: int) -> str:
-    """HTML of what is kept for at most `minutes`, and what is logged."""
+    """HTML that says which data are kept for at most `minutes`, and what is logged."""
     return (
         "<h2>Privacy</h2><p>Your pictures, their previews and your downloads are kept on this server so that you can "
         "look at "

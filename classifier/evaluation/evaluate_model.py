@@ -286,5 +286,5 @@ def ensemble(tests: Mapping[str, Predictions]) -> Ensemble | None:
     return Ensemble(
         models=list(tests),
         accuracy=float(right.mean()),
-        accuracy_ci95=tuple(metrics.bootstrap_interval(right.astype(float))),
+        accuracy_ci95=metrics.bootstrap_interval(right.astype(float)),
     )

@@ -117,7 +117,7 @@ class Predictor:
         processor: BaseImageProcessor,
         *,
         name: str,
-        revision: str | None = None,
+        revision: str = "local",
         notice: str = "",
         evaluation: Evaluation | None = None,
         ood: OodSettings = OodSettings(),  # noqa: B008  an immutable default

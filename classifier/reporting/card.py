@@ -190,6 +190,7 @@ def _pixel_steps(config: dict, processor: dict) -> str | None:
 
     None for a processor that does more than a few lines can.
     """
+    crop: dict | None
     if cfg := config.get("pretrained_cfg"):  # timm's
         _, height, width = cfg["input_size"]
         resample = cfg["interpolation"].upper()
@@ -244,7 +245,7 @@ def _stage(stage: RunRecord) -> str:
     text += f". Started from {'the stage before' if stage.parent else start}"
     text += f", seed {stage.settings['seed']}." if "seed" in stage.settings else "."
     commit = f", commit {stage.commit.rstrip('+')}" if stage.commit else ""
-    commit += ", with files that differed from it" if commit and stage.commit.endswith("+") else ""
+    commit += ", with files that differed from it" if (stage.commit or "").endswith("+") else ""
     versions = ", ".join(f"{name} {version}" for name, version in stage.versions.items())
     return f"{text}\n   `{portable(stage.command)}`{commit}; Python {stage.machine.python}, {versions}."
 

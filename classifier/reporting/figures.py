@@ -6,6 +6,7 @@ extensions added. The same input gives the same bytes.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import matplotlib
 import matplotlib.patches
@@ -40,9 +41,7 @@ MAX_MATRIX_NAMES = 40
 def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
     """Writes `figure` as PNG at `dpi` dots per inch, and as SVG unless `path` ends in .png; each file atomically."""
     paths = [path] if path.suffix == ".png" else [path.with_name(f"{path.name}.{kind}") for kind in ("png", "svg")]
-    with matplotlib.rc_context(
-        {"svg.hashsalt": "classifier"}
-    ):  # fixed, or the ids in the SVG would differ between runs
+    with matplotlib.rc_context({"svg.hashsalt": "classifier"}):  # or the ids in the SVG would differ between runs
         for file in paths:
             with replacing(file) as temporary:
                 figure.savefig(temporary, dpi=dpi, metadata={"Date": None} if file.suffix == ".svg" else None)
@@ -101,7 +100,7 @@ def save_samples(
     save_figure(figure, path, dpi=100)
 
 
-def save_classes(path: Path, counts: dict[str, np.ndarray | torch.Tensor], names: Sequence[str]) -> None:
+def save_classes(path: Path, counts: Mapping[str, np.ndarray | torch.Tensor], names: Sequence[str]) -> None:
     """Writes the number of images of each class as grouped bars, one colour per split, for up to 60 classes.
 
     Args:
@@ -213,9 +212,9 @@ def save_reliability(path: Path, models: Mapping[str, tuple[dict, dict | None]])
                 filled = np.array(bins["count"]) > 0
                 x, y = np.array(bins["confidence"])[filled], np.array(bins["accuracy"])[filled]
                 top.plot(x, y, style, color=colour, markersize=3.5, linewidth=1.2, label=label)
-        bins = len(after["count"])
+        n_bins = len(after["count"])
         share = np.array(after["count"]) / max(sum(after["count"]), 1)
-        below.bar((np.arange(bins) + 0.5) / bins, share, 0.9 / bins, color=BLUE)
+        below.bar((np.arange(n_bins) + 0.5) / n_bins, share, 0.9 / n_bins, color=BLUE)
         top.set_title(shorten(name), fontsize=9)
         top.set(xlim=(0, 1), ylim=(0, 1))
         below.set_xlabel("confidence (top probability)", fontsize=8)
@@ -390,7 +389,7 @@ def save_architecture(path: Path, layers: Sequence[Layer], name: str, input_shap
     save_figure(figure, path)
 
 
-def set_plain_style(axes: Axes, grid: str = "both") -> None:
+def set_plain_style(axes: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
     """Sets small tick labels, a faint grid behind the data, and no frame at the top and on the right."""
     axes.tick_params(labelsize=7.5)
     axes.grid(axis=grid, alpha=0.3)

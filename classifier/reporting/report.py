@@ -148,7 +148,7 @@ def render_pdf(title: str, subtitle: str, sections: Sequence[Section], output_di
             for section in sections
         ],
     }
-    return typst.compile(
+    return typst.compile(  # type: ignore[call-overload]  # declared as if source and root had to be of one type
         (TEMPLATES / "report.typ").read_bytes(),
         root=str(output_dir),
         format="pdf",

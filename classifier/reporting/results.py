@@ -228,7 +228,7 @@ def read_results(output_dir: Path, predictors: Mapping[str, Predictor]) -> Resul
     evaluation = Evaluation.read(output_dir / "evaluation.json")
     timing = Timing.read(output_dir / "timing.json") if (output_dir / "timing.json").is_file() else None
     timings = {row.model: row for row in timing.models} if timing else {}
-    folders = {predictor.name: (RunFolder(path), predictor) for path, predictor in predictors.items()}
+    folders = {predictor.name: (RunFolder(Path(path)), predictor) for path, predictor in predictors.items()}
     models: list[ModelResult] = []
     for i, row in enumerate(evaluation.models):
         folder, predictor = folders[row.model]

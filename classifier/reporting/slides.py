@@ -158,7 +158,8 @@ def add_figure(slide: Slide, figure: FigureBlock, box: Box, figures: Path) -> No
     place = (left + (width - wide) / 2, top + (height - tall) / 2, wide, tall)
     shape = slide.shapes.add_picture(str(figures / f"{figure.name}.png"), *map(Inches, place))
     add_text(slide, [figure.caption], (left, place[1] + tall, width, needed), 12)
-    shape._element.nvPicPr.cNvPr.set("descr", figure.caption)
+    properties = shape._element.nvPicPr.cNvPr  # type: ignore[union-attr]  # declared as the descriptor, not its value
+    properties.set("descr", figure.caption)
 
 
 def add_table(slide: Slide, table: TableBlock, box: Box) -> None:
@@ -177,8 +178,8 @@ def add_table(slide: Slide, table: TableBlock, box: Box) -> None:
     shape = slide.shapes.add_table(
         len(rows) + 1, len(longest), *map(Inches, (left, top, scale * sum(needed), row_height * (len(rows) + 1)))
     )
-    for column, inches in zip(shape.table.columns, needed, strict=True):
-        column.width = Inches(scale * inches)
+    for i, inches in enumerate(needed):
+        shape.table.columns[i].width = Inches(scale * inches)
     for i, line in enumerate([table.header, *rows]):
         shape.table.rows[i].height = Emu(Inches(row_height))
         for j, text in enumerate(line):

@@ -29,10 +29,13 @@ def calibrate(model: PreTrainedModel, processor: BaseImageProcessor, splits: Spl
 
 
 def validate(predictor: Predictor, splits: Splits) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
-    """What the head gets (N, D) and gives (N, C), and labels (N,), of validation in fp32, by the predictor's pixel
-    path.
+    """The head's inputs (N, D) and logits (N, C) in float32, and the labels (N,), of the validation images.
+
+    The predictor decodes and prepares the images, as it does in use.
     """
-    inputs, logits, labels = [], [], []
+    inputs: list[torch.Tensor] = []
+    logits: list[np.ndarray] = []
+    labels: list[int] = []
     hook = backbone.head(predictor.model).register_forward_pre_hook(
         lambda module, args: inputs.append(args[0].float().cpu())
     )
@@ -44,11 +47,11 @@ def validate(predictor: Predictor, splits: Splits) -> tuple[torch.Tensor, np.nda
 
 
 def fold(head: torch.nn.Linear, temperature: float, inputs: torch.Tensor) -> np.ndarray:
-    """Divides the head by a temperature, rounds it to what will be stored, and gives its logits (N, C) of inputs (N,
-    D).
+    """Divides the head's parameters by a temperature, rounds them to float16, in which they are stored, and returns
+    the head's logits (N, C) for inputs (N, D).
     """
     with torch.no_grad():
         for parameter in head.parameters():
-            parameter /= temperature
+            parameter.div_(temperature)
         head.half().float()
         return head(inputs.to(head.weight.device)).cpu().numpy()

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 
 class Convolve(torch.autograd.Function):
-    """A depthwise convolution of x (N, C, H, W) by a weight (C, 1, k, k), k odd and at least 3, with a bias (C,) or
+    """A depthwise convolution of x (N, C, H, W) by a weight (C, 1, k, k), k odd and at least 3; the bias is (C,) or
     None.
     """
 
@@ -28,7 +28,7 @@ class Convolve(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: torch.Tensor) -> tuple:
-        """By x, weight and bias."""
+        """The gradients with respect to x, weight and bias."""
         x, weight = ctx.saved_tensors
         grad = channels_last(grad)
         wanted_x, wanted_weight, *_ = ctx.needs_input_grad
@@ -94,14 +94,14 @@ class DepthwiseConv2dSame(DepthwiseConv2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) -> (N, C, ⌈H / stride⌉, ⌈W / stride⌉)."""
-        return super().forward(pad_same(x, self.kernel_size, self.stride, self.dilation))
+        return super().forward(pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation)))
 
 
 def speed_up(model: nn.Module) -> None:
     """Replaces the backward pass of a model's depthwise convolutions where oneDNN's is slow; for models on the CPU."""
     classes = {nn.Conv2d: DepthwiseConv2d, Conv2dSame: DepthwiseConv2dSame}
     for module in model.modules():
-        if type(module) in classes and is_slow(module):
+        if isinstance(module, nn.Conv2d) and type(module) in classes and is_slow(module):
             module.__class__ = classes[type(module)]
 
 
@@ -111,5 +111,6 @@ def is_slow(convolution: nn.Conv2d) -> bool:
     stride, padding = convolution.stride[0], convolution.padding[0]
     is_depthwise = c == convolution.out_channels == convolution.groups > 1 and convolution.padding_mode == "zeros"
     is_regular = k == width and k % 2 == 1 and convolution.dilation == (1, 1)
-    is_regular &= convolution.stride == (stride, stride) and convolution.padding == (padding, padding) and padding < k
+    is_regular &= convolution.stride == (stride, stride) and convolution.padding == (padding, padding)
+    is_regular &= isinstance(padding, int) and padding < k  # not "same" or "valid"
     return is_depthwise and is_regular and (k > 3 or (k == 3 and stride > 1))

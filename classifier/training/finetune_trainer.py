@@ -62,7 +62,7 @@ class FinetuneRecipe:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a batch was too large, by what PyTorch's allocators and accelerate say."""
+    """Whether memory ran out, according to the messages of PyTorch's allocators and of accelerate."""
     return any(
         words in str(error).lower() for words in ("reached zero", "allocate memory", "out of memory", "out-of-memory")
     )
@@ -74,13 +74,14 @@ class FinetuneTrainer(Trainer):
     Args:
         model: for images of `processor`'s size.
         args: `per_device_train_batch_size` and the like; `label_smoothing_factor` is applied to soft targets too.
-        processor: makes the pixels of evaluation.
-        data: of train and of validation.
+        processor: prepares the validation images.
+        data: training and validation images.
         progress: counts every batch and epoch.
         recipe: sizes, augmentation, targets.
     """
 
-    loss_is_scaled_for_ga = False  # `compute_loss` gives a batch's mean
+    model: PreTrainedModel
+    loss_is_scaled_for_ga = False  # `compute_loss` returns the mean over a batch
 
     def __init__(
         self,
@@ -146,12 +147,14 @@ class FinetuneTrainer(Trainer):
         """uint8 (N, 3, H, W) and classes (N,) -> the model's pixels (N, 3, size, size) and targets (N, num_labels)."""
         n, _, height, width = pixels.shape
         draw = seeded_generator(self.args.seed, f"augment {self.args.process_index}", self.batch_number())
-        scale = 1.0 if isinstance(self.train_dataset, Streamed) else self.recipe.crop_scale  # workers have cut already
+        scale = 1.0 if isinstance(self.train_dataset, Streamed) else self.recipe.crop_scale  # workers crop those
         boxes = crop_boxes(n, height, width, scale, draw)
         mirrored = torch.rand(n, generator=draw) < (0.5 if self.recipe.mirror else 0.0)
         pixels = crop_resize(pixels, boxes, mirrored, self.size_now(), self.bicubic)
         pixels = normalize(pixels, self.mean, self.std)
-        targets = F.one_hot(labels, self.model.config.num_labels).float()
+        num_labels = self.model.config.num_labels
+        assert num_labels is not None  # it is the length of id2label
+        targets = F.one_hot(labels, num_labels).float()
         return mix(pixels, targets, self.recipe.mixup, self.recipe.cutmix, draw)
 
     def batch_number(self) -> int:
@@ -176,7 +179,7 @@ class FinetuneTrainer(Trainer):
             return super().training_step(model, {"pixel_values": pixels, "labels": targets}, num_items_in_batch)
 
     def prediction_step(self, model, inputs: dict, prediction_loss_only: bool, ignore_keys=None) -> tuple:
-        """Evaluates the pixels that the processor gives."""
+        """The loss, logits and labels of a validation batch, which the processor prepares."""
         inputs = self.readable(self._prepare_inputs(inputs))
         pixels, labels = inputs["pixels"], inputs["labels"]
         if missing := len(inputs.get("failures", ())):  # blank images stand in: processes need batches of one size
@@ -246,13 +249,14 @@ class FinetuneTrainer(Trainer):
 
     def _save_checkpoint(self, model, trial) -> None:
         """Saves a complete checkpoint or none, so that the last one can always be resumed from."""
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        output_dir = Path(self.args.output_dir or "")
+        folder = output_dir / f"checkpoint-{self.state.global_step}"
         self.progress.share()
         try:
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError, SafetensorError) as error:  # a full disk is any of these
             shutil.rmtree(folder, ignore_errors=True)
-            kept = last_checkpoint(Path(self.args.output_dir))
+            kept = last_checkpoint(output_dir)
             raise ModelError(
                 f"can't save {folder} ({str(error).splitlines()[0]}): free some space, then go on with "
                 + (f"--resume_from_checkpoint last, from step {kept.name.partition('-')[2]}" if kept else "a new run")
@@ -297,10 +301,11 @@ def keep_step_images(args: TrainingArguments, resume: Path | None) -> None:
 
 def accuracy_and_nll(predictions: EvalPrediction) -> dict[str, float]:
     """Accuracy (fraction) and mean negative log-likelihood (nats)."""
-    readable = predictions.label_ids != IGNORED
+    logits, labels = np.asarray(predictions.predictions), np.asarray(predictions.label_ids)
+    readable = labels != IGNORED
     if not readable.any():
         raise DataError(f"none of the {len(readable)} validation images is readable: check the files")
-    logits, labels = predictions.predictions[readable], predictions.label_ids[readable]
+    logits, labels = logits[readable], labels[readable]
     return {
         "accuracy": float(np.mean(logits.argmax(axis=1) == labels)),
         "nll": F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)).item(),

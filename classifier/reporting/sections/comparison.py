@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from classifier.records import CorruptedAccuracy
 from classifier.reporting.blocks import Section, TableBlock
 from classifier.reporting.formatting import join_words, percent, percent_interval, points, si
 from classifier.reporting.results import RANDOM_WEIGHTS, ModelResult, Results, describe_machine
@@ -43,8 +44,9 @@ def choose(results: Results) -> Choice:
         overlap = difference[1][0] <= 0 if difference else model.accuracy_interval[1] >= top.accuracy_interval[0]
         if overlap:
             candidates.append(model)
-    timed = all(model.latency for model in candidates)
-    best = min(candidates, key=lambda model: model.latency if timed else model.n_parameters)
+    latencies = [model.latency for model in candidates if model.latency]
+    timed = len(latencies) == len(candidates)
+    best = candidates[int(np.argmin(latencies if timed else [model.n_parameters for model in candidates]))]
     cost = "lowest latency" if timed else "fewest parameters"
     reasons = [f"{top.name} has the highest accuracy, {percent(top.accuracy)} (95% interval {interval})."]
     reasons += [describe_difference(results, top, model) for model in others]
@@ -91,7 +93,7 @@ def summary(choice: Choice) -> Section:
     if best.metric("ece") is not None:
         sentences.append(describe_calibration(best))
     if best.corruptions:
-        sentences.append(describe_robustness(best))
+        sentences.append(describe_robustness(best.name, best.corruptions))
     return Section("Summary", sentences)
 
 
@@ -105,7 +107,7 @@ def transfer(results: Results) -> Section | None:
     rows = [
         (
             model.name,
-            model.initial_weights,
+            model.initial_weights or "–",
             percent(model.accuracy),
             model.training_time or "–",
             f"{si(model.training_flops)}FLOP" if model.training_flops else "–",
@@ -126,7 +128,9 @@ def transfer(results: Results) -> Section | None:
     if best_scratch.training_time and best_tuned.training_time:
         sentences.append(compare_training_times(best_scratch, best_tuned))
     if best_scratch.latency and best_tuned.latency:
-        faster, slower = sorted((best_scratch, best_tuned), key=lambda model: model.latency)
+        faster, slower = best_scratch, best_tuned
+        if best_tuned.latency < best_scratch.latency:
+            faster, slower = slower, faster
         sentences.append(
             f"The median latency for one image is {faster.latency:.1f} ms for {faster.name} and "
             f"{slower.latency:.1f} ms for {slower.name}."
@@ -179,9 +183,10 @@ def findings(results: Results) -> Section | None:
         return None
     sentences = common_weaknesses(models)
     columns = {"accuracy": [percent(model.accuracy) for model in models]}
-    if all(model.corruptions for model in models):
-        columns["mean accuracy, corrupted"] = [percent(model.corruptions.mean) for model in models]
-        sentences += compare_robustness(models)
+    corrupted = {model.name: result for model in models if (result := model.corruptions)}
+    if len(corrupted) == len(models):
+        columns["mean accuracy, corrupted"] = [percent(result.mean) for result in corrupted.values()]
+        sentences += compare_robustness(corrupted)
     if all(model.ood for model in models):
         scores = [best_ood_score(model) for model in models]
         aurocs = [model.mean_ood(score).auroc for model, score in zip(models, scores, strict=True)]
@@ -194,14 +199,15 @@ def findings(results: Results) -> Section | None:
         )
     if all(model.metric("ece") is not None for model in models):
         columns["ECE"] = [f"{model.metric('ece'):.4f}" for model in models]
-    if all(model.latency for model in models):
-        columns["latency"] = [f"{model.latency:.1f} ms" for model in models]
-        top, fastest = results.most_accurate, min(models, key=lambda model: model.latency)
-        if fastest is not top:
+    latencies = {model.name: latency for model in models if (latency := model.latency)}
+    if len(latencies) == len(models):
+        columns["latency"] = [f"{latency:.1f} ms" for latency in latencies.values()]
+        best, fastest = results.most_accurate, min(models, key=lambda model: latencies[model.name])
+        if fastest is not best:
+            ratio = latencies[fastest.name] / latencies[best.name]
             sentences.append(
-                f"The latency of {fastest.name} is {fastest.latency / top.latency:.2f} times that of {top.name}, the "
-                f"most accurate model, and its accuracy is {points(top.accuracy - fastest.accuracy, sign=False)} "
-                "percentage points lower."
+                f"The latency of {fastest.name} is {ratio:.2f} times that of {best.name}, the most accurate model, and "
+                f"its accuracy is {points(best.accuracy - fastest.accuracy, sign=False)} percentage points lower."
             )
     rows = list(zip((model.name for model in models), *columns.values(), strict=True))
     table = TableBlock(("model", *columns), rows, "All models in comparison.")
@@ -220,15 +226,17 @@ def common_weaknesses(models: list[ModelResult]) -> list[str]:
     return sentences
 
 
-def compare_robustness(models: list[ModelResult]) -> list[str]:
-    """The models with the highest and the lowest mean accuracy on corrupted images, as a sentence."""
-    by_mean = sorted(models, key=lambda model: -model.corruptions.mean)
-    most, least = (model.corruptions for model in (by_mean[0], by_mean[-1]))
+def compare_robustness(corrupted: dict[str, CorruptedAccuracy]) -> list[str]:
+    """The models with the highest and the lowest mean accuracy on corrupted images, as a sentence; [] if it is equal.
+
+    `corrupted` is {name: accuracy} of at least two models.
+    """
+    (best, most), *_, (worst, least) = sorted(corrupted.items(), key=lambda item: -item[1].mean)
     if most.mean == least.mean:
         return []
     return [
-        f"Over all corruptions and strengths, {by_mean[0].name} has the highest mean accuracy ({percent(most.mean)}) "
-        f"and {by_mean[-1].name} the lowest ({percent(least.mean)}): on the same images, their difference is "
+        f"Over all corruptions and strengths, {best} has the highest mean accuracy ({percent(most.mean)}) "
+        f"and {worst} the lowest ({percent(least.mean)}): on the same images, their difference is "
         f"{points(most.clean - least.clean)} percentage points without corruption and "
         f"{points(most.mean - least.mean)} with corruption."
     ]

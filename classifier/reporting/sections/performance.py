@@ -10,16 +10,26 @@ from classifier.data.loaders import image_batches
 from classifier.data.splits import Splits
 from classifier.evaluation.corruptions import KINDS
 from classifier.models.predictor import Predictor
-from classifier.records import Comparison, OodResult
+from classifier.records import Comparison, CorruptedAccuracy, OodResult
 from classifier.reporting import figures
 from classifier.reporting.blocks import Block, FigureBlock, Section, TableBlock
 from classifier.reporting.formatting import join_words, percent, percent_interval, points
-from classifier.reporting.results import ModelResult, Results
+from classifier.reporting.results import Interval, ModelResult, Results
 
 MAX_CLASSES = 30  # rows of the table of classes
 SCORES = {"max_probability": "maximum probability", "energy": "energy", "neighbours": "nearest neighbours"}
-SLIDE_METRICS = ("accuracy", "95% interval", "precision, macro", "recall, macro", "F1, macro", "F1, weighted")
-SLIDE_METRICS += ("NLL (nats)", "Brier score (0 to 2)", "ECE (15 bins)", "ECE before temperature scaling")
+SLIDE_METRICS = (
+    "accuracy",
+    "95% interval",
+    "precision, macro",
+    "recall, macro",
+    "F1, macro",
+    "F1, weighted",
+    "NLL (nats)",
+    "Brier score (0 to 2)",
+    "ECE (15 bins)",
+    "ECE before temperature scaling",
+)
 
 HeatMap = Callable[[Predictor, Image.Image], Image.Image | None]
 
@@ -45,7 +55,7 @@ def metrics(results: Results) -> Section:
     if results.bf16:
         sentences.append("The evaluation ran in bfloat16, which changes the third digit of probabilities.")
     if results.average:
-        sentences.append(describe_average(results))
+        sentences.append(describe_average(results.average, results.most_accurate))
     on_slide = [row for row in rows if row[0] in SLIDE_METRICS or row[0].startswith("top-")]
     return Section("Results", sentences, blocks, [replace(table, rows=on_slide)])
 
@@ -89,10 +99,9 @@ def comparison_table(comparisons: list[Comparison]) -> TableBlock:
     return TableBlock((*header, "agreement"), rows, caption)
 
 
-def describe_average(results: Results) -> str:
-    """How the mean of all models' probabilities compares with the most accurate model."""
-    accuracy, interval = results.average
-    best = results.most_accurate
+def describe_average(average: tuple[float, Interval], best: ModelResult) -> str:
+    """How the mean of all models' probabilities, with its accuracy and 95% interval, compares with the best model."""
+    accuracy, interval = average
     if accuracy <= best.accuracy:
         comparison = f"not higher than that of {best.name} alone"
     elif interval[0] > best.accuracy_interval[1]:
@@ -145,18 +154,20 @@ def describe_classes(model: ModelResult) -> str:
 
 def calibration(folder: Path, models: list[ModelResult]) -> Section | None:
     """Reliability diagrams and the effect of temperature scaling; None if there are no bins."""
-    models = [model for model in models if model.reliability]
-    if not models:
+    bins = {model.name: reliability for model in models if (reliability := model.reliability)}
+    if not bins:
         return None
-    figures.save_reliability(folder / "reliability", {model.name: model.reliability for model in models})
+    figures.save_reliability(folder / "reliability", bins)
     caption = "Accuracy by confidence in 15 bins of equal width, and below, the fraction of images in each bin."
     figure = FigureBlock("reliability", caption)
-    return Section("Calibration", [describe_calibration(model) for model in models], [figure], [figure])
+    sentences = [describe_calibration(model) for model in models if model.name in bins]
+    return Section("Calibration", sentences, [figure], [figure])
 
 
 def describe_calibration(model: ModelResult) -> str:
     """The effect of temperature scaling on ECE and NLL."""
     ece, before = model.metric("ece"), model.uncalibrated("ece")
+    assert ece is not None  # it is computed from the bins
     if before is None:
         return f"{model.name} has an ECE of {ece:.4f}; no temperature is recorded."
     scaling = f"{model.name}: temperature scaling with T = {model.temperature:.3f}, fitted on the validation split,"
@@ -170,10 +181,9 @@ def describe_calibration(model: ModelResult) -> str:
 
 def robustness(folder: Path, models: list[ModelResult]) -> Section | None:
     """Accuracy on corrupted images; None if it was not measured."""
-    models = [model for model in models if model.corruptions]
-    if not models:
+    by_model = {model.name: result for model in models if (result := model.corruptions)}
+    if not by_model:
         return None
-    by_model = {model.name: model.corruptions for model in models}
     by_strength = {
         name: {kind: [result.clean, *values] for kind, values in result.accuracy.items()}
         for name, result in by_model.items()
@@ -182,21 +192,22 @@ def robustness(folder: Path, models: list[ModelResult]) -> Section | None:
     n = min(result.n for result in by_model.values())
     figure = FigureBlock("robustness", f"Accuracy on {n:,} test images by kind and strength of the corruption.")
     rows = [("none", "–", *(percent(result.clean) for result in by_model.values()))]
-    for kind in models[0].corruptions.accuracy:
+    for kind in next(iter(by_strength.values())):
         strength = f"{KINDS[kind].strengths[-1]:.3g} ({KINDS[kind].unit.split(',')[0]})" if kind in KINDS else "–"
         values = [percent(result.strongest[kind]) for result in by_model.values()]
         rows.append((kind.replace("_", " "), strength, *values))
     caption = f"Accuracy on {n:,} test images at the highest strength of each corruption."
     table = TableBlock(("corruption", "highest strength", *by_model), rows, caption)
-    return Section("Robustness", [describe_robustness(model) for model in models], [figure, table], [figure])
+    sentences = [describe_robustness(name, result) for name, result in by_model.items()]
+    return Section("Robustness", sentences, [figure, table], [figure])
 
 
-def describe_robustness(model: ModelResult) -> str:
-    """The most and the least harmful corruption at the highest strength."""
-    result, accuracy = model.corruptions, model.corruptions.strongest
+def describe_robustness(name: str, result: CorruptedAccuracy) -> str:
+    """The most and the least harmful corruption at the highest strength; `name` is the model's."""
+    accuracy = result.strongest
     worst, mildest = min(accuracy, key=accuracy.__getitem__), max(accuracy, key=accuracy.__getitem__)
     return (
-        f"On {result.n:,} images, the accuracy of {model.name} is {percent(result.clean)} without corruption; at the "
+        f"On {result.n:,} images, the accuracy of {name} is {percent(result.clean)} without corruption; at the "
         f"highest strength it is lowest under {worst.replace('_', ' ')} ({percent(accuracy[worst])}) and highest under "
         f"{mildest.replace('_', ' ')} ({percent(accuracy[mildest])})."
     )
@@ -283,7 +294,7 @@ def mistakes(
 
 def load_test_images(splits: Splits, indices: Sequence[int], n: int) -> list[Image.Image]:
     """Test images by their ascending indices among the `n` readable ones."""
-    if len(splits.test) == n:
+    if len(splits["test"]) == n:
         part = splits.select("test", list(indices))
         return [image for images, _ in image_batches("test", part, 64) for image in images]
     selected, start = [], 0  # Some images are unreadable, so an index is only known after reading all images before it.

@@ -61,7 +61,7 @@ def describe_settings(model: ModelResult) -> dict[str, str]:
     """The settings of a model's last stage, {name: value} as cells of a table."""
     stage = model.stages[-1]
     recipe, flags = dict(stage.recipe), stage.settings
-    rows = {"initial weights": model.initial_weights}
+    rows = {"initial weights": model.initial_weights or "–"}
     sizes = recipe.pop("sizes", None)  # [[epochs or share of the epochs, image size], …]
     epochs = flags.get("num_train_epochs") or (sum(part for part, _ in sizes) if sizes else None)
     epochs = recipe.pop("epochs", epochs)
