@@ -1,11 +1,11 @@
-"""Serves a model folder's ONNX file by NVIDIA's Triton Inference Server: HTTP, the Open Inference Protocol, on a CPU.
+"""Serves a model folder's ONNX file with NVIDIA's Triton Inference Server: Open Inference Protocol over HTTP, on a CPU.
 
     python3 -m venv .venv-serve && .venv-serve/bin/pip install -r requirements-serve.txt
-    .venv/bin/python -c "from pathlib import Path; from classifier.export import to_onnx; to_onnx(Path('runs/cnn'))"
+    python -c "from pathlib import Path; from classifier.publish import export; export.to_onnx(Path('runs/cnn'))"
     .venv-serve/bin/python serve.py --model runs/cnn                                    # http://127.0.0.1:8000
 
-Triton checks names, types and shapes of what it is sent, and merges requests that wait into batches; onnxruntime
-computes. The environment is its own and small, without torch. Linux only: pytriton brings Triton as a binary.
+Triton checks the names, types and shapes of the inputs and merges waiting requests into batches; onnxruntime computes.
+The environment is separate and small, without torch. Linux only, because pytriton contains Triton as a Linux binary.
 """
 
 import argparse
@@ -37,9 +37,7 @@ def main() -> None:
     parser.add_argument("--model_name", help="name in the address; the folder's name if not given")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is open to the network")
     parser.add_argument("--port", type=int, default=8000, help="TCP port for HTTP")
-    parser.add_argument(
-        "--max_batch_size", type=int, default=64, help="images in one computation, and at most in one request"
-    )
+    parser.add_argument("--max_batch_size", type=int, default=64, help="most images in one batch, and in one request")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     serve(args.model, args.model_name or args.model.resolve().name, args.host, args.port, args.max_batch_size)
@@ -48,7 +46,7 @@ def main() -> None:
 def serve(model: Path, name: str, host: str, port: int, max_batch_size: int) -> None:
     """Serves `model`/onnx/model.onnx under `name` until Ctrl-C or SIGTERM."""
     if not re.fullmatch(r"[\w.-]+", name, re.ASCII):
-        raise ModelError(f"{name!r} can't stand in an address: pass --model_name, of letters, digits, dots, _ and -")
+        raise ModelError(f"{name!r} can't be part of an address: pass a --model_name of letters, digits, dots, _ and -")
     session = load(model / "onnx" / "model.onnx")
 
     @batch
@@ -57,7 +55,7 @@ def serve(model: Path, name: str, host: str, port: int, max_batch_size: int) -> 
 
     use_own_libpython()
     try:
-        socket.create_server((host, port)).close()  # told now, not after the two minutes that Triton is waited for
+        socket.create_server((host, port)).close()  # fails now, not after waiting two minutes for Triton
     except OSError as error:
         raise ClassifierError(f"can't listen on {host}:{port} ({error.strerror}): choose another --port") from error
     config = TritonConfig(http_address=host, http_port=port, allow_grpc=False, allow_metrics=False)
@@ -75,11 +73,11 @@ def serve(model: Path, name: str, host: str, port: int, max_batch_size: int) -> 
 def load(file: Path) -> onnxruntime.InferenceSession:
     """The ONNX file, ready to compute on the CPU."""
     if not file.is_file():
-        raise ModelError(f"no {file}: write it with classifier.export.to_onnx, or name another folder with --model")
+        raise ModelError(f"no {file}: write it with classifier.publish.export.to_onnx, or pass another --model")
     try:
         return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf) as error:
-        raise ModelError(f"{file} is damaged ({error}): write it again with classifier.export.to_onnx") from error
+        raise ModelError(f"{file} is damaged ({error}): rewrite it with classifier.publish.export.to_onnx") from error
 
 
 def tensor(argument: onnxruntime.NodeArg) -> Tensor:
@@ -92,9 +90,7 @@ def tensor(argument: onnxruntime.NodeArg) -> Tensor:
 
 
 def use_own_libpython() -> None:
-    """Lets Triton load the shared library of this very Python, not of another patch release that the system may
-    have.
-    """
+    """Makes Triton load the shared library of the running Python, not of another patch release of the system."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     folder = sysconfig.get_config_var("LIBDIR")
     if (Path(folder) / f"libpython{version}.so.1.0").exists():

@@ -1,1 +1,1 @@
-"""The commands that the figures of README.md and docs/ come from: `python -m benchmarks.NAME`, in the repository."""
+"""Commands that measure the figures in README.md and docs/: `python -m benchmarks.NAME`, in the repository's folder."""

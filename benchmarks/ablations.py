@@ -1,9 +1,9 @@
-"""Tries fine-tuning's settings one at a time, on a cut of 10,000 training and 5,000 validation images.
+"""Tries settings of fine-tuning one at a time, on a subset of 10,000 training and 5,000 validation images.
 
     python -m benchmarks.ablations --dataset uoft-cs/cifar10 --seeds 0 1
 
-Two epochs at 160 pixels, a few minutes a run. What wins by less than the seeds differ has not won. Adds what it finds
-to benchmarks/ablations.json, where a variant that has all of its seeds is not run again.
+Two epochs at 160 pixels, a few minutes per run. A gain smaller than the difference between seeds does not count. Adds
+the results to benchmarks/ablations.json; a variant and seed that it already has is not run again.
 """
 
 import argparse
@@ -42,7 +42,7 @@ RESULTS = Path(__file__).parent / "ablations.json"
 
 
 def main() -> None:
-    """Each variant with each seed, a line a variant."""
+    """Runs each variant with each seed and prints a line per variant."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="facebook/deit-tiny-patch16-224", help="(%(default)s)")
     parser.add_argument("--dataset", default="uoft-cs/cifar10", help="as for finetune_vit.py (%(default)s)")
@@ -53,7 +53,7 @@ def main() -> None:
         for seed in args.seeds:
             if str(seed) not in results()["variants"].get(name, {}).get("validation_accuracy", {}):
                 accuracy = run(args.model, args.dataset, name, seed)
-                found = results()  # as it is now: another variant may have been run meanwhile
+                found = results()  # read again: another process may have added a variant
                 variant = found["variants"].setdefault(name, {"flags": VARIANTS[name], "validation_accuracy": {}})
                 variant["validation_accuracy"][str(seed)] = accuracy
                 write_json(RESULTS, found | {"model": args.model, "machine": runs.machine()})
@@ -63,12 +63,12 @@ def main() -> None:
 
 
 def results() -> dict:
-    """What ablations.json holds."""
+    """The content of ablations.json."""
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"base": BASE, "variants": {}}
 
 
 def run(model: str, dataset: str, name: str, seed: int) -> float:
-    """The validation accuracy that the variant reaches."""
+    """Trains the variant and returns its validation accuracy, 0 to 1."""
     script = ["-m", "benchmarks.tuners", TUNERS[name]] if name in TUNERS else [ROOT / "finetune_vit.py"]
     with tempfile.TemporaryDirectory() as parent:
         output_dir = Path(parent) / "run"

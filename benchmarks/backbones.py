@@ -1,9 +1,9 @@
-"""Compares fine-tuned backbones: what each cost, what it reaches, and how fast it answers.
+"""Compares fine-tuned backbones: training time, accuracy, size and latency.
 
     python -m benchmarks.backbones runs/vit runs/vit-probe runs/mobilenet runs/mobilenet-probe
 
-Takes folders that finetune_vit.py wrote and evaluate.py measured, times each on one image at a time, and writes
-benchmarks/backbones.json, from which benchmarks/results.py makes the README's table.
+Takes folders that finetune_vit.py wrote and evaluate.py measured, times each model on single images, and writes
+benchmarks/backbones.json, from which benchmarks/results.py makes the table of docs/results.md.
 """
 
 import argparse
@@ -22,7 +22,7 @@ RUN_FILES = ("run.json", "evaluation.json", "config.json", "model.safetensors")
 
 
 def main() -> None:
-    """A row a folder."""
+    """Writes and prints one row per folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, help="finished and evaluated runs of finetune_vit.py")
     args = parser.parse_args()
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def row(folder: Path) -> dict:
-    """What the folder's records say, and the latency that is measured now."""
+    """The results in the folder's records, and the latency, which is measured now."""
     run, measured = runs.RunFolder(folder).finished_run(), runs.RunFolder(folder).evaluation.model
     return {
         "backbone": run.stages[0].start,

@@ -1,12 +1,13 @@
-"""What copies of training images among the test images do to accuracy, and how many of the known ones classifier.clean
+"""Measures how copies of training images in the test split change accuracy, and how many known copies classifier.clean
 finds.
 
     python -m classifier.clean uoft-cs/cifar10 --model models/cnn --output_dir clean
     python -m benchmarks.duplicates models/cnn models/mobilenet models/vit --found clean --known duplicates_cifar10.csv
 
 `--known` is the list of Barz and Denzler (arXiv:1902.00423), meta/duplicates_cifar10.csv of github.com/cvjena/cifair.
-They looked at the nearest training images of test images by a CNN's features, and sorted by eye: 1, near-duplicate, is
-the same photograph after other processing; 2, very similar, is another. Writes benchmarks/duplicates.json.
+They searched the nearest training image of each test image by a CNN's features and judged the pairs by eye: 1,
+near-duplicate, is the same photograph processed differently; 2, very similar, is another photograph. Writes
+benchmarks/duplicates.json.
 """
 
 import argparse
@@ -29,13 +30,13 @@ JUDGMENTS = {"1": "near", "2": "very_similar"}  # there is no 0, exact, in CIFAR
 
 
 def main() -> None:
-    """Reads what was found, measures, prints, writes."""
+    """Reads the output of classifier.clean, measures the models, prints and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", type=Path, help="folders")
+    parser.add_argument("models", nargs="+", type=Path, help="model folders")
     parser.add_argument(
         "--found", type=Path, default=Path("clean"), help="output_dir of classifier.clean (%(default)s)"
     )
-    parser.add_argument("--dataset", default="uoft-cs/cifar10", help="that this is of (%(default)s)")
+    parser.add_argument("--dataset", default="uoft-cs/cifar10", help="dataset that was checked (%(default)s)")
     parser.add_argument("--known", type=Path, help="list of Barz and Denzler; only for CIFAR-10")
     args = parser.parse_args()
     if not (args.found / "clean.json").exists():
@@ -46,7 +47,7 @@ def main() -> None:
     copies = found.pop("copies_of_earlier_splits").get("test")
     if found["dataset"] != args.dataset or copies is None:
         raise DataError(
-            f"{args.found} is of {found['dataset']}, or of no test split: run classifier.clean on {args.dataset}"
+            f"{args.found} is of {found['dataset']} or has no test split: run classifier.clean on {args.dataset}"
         )
     splits = load_splits(args.dataset, splits=("test",))
     is_copy = np.zeros(len(splits.test), bool)
@@ -59,7 +60,7 @@ def main() -> None:
 
 
 def measure_model(predictor: Predictor, splits: Splits, is_copy: np.ndarray) -> dict:
-    """Accuracy on test, without the copies, and on these alone."""
+    """Accuracy on all test images, on those without a copy in train, and on those with one."""
     found = predictions.compute(
         predictor,
         partial(image_batches, "test", splits, 64),
@@ -83,9 +84,7 @@ def measure_model(predictor: Predictor, splits: Splits, is_copy: np.ndarray) -> 
 
 
 def compare(path: Path, is_copy: np.ndarray) -> dict:
-    """How many of the test images of a list are among the copies, by the list's judgment; and how many are in no
-    list.
-    """
+    """For each judgment of the list, counts the test images that were found; also counts those found but not listed."""
     with path.open(newline="") as file:
         judged = {int(row["TestID"]): row["Judgment"] for row in csv.DictReader(file)}
     counts = {}
@@ -94,7 +93,7 @@ def compare(path: Path, is_copy: np.ndarray) -> dict:
         counts[name] = {"listed": len(images), "found": int(is_copy[images].sum())}
         print(f"{name}: {counts[name]['found']} of {len(images)} test images of the list are found")
     counts["found_beyond_the_list"] = int(is_copy.sum() - is_copy[list(judged)].sum())
-    print(f"{counts['found_beyond_the_list']} are found that the list has not")
+    print(f"{counts['found_beyond_the_list']} are found that are not in the list")
     return counts
 
 

@@ -1,12 +1,12 @@
-"""Times fine-tuning against the plain recipe, on a fixed cut of 10,000 training and 2,000 validation images.
+"""Times fine-tuning against the plain recipe, on a fixed subset of 10,000 training and 2,000 validation images.
 
     python -m benchmarks.finetune --model facebook/deit-tiny-patch16-224 --dataset uoft-cs/cifar10
 
-The plain recipe is what transformers' example does, for an epoch: Trainer's defaults (float32, AdamW 5e-5, batch 8) at
-the model's own resolution, with Pillow transforms in workers; its seconds are those of training and of one validation.
-Ours is finetune_vit.py with the flags in OURS, or those given after `--`, once a seed; its seconds are those of the
-whole command, from its start until everything is saved. The slowest and the least accurate of the seeds are what is
-compared. Writes benchmarks/finetune.json.
+The plain recipe is one epoch of transformers' example: Trainer's defaults (float32, AdamW 5e-5, batches of 8) at the
+model's own resolution, with Pillow transforms in workers. Its time covers training and one validation. "Ours" is
+finetune_vit.py with the flags in OURS, or those given after `--`, once per seed. Its time covers the whole command,
+from the start until everything is saved. The slowest and the least accurate seed are compared. Writes
+benchmarks/finetune.json.
 """
 
 import argparse
@@ -34,7 +34,7 @@ OURS = ("--image_size", "160", "--train_sizes", "1:1", "--num_train_epochs", "1"
 
 
 def plain(model: str, splits: Splits, epochs: float) -> tuple[float, float]:
-    """The plain recipe's validation accuracy, and its seconds."""
+    """Trains by the plain recipe; returns validation accuracy (0 to 1) and seconds."""
     folder, *_ = locate(model)
     processor = load_processor(folder)
     size, normalize = processors.size_of(processor), transforms.Normalize(*processors.mean_std(processor))
@@ -68,7 +68,7 @@ def plain(model: str, splits: Splits, epochs: float) -> tuple[float, float]:
 
 
 class Pairs(DecodedSplit):
-    """A split as Trainer's default collator takes it."""
+    """A split whose items are dictionaries, as `collate` takes them."""
 
     def __getitem__(self, index: int) -> dict:
         """One image and its label."""
@@ -77,13 +77,13 @@ class Pairs(DecodedSplit):
 
 
 def collate(items: list[dict]) -> dict:
-    """A batch."""
+    """Stacks items into a batch: pixel_values (N, 3, H, W) and labels (N,)."""
     labels = torch.tensor([item["labels"] for item in items])
     return {"pixel_values": torch.stack([item["pixel_values"] for item in items]), "labels": labels}
 
 
 def ours(model: str, dataset: str, settings: dict, flags: tuple[str, ...]) -> dict:
-    """What finetune_vit.py reaches with these flags, and the seconds of the whole command."""
+    """Runs finetune_vit.py with these flags; returns its validation accuracy and the seconds of the whole command."""
     with tempfile.TemporaryDirectory() as parent:
         output_dir = Path(parent) / "ours"
         words = ["--model", model, "--dataset", dataset, "--output_dir", output_dir, *flags]
@@ -98,20 +98,20 @@ def ours(model: str, dataset: str, settings: dict, flags: tuple[str, ...]) -> di
         "seed": settings["seed"],
         "validation_accuracy": run.validation.accuracy,
         "seconds": round(seconds, 1),
-        "recipe": run["recipe"],
+        "recipe": run.recipe,
     }
 
 
 def main() -> None:
-    """The plain recipe, then ours with each seed, in the same hour."""
+    """Runs the plain recipe, then ours with each seed, one after the other on the same machine."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="facebook/deit-tiny-patch16-224", help="(%(default)s)")
     parser.add_argument("--dataset", default="uoft-cs/cifar10", help="as for finetune_vit.py (%(default)s)")
     parser.add_argument("--max_train_samples", type=int, default=10_000, help="images (%(default)s)")
     parser.add_argument("--max_eval_samples", type=int, default=2_000, help="images (%(default)s)")
-    parser.add_argument("--epochs", type=float, default=1.0, help="of the plain recipe (%(default)s)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of ours (%(default)s)")
-    parser.add_argument("ours", nargs="*", default=OURS, metavar="-- FLAGS", help="of finetune_vit.py (see OURS)")
+    parser.add_argument("--epochs", type=float, default=1.0, help="epochs of the plain recipe (%(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of our runs (%(default)s)")
+    parser.add_argument("ours", nargs="*", default=OURS, metavar="-- FLAGS", help="of finetune_vit.py (default: OURS)")
     args = parser.parse_args()
     cut = {"max_train_samples": args.max_train_samples, "max_eval_samples": args.max_eval_samples}
 

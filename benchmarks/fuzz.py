@@ -1,10 +1,10 @@
-"""Feeds damaged images of every format to the decoder, and counts what becomes of them.
+"""Feeds damaged images of every format to the decoder and counts the outcomes.
 
     python -m benchmarks.fuzz --files 100000        # about 20 s per 10,000
-    python -m benchmarks.fuzz --folder broken/      # files of a collection, such as PngSuite
+    python -m benchmarks.fuzz --folder broken/      # the files of a collection, such as PngSuite
 
-A worker that dies or has to be stopped is a finding: it harms nobody, as another takes its place, but its file is kept
-in --keep. Writes benchmarks/fuzz.json unless --folder is given.
+A worker that dies or has to be stopped is a finding. The app survives it, because a new worker is started, but the file
+is kept in the folder --keep. Writes benchmarks/fuzz.json unless --folder is given.
 """
 
 import argparse
@@ -43,7 +43,7 @@ NUMBERS = (
 
 
 def samples() -> dict[str, bytes]:
-    """Small whole files by the name of their kind: what a mutation starts from."""
+    """Small valid files by the name of their kind, from which damaged ones are made."""
     y, x = np.mgrid[0:37, 0:53]
     rgb = Image.fromarray(np.stack([x * 4, y * 6, (x * y) % 251], axis=-1).astype(np.uint8))
     rgba, grey = rgb.copy(), rgb.convert("L")
@@ -96,9 +96,7 @@ SAMPLES = samples()
 
 @st.composite
 def damaged(draw) -> tuple[str, bytes]:
-    """(kind, bytes) of a file with one to six things wrong: bits, lengths, parts that are lost, twice there or
-    another's.
-    """
+    """(kind, bytes) of a file with one to six defects: changed bits or numbers, missing, repeated or foreign parts."""
     kind = draw(st.sampled_from(sorted(SAMPLES)))
     data = bytearray(SAMPLES[kind])
     for _ in range(draw(st.integers(1, 6))):
@@ -125,7 +123,7 @@ def damaged(draw) -> tuple[str, bytes]:
 
 
 def outcome(decoder: Decoder, data: bytes | Path, reduce_to: int | None) -> str:
-    """'image', 'refused', or a finding: 'died', 'hung'. Anything but an RGB image or an ImageError is raised."""
+    """Decodes and returns 'image', 'refused', or a finding, 'died' or 'hung'. Other exceptions are not caught."""
     try:
         image = decoder.decode(data, reduce_to=reduce_to)
     except ImageError as error:
@@ -138,7 +136,7 @@ FINDINGS = {"died": "the decoder died", "hung": "took longer than"}
 
 
 def main() -> None:
-    """Counts outcomes; exit code 1 with findings."""
+    """Decodes the files and counts the outcomes; the exit code is 1 if there are findings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=10_000, help="damaged files to make (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")

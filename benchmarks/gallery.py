@@ -1,12 +1,12 @@
-"""Times a gallery of large photographs through the app, through its parts alone, and through the obvious app.
+"""Times a gallery of large photographs with the app, with each of its parts alone, and with a minimal gradio app.
 
-    python -m benchmarks.gallery                    # 200 photographs of 12 megapixels; 40 for the obvious app
+    python -m benchmarks.gallery                    # 200 photographs of 12 megapixels; 40 for the minimal app
 
-In one run, by gradio_client, from the call to the last result:
+Measures in one run, with gradio_client, from the call to the last result:
     app       python app.py with its default model, /classify_gallery
-    parts     the upload to an endpoint that does nothing + the scaled decode on all cores + the bare model
-    obvious   a gr.Gallery of PIL images, and transformers' pipeline over them, with the same model
-    single    one photograph by /classify, against an endpoint that gives it back
+    parts     upload to an endpoint that does nothing + reduced decoding on all cores + the model alone
+    obvious   the minimal app: a gr.Gallery of PIL images, and transformers' pipeline over them, with the same model
+    single    one photograph to /classify, and to an endpoint that returns it unchanged
 Writes benchmarks/gallery.json.
 """
 
@@ -41,13 +41,13 @@ COMPILED_AFTER_S = 20.0  # the app compiles its models once it is healthy
 
 
 def photographs(folder: Path, n: int) -> list[Path]:
-    """The examples enlarged, with grain: JPEG files of about 3 MB, each different."""
+    """Writes n different JPEG files of about 3 MB: the examples, enlarged, with grain."""
     sources = sorted(path for path in (ROOT / "examples").glob("*") if path.suffix in (".jpg", ".png"))
     rng, made = np.random.default_rng(0), []
     for i in range(n):
         with Image.open(sources[i % len(sources)]) as image:
             image = image.convert("RGB").resize(SIZE, Image.Resampling.BICUBIC)
-        if i < len(sources):  # grain is slow to draw: the same for a source's later copies, which differ in quality
+        if i < len(sources):  # grain is slow to draw: later copies of a source share it and differ in JPEG quality
             grain = rng.normal(0, 6, (SIZE[1], SIZE[0], 1)).astype(np.float32)
             image = Image.fromarray((np.asarray(image) + grain).clip(0, 255).astype(np.uint8))
             image.save(folder / f"source {i}.png", compress_level=0)
@@ -59,7 +59,7 @@ def photographs(folder: Path, n: int) -> list[Path]:
 
 
 def obvious(model: str) -> gr.Interface:
-    """What a tutorial would have: PIL images in, a pipeline over them."""
+    """The app of a tutorial: PIL images in, a pipeline over them."""
     from transformers import pipeline
 
     classify = pipeline("image-classification", model=model)
@@ -71,7 +71,7 @@ def obvious(model: str) -> gr.Interface:
 
 
 def nothing() -> gr.Blocks:
-    """Endpoints that take files: one says how many there were, one gives it back."""
+    """Two endpoints that only take files: /run returns their number, /echo returns the file."""
     with gr.Blocks() as demo:
         files, file, count = gr.File(file_count="multiple"), gr.File(), gr.Number()
         gr.on([], lambda files: len(files), files, count, api_name="run", preprocess=False)
@@ -81,7 +81,7 @@ def nothing() -> gr.Blocks:
 
 @contextmanager
 def served(what: str, *words: str) -> Iterator[str]:
-    """The address of one of the two, in a process of its own."""
+    """Serves `obvious` or `nothing` in a process of its own; yields the address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -99,17 +99,17 @@ def served(what: str, *words: str) -> Iterator[str]:
 
 
 def timed(client: Client, *arguments, api_name: str) -> float:
-    """Seconds of a call."""
+    """Calls the endpoint and returns the seconds until its result."""
     began = time.perf_counter()
     client.predict(*arguments, api_name=api_name)
     return time.perf_counter() - began
 
 
 def main() -> None:
-    """Measures, writes, prints."""
+    """Measures, prints the results and writes gallery.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photographs", type=int, default=200, help="(%(default)s)")
-    parser.add_argument("--obvious", type=int, default=40, help="photographs for the obvious app (%(default)s)")
+    parser.add_argument("--photographs", type=int, default=200, help="photographs for the app (%(default)s)")
+    parser.add_argument("--obvious", type=int, default=40, help="photographs for the minimal app (%(default)s)")
     parser.add_argument("--serve", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:

@@ -1,10 +1,10 @@
-"""Times a predictor, and a compiled one, against the same model as `transformers` loads it, in fp32, on decoded images.
+"""Compares the speed of a predictor, a compiled predictor, and the model loaded with `transformers` in float32.
 
     python -m benchmarks.inference models/cnn models/vit
 
-All prepare pixels (of 32 x 32) by the saved processor. They take turns, so that whatever else the machine does meets
-each. Writes benchmarks/inference.json: images a second, the median of the turns, one image at a time and in batches of
-64.
+All take decoded images of 32 x 32 pixels and use the saved processor. They take turns, so that other load on the
+machine affects all of them. Writes benchmarks/inference.json: images per second, the median over the turns, for single
+images and for batches of 64.
 """
 
 import argparse
@@ -22,13 +22,13 @@ from classifier import load_predictor, runs
 from classifier.files import write_json
 from classifier.training.runtime import keep_freed_memory
 
-BATCHES = {1: 40, 64: 5}  # images at a time: turns
+BATCHES = {1: 40, 64: 5}  # batch size: number of turns
 
 
 def main() -> None:
-    """A row a model."""
+    """Writes one row per model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path, help="of models")
+    parser.add_argument("folders", nargs="+", type=Path, help="model folders")
     args = parser.parse_args()
     keep_freed_memory()
     rows = [row(folder) for folder in args.folders]
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def row(folder: Path) -> dict:
-    """Images a second of both, and by how much their logits differ at most."""
+    """Images per second of all three, and the largest difference of their logits."""
     predictor, compiled = load_predictor(folder), load_predictor(folder)
     began = time.perf_counter()
     compiled.compile()
@@ -74,7 +74,7 @@ def row(folder: Path) -> dict:
 
 
 def timed(way: Callable, images: list[Image.Image]) -> float:
-    """Seconds that some images take."""
+    """Seconds to compute the logits of the images."""
     began = time.perf_counter()
     way(images)
     return time.perf_counter() - began

@@ -1,15 +1,14 @@
-"""Loads `python app.py` with 1, 8, 32 and 128 clients at once, and checks every reply against the predictor.
+"""Sends requests to `python app.py` from 1, 8, 32 and 128 concurrent clients, and checks each reply.
 
     python -m benchmarks.load                       # 10,000 requests, a few minutes on two cores
     python -m benchmarks.load --requests 200 --clients 1 32
 
-A request is what a script sends: the upload of a photograph, the call of /classify, and its answer. One that is told
-that the app is busy waits as long as the reply says, and tries again. Before, what 32 clients get from an app that only
-gives a file back, and the images a second that the bare predictor decodes, classifies, and looks at twice, to tell if
-it knows them. All of
-these keep every core busy, and the clients share the machine with the app: a request costs there what it costs in both,
-so a row tells which share of that sum's rate was reached. Writes benchmarks/load.json; exit code 1 if a reply was lost
-or wrong.
+A request uploads a photograph, calls /classify and waits for the answer, which has to equal the predictor's. If the app
+is busy, the client waits for the time in the reply's Retry-After header and tries again. For comparison, the rate of 32
+clients of an app that only returns the file is measured, and the images per second that the predictor alone decodes and
+classifies, with the check for out-of-distribution images (`judge`). All of these use every core, and the clients run on
+the same machine as the app. A request then costs the sum of both, so each row has the share of that combined rate.
+Writes benchmarks/load.json. The exit code is 1 if a reply was lost or wrong.
 """
 
 import argparse
@@ -35,15 +34,15 @@ from classifier import runs
 from classifier.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
-PHOTOGRAPHS = 64  # different ones
-SAME = 1e-4  # how far a probability may be from the predictor's
+PHOTOGRAPHS = 64  # number of different photographs
+SAME = 1e-4  # largest allowed difference between a probability and the predictor's
 TIMEOUT_S = 300.0
 ECHOES_AT_ONCE, ECHOES = 32, 400
 COMPILED_AFTER_S = 20.0  # the app compiles its models once it is healthy
 
 
 def photographs() -> list[bytes]:
-    """The examples, as JPEG files of 640 pixels, turned and mirrored until there are enough."""
+    """The examples as JPEG files of 640 x 480 pixels, repeated with rotations until there are enough."""
     paths = sorted(path for path in (ROOT / "examples").glob("*") if path.suffix in (".jpg", ".png"))
     made = []
     for i in range(PHOTOGRAPHS):
@@ -57,14 +56,14 @@ def photographs() -> list[bytes]:
 
 @dataclass
 class Tally:
-    """What became of the requests of some clients."""
+    """Outcomes and durations of requests."""
 
-    seconds: list[float] = field(default_factory=list)  # of each request, with its waits
-    outcomes: Counter = field(default_factory=Counter)  # right, wrong, lost; busy: told to come again
+    seconds: list[float] = field(default_factory=list)  # of each request, including waits
+    outcomes: Counter = field(default_factory=Counter)  # right, wrong, lost; busy: replies 503
 
 
 async def ask(client: httpx.AsyncClient, file: bytes, expected: dict[str, float] | None, tally: Tally) -> None:
-    """One request, until it is answered; without probabilities to expect, of /echo."""
+    """Sends one request and waits for its answer: to /classify, or to /echo if `expected` is None."""
     began = time.perf_counter()
     try:
         [path] = await post(client, tally, "/gradio_api/upload", files={"files": ("a.jpg", file, "image/jpeg")})
@@ -83,13 +82,13 @@ async def ask(client: httpx.AsyncClient, file: bytes, expected: dict[str, float]
 
 
 def agrees(label: dict, expected: dict[str, float]) -> bool:
-    """Whether an answer of /classify has these probabilities, by label."""
+    """Whether an answer of /classify has the expected probability of each label."""
     found = {entry["label"]: entry["confidence"] for entry in label["confidences"]}
     return found.keys() == expected.keys() and all(abs(found[name] - p) < SAME for name, p in expected.items())
 
 
 async def post(client: httpx.AsyncClient, tally: Tally, path: str, **content) -> object:
-    """The JSON that a POST is answered with, once it is no longer told to wait."""
+    """Sends a POST until the reply is not 503; returns its JSON."""
     while True:
         reply = await client.post(path, **content)
         if reply.status_code != 503:
@@ -99,7 +98,7 @@ async def post(client: httpx.AsyncClient, tally: Tally, path: str, **content) ->
 
 
 async def clients_at_once(url: str, n_clients: int, n_requests: int, files: list[bytes], expected: list[dict]) -> Tally:
-    """So many clients, each of which sends the next request when its last one is answered."""
+    """Runs the clients; each sends its next request when the last one is answered."""
     tally, numbers = Tally(), iter(range(n_requests))
     limits = httpx.Limits(max_connections=2 * n_clients)
 
@@ -113,7 +112,7 @@ async def clients_at_once(url: str, n_clients: int, n_requests: int, files: list
 
 
 def rate(classify: Callable[[list[bytes]], object], files: list[bytes]) -> float:
-    """Files a second."""
+    """Files per second."""
     began = time.perf_counter()
     classify(files)
     return len(files) / (time.perf_counter() - began)
@@ -122,7 +121,7 @@ def rate(classify: Callable[[list[bytes]], object], files: list[bytes]) -> float
 def measure(
     url: str, process: psutil.Process | None, n_clients: int, n_requests: int, files: list, expected: list
 ) -> dict:
-    """A row of the table."""
+    """Measures one number of clients; returns a row of load.json."""
     began = time.perf_counter()
     tally = asyncio.run(clients_at_once(url, n_clients, n_requests, files, expected))
     seconds = time.perf_counter() - began
@@ -138,9 +137,9 @@ def measure(
 
 
 def main() -> None:
-    """A row for each number of clients."""
+    """Measures each number of clients, prints the rows and writes them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=10_000, help="in all (%(default)s)")
+    parser.add_argument("--requests", type=int, default=10_000, help="total number of requests (%(default)s)")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32, 128], help="at once (%(default)s)")
     parser.add_argument(
         "--output", type=Path, default=Path(__file__).parent / "load.json", help="(benchmarks/load.json)"
@@ -152,11 +151,11 @@ def main() -> None:
     expected = [dict(zip(predictor.labels, map(float, row), strict=True)) for row in predictor.probabilities(files)]
     bare, judged = rate(predictor.probabilities, files), rate(predictor.predict_with_ood, files)
     del predictor
-    print(f"the bare predictor: {bare:.1f} images/s, {judged:.1f} if it looks twice", flush=True)
+    print(f"the predictor alone: {bare:.1f} images/s, {judged:.1f} with the out-of-distribution check", flush=True)
     with served("nothing") as url:
         echoed = measure(url, None, ECHOES_AT_ONCE, ECHOES, files, [None] * len(files))
     both = 1 / (1 / echoed["requests_per_second"] + 1 / judged)
-    print(f"an app that gives files back: {echoed['requests_per_second']:.1f} requests/s; both: {both:.1f}", flush=True)
+    print(f"an app that returns files: {echoed['requests_per_second']:.1f} requests/s; both: {both:.1f}", flush=True)
     rows = []
     with running_app() as (url, process, _):
         time.sleep(COMPILED_AFTER_S)
@@ -167,7 +166,7 @@ def main() -> None:
     bare_rates = {"bare_images_per_second": round(bare, 1), "judged_images_per_second": round(judged, 1)}
     write_json(args.output, bare_rates | {"echo": echoed, "rows": rows, "machine": runs.machine()})
     if any(row["outcomes"].get("right") != row["requests"] for row in [echoed, *rows]):
-        sys.exit("replies were lost, or wrong")
+        sys.exit("replies were lost or wrong")
 
 
 if __name__ == "__main__":

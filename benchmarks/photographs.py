@@ -1,14 +1,15 @@
-"""Chooses how large photographs reach a model, and which of them it takes for one of its labels, by measuring on some.
+"""Chooses by measurement the size to which photographs are reduced for a model, and its out-of-distribution threshold.
 
     python -m benchmarks.photographs models/cnn models/vit --photos path/to/photographs --dataset uoft-cs/cifar10
     python -m benchmarks.photographs models/vit --photos path/to/photographs --save         # into config.json
 
-The photographs are a folder a label, and one that is called `none`. `reduce_to` is the reduction at which most labels
-are right: a model tuned on small images has never seen a sharp one. Of those with as many right, whose energy tells
-`none` as well (within 0.01 of the best AUROC), it is the sharpest, as people look at it too. `ood_resize_to` is the
-reduction, or none, at which the energy tells `none` best then. `ood_threshold` is the energy that 95% of those
-photographs reach whose label is right, and 95% of the validation images as well: to doubt a wrong label is no loss.
-benchmarks/photographs.json has these choices, and all that was tried, of the models given now or before.
+The photographs are in one folder per label, and in a folder `none` for those of no label. `reduce_to` is the size, in
+pixels of the shorter side, with the highest accuracy: a model trained on small images has never seen a sharp one. Of
+sizes with equal accuracy and an AUROC of the energy for `none` within 0.01 of the best, the largest is chosen, because
+people look at that image too. `ood_resize_to` is the reduction, or None, with the highest AUROC at that size.
+`ood_threshold` is the energy that 95% of the correctly labelled photographs reach, and 95% of the validation images;
+wrongly labelled photographs may fall below it. benchmarks/photographs.json has these choices and everything that was
+tried, for the models of this and of earlier calls.
 """
 
 import argparse
@@ -29,16 +30,16 @@ from classifier.models import processor
 from classifier.models.predictor import Predictor
 
 REDUCTIONS = 32, 40, 48, 64, 96, 128, 224  # pixels of the shorter side; decoding more takes time
-RESIZE_TO = None, 32  # which means nothing to a model that sees no more
+RESIZE_TO = None, 32  # only for models with a larger input
 
 
 def main() -> None:
-    """Tries, prints, writes."""
+    """Measures each model, prints the choices and writes them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", type=Path, help="folders")
-    parser.add_argument("--photos", type=Path, required=True, help="a folder a label, and `none`")
+    parser.add_argument("models", nargs="+", type=Path, help="model folders")
+    parser.add_argument("--photos", type=Path, required=True, help="has one folder per label, and a folder `none`")
     parser.add_argument(
-        "--dataset", default="uoft-cs/cifar10", help="whose validation split counts as well (%(default)s)"
+        "--dataset", default="uoft-cs/cifar10", help="dataset whose validation split is used too (%(default)s)"
     )
     parser.add_argument("--validation_fraction", type=float, default=0.02, help="as in training (%(default)s)")
     parser.add_argument("--save", action="store_true", help="write the choices to each model's config.json")
@@ -47,9 +48,7 @@ def main() -> None:
     photos = sorted(path for path in args.photos.glob("*/*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     names = np.array([path.parent.name for path in photos])
     if "none" not in names or not set(names) <= {"none", *splits.labels}:
-        raise DataError(
-            f"{args.photos} has to have a folder `none`, and others that are called as labels of {splits.name}"
-        )
+        raise DataError(f"{args.photos} needs a folder `none`, and others named as labels of {splits.name}")
     images, _ = zip(*image_batches("validation", splits, 64), strict=True)
     validation = [image for batch in images for image in batch]
     rows = [choose(load_predictor(folder), photos, names, validation) for folder in args.models]
@@ -67,7 +66,7 @@ def main() -> None:
 
 
 def choose(predictor: Predictor, photos: list[Path], names: np.ndarray, validation: list[Image.Image]) -> dict:
-    """The choices for one model, and what each reduction and score gave."""
+    """The choices for one model, and the result of each reduction and score."""
     known = names != "none"
     tried = []
     for reduce_to in REDUCTIONS:
@@ -96,7 +95,7 @@ def choose(predictor: Predictor, photos: list[Path], names: np.ndarray, validati
                     }
                 )
     if not tried:
-        raise DataError(f"{predictor.name} labels none of the photographs right: its threshold can't be chosen by them")
+        raise DataError(f"{predictor.name} labels none of the photographs right: pass other --photos")
     best = best_of(tried)
     of_validation = ood.threshold(predictor.energies(validation, best["ood_resize_to"])[1])
     chosen = {
@@ -107,7 +106,7 @@ def choose(predictor: Predictor, photos: list[Path], names: np.ndarray, validati
     }
     print(
         f"{predictor.name}: reduced to {best['reduce_to']}, {best['accuracy']:.1%} of {known.sum()} right; energy, "
-        "known at "
+        "resized to "
         f"{best['ood_resize_to']}, AUROC {best['auroc']:.3f}, flags "
         f"{best['none_flagged_where_95_of_right_ones_pass']:.0%} of "
         f"{(~known).sum()} of none; threshold {chosen['ood_threshold']:.3f} ({of_validation:.3f} on validation)",
@@ -117,7 +116,7 @@ def choose(predictor: Predictor, photos: list[Path], names: np.ndarray, validati
 
 
 def best_of(tried: list[dict]) -> dict:
-    """The row to use."""
+    """The row with the best reduction, as the module's docstring describes it."""
     energies = [row for row in tried if row["score"] == "energy"]
     most_right = max(row["accuracy"] for row in energies)
     candidates = [row for row in energies if row["accuracy"] == most_right]

@@ -2,11 +2,11 @@
 
     python -m benchmarks.scale models/cnn models/vit --photos path/to/photographs --dataset uoft-cs/cifar10
 
-Runs, in turns so that other load on the machine affects all alike: one with one thread on one core, one with two
-threads on two, and two with one thread each side by side, as shards would; on photographs and on CIFAR-10's test
-images, both as files. The speed is the sum of what the commands report, from the first image to the last; the rest of
-their time is their start. Also measures how fast names are listed. Writes benchmarks/scale.json, from which
-benchmarks/results.py makes the page's tables.
+Three ways take turns, so that other load on the machine affects all of them: one process with one thread on one core,
+one with two threads on two cores, and two with one thread each, as two shards. Each labels photographs and CIFAR-10's
+test images, both as files. The speed is the sum of the rates that the commands report, from the first image to the
+last; the rest of their time counts as start. The speed of listing file names is measured too. Writes
+benchmarks/scale.json, from which benchmarks/results.py makes the tables of docs/scale.md.
 """
 
 import argparse
@@ -31,29 +31,29 @@ from classifier.errors import DataError, run
 from classifier.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
-WAYS = (1, 1), (2, 1), (2, 2)  # (cores, runs at once): the cores' threads are shared out among the runs
+WAYS = (1, 1), (2, 1), (2, 2)  # (cores, concurrent processes): the cores are divided among the processes
 
 
 def main() -> None:
-    """Measures, prints, writes."""
+    """Measures all ways, prints the results and writes them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("models", nargs="+", type=Path, help="folders")
+    add("models", nargs="+", type=Path, help="model folders")
     add(
         "--photos",
         type=Path,
         required=True,
-        help="a folder of photographs, at any depth, that are labelled again and again",
+        help="folder of photographs, at any depth, repeated as often as needed",
     )
-    add("--dataset", default="uoft-cs/cifar10", help="whose test images are written out as files (%(default)s)")
-    add("--images", type=int, default=4 * predict.CHUNK, help="of each kind (%(default)s)")
-    add("--rounds", type=int, default=3, help="of all runs (%(default)s)")
-    add("--listed", type=int, default=20_000, help="files of the folder that is only gone through (%(default)s)")
-    add("--output", type=Path, default=Path(__file__).parent / "scale.json", help="(beside this command)")
+    add("--dataset", default="uoft-cs/cifar10", help="dataset whose test images are written as files (%(default)s)")
+    add("--images", type=int, default=4 * predict.CHUNK, help="images of each kind (%(default)s)")
+    add("--rounds", type=int, default=3, help="repetitions of all measurements (%(default)s)")
+    add("--listed", type=int, default=20_000, help="empty files to list (%(default)s)")
+    add("--output", type=Path, default=Path(__file__).parent / "scale.json", help="(benchmarks/scale.json)")
     args = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
-        raise DataError("this process may use one core alone: start it where there are two")
+        raise DataError("this process may use only one core: start it with two or more")
     with tempfile.TemporaryDirectory() as folder:
         kinds = {
             "photographs": repeat_photographs(args.photos, Path(folder) / "photographs", args.images),
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def repeat_photographs(source: Path, folder: Path, n: int) -> dict:
-    """n links to the photographs in `source`, over and over; says what they are."""
+    """Makes n links to the photographs in `source`, repeated as needed; returns a description of them."""
     photographs = sorted(path for path in source.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not photographs:
         raise DataError(f"no photographs in {source}: pass another --photos")
@@ -103,7 +103,7 @@ def repeat_photographs(source: Path, folder: Path, n: int) -> dict:
 
 
 def write_small(dataset: str, folder: Path, n: int) -> dict:
-    """The first n test images as files, as the dataset holds them; says what they are."""
+    """Writes the first n test images as files, with the bytes of the dataset; returns a description of them."""
     rows = load_images(dataset, split="test")
     if len(rows.rows) < n:
         raise DataError(f"{dataset} has {len(rows.rows):,} test images: pass a lower --images")
@@ -118,12 +118,12 @@ def write_small(dataset: str, folder: Path, n: int) -> dict:
 
 
 def describe(folder: Path) -> dict:
-    """The mean size of its files."""
+    """The mean size of the files in a folder, in bytes."""
     return {"bytes_per_image": round(statistics.mean(path.stat().st_size for path in folder.iterdir()))}
 
 
 def label(folder: Path, model: Path, cores: list[int], at_once: int) -> tuple[float, float]:
-    """Images a second as so many runs at once say, in all, and the seconds that one takes beside that."""
+    """Runs `at_once` processes; returns their total images per second, and the seconds until a process starts."""
     words = ["-m", "classifier.predict", str(folder), "--model", str(model.resolve())]
     environment = os.environ | {"OMP_NUM_THREADS": str(len(cores) // at_once), "HF_HUB_OFFLINE": "1"}
     with tempfile.TemporaryDirectory() as output:
@@ -146,13 +146,13 @@ def label(folder: Path, model: Path, cores: list[int], at_once: int) -> tuple[fl
         re.search(r"^([\d,]+) images, 0 of them errors.* ([\d,.]+) images/s", line, re.MULTILINE) for line in lines
     ]
     if not all(found):
-        raise DataError(f"classifier.predict has not labelled every image of {folder}: run it by itself")
+        raise DataError(f"classifier.predict has not labelled every image of {folder}: run it alone to see why")
     told = [tuple(float(number.replace(",", "")) for number in said.groups()) for said in found]
     return round(sum(speed for _, speed in told), 1), round(seconds - max(n / speed for n, speed in told), 1)
 
 
 def list_files(folder: Path, n: int) -> float:
-    """Files per second that a run lists, of n empty ones in a new folder."""
+    """Lists n empty files in a new folder; returns files per second."""
     folder.mkdir()
     for i in range(n):
         (folder / f"{i:08}.jpg").touch()
@@ -162,7 +162,7 @@ def list_files(folder: Path, n: int) -> float:
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Median and extremes."""
+    """Median, minimum and maximum."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 

@@ -1,6 +1,9 @@
-"""Draws docs/app.png, the README's picture: the running page with some examples dropped on it.
+"""Draws docs/app.png, the README's picture: the running page with some example pictures classified.
 
-python docs/screenshot.py http://127.0.0.1:7860 [--tab Compare] [--width 390] [--theme dark] [--output compare.png]
+    python -m benchmarks.screenshot http://127.0.0.1:7860
+    python -m benchmarks.screenshot http://127.0.0.1:7860 --tab Compare --width 390 --theme dark --output compare.png
+
+The app has to be running.
 """
 
 import argparse
@@ -13,17 +16,17 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
 def main() -> None:
-    """Opens the page in Debian's chromium, uploads, waits for the answer, takes the picture."""
+    """Opens the page in Debian's chromium, uploads the pictures, waits for the results, saves a screenshot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("url", help="of the running app")
-    parser.add_argument("--tab", default="Classify", help="whose name it has on the page (%(default)s)")
-    parser.add_argument("--pictures", default="*_1.*", help="of examples/, to be dropped on the page (%(default)s)")
-    parser.add_argument("--select", type=int, default=0, help="number of the one to be looked at, from 0 (%(default)s)")
-    parser.add_argument("--width", type=int, default=1280, help="of the window, in pixels (%(default)s)")
-    parser.add_argument("--height", type=int, default=980, help="of the window, in pixels (%(default)s)")
-    parser.add_argument("--full", action="store_true", help="the whole page, not what the window shows of it")
-    parser.add_argument("--theme", choices=("light", "dark"), default="light", help="(%(default)s)")
-    parser.add_argument("--output", default="docs/app.png", help="(%(default)s)")
+    parser.add_argument("url", help="address of the running app")
+    parser.add_argument("--tab", default="Classify", help="name of the tab to show (%(default)s)")
+    parser.add_argument("--pictures", default="*_1.*", help="pattern of files in examples/ to upload (%(default)s)")
+    parser.add_argument("--select", type=int, default=0, help="index of the picture to select, from 0 (%(default)s)")
+    parser.add_argument("--width", type=int, default=1280, help="width of the window in pixels (%(default)s)")
+    parser.add_argument("--height", type=int, default=980, help="height of the window in pixels (%(default)s)")
+    parser.add_argument("--full", action="store_true", help="the whole page, not only the part in the window")
+    parser.add_argument("--theme", choices=("light", "dark"), default="light", help="theme of the page (%(default)s)")
+    parser.add_argument("--output", default="docs/app.png", help="PNG file to write (%(default)s)")
     args = parser.parse_args()
 
     pictures = sorted(EXAMPLES.glob(args.pictures))

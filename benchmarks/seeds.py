@@ -1,9 +1,9 @@
-"""Trains a recipe with several seeds, measures each model, and writes what it reached: mean, spread, time.
+"""Trains a recipe with several seeds and writes the mean and standard deviation of accuracy and time.
 
     python -m benchmarks.seeds --recipe fast --seeds 0 1 2 --dataset uoft-cs/cifar10
 
-Writes benchmarks/seeds_fast.json. Each seed is a run of train.py on 98% of train (the other 2% watches the training)
-and one of evaluate.py on test. A seed whose run is finished is not run again.
+Writes benchmarks/seeds_fast.json. Each seed is a run of train.py on 98% of train (the other 2% is for validation) and
+of evaluate.py on test. A seed whose run is finished is not run again.
 """
 
 import argparse
@@ -20,15 +20,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
-    """Train and measure each seed, then summarise."""
+    """Trains and measures each seed, then summarises."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="fast", help="of train.py (%(default)s)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(%(default)s)")
+    parser.add_argument("--recipe", default="fast", help="recipe of train.py (%(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds to train with (%(default)s)")
     parser.add_argument("--dataset", default="uoft-cs/cifar10", help="as for train.py (%(default)s)")
-    parser.add_argument("--output_dir", type=Path, default="runs/seeds", help="where the runs go (%(default)s)")
+    parser.add_argument("--output_dir", type=Path, default="runs/seeds", help="folder for the runs (%(default)s)")
     args = parser.parse_args()
     if len(args.seeds) < 2:
-        parser.error("a spread needs two seeds or more")
+        parser.error("a standard deviation needs two seeds or more")
 
     runs = []
     for seed in args.seeds:
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def command(words: list) -> None:
-    """Runs a script of this repository; its failure ends this one."""
+    """Runs a script of this repository; exits with its code if it fails."""
     result = subprocess.run([sys.executable, *map(str, words)])
     if result.returncode:
         raise SystemExit(result.returncode)

@@ -1,5 +1,4 @@
-"""Times `python app.py` from its start to its first answer, as a client over HTTP sees it, and the memory it then
-holds.
+"""Measures the time from the start of `python app.py` to its first answer over HTTP, and its memory after that.
 
     python -m benchmarks.startup [--runs 5]
 
@@ -31,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @contextmanager
 def running_app() -> Iterator[tuple[str, psutil.Process, float]]:
-    """`python app.py` with the embedded models: its address, its process, and when it was started; healthy by then."""
+    """Starts `python app.py` with the embedded models; yields address, process and start time once it is healthy."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -42,7 +41,7 @@ def running_app() -> Iterator[tuple[str, psutil.Process, float]]:
     try:
         while not healthy(url):
             if app.poll() is not None:
-                raise SystemExit(f"app.py ended with code {app.returncode} before it was healthy: start it by itself")
+                raise SystemExit(f"app.py ended with code {app.returncode} before it was healthy: run it alone")
             time.sleep(0.05)
         yield url, psutil.Process(app.pid), began
     finally:
@@ -51,7 +50,7 @@ def running_app() -> Iterator[tuple[str, psutil.Process, float]]:
 
 
 def healthy(url: str, path: str = "/health") -> bool:
-    """Whether that path answers 200."""
+    """Whether a GET of the path is answered with status 200."""
     try:
         return httpx.get(url + path).status_code == 200
     except httpx.TransportError:
@@ -64,7 +63,7 @@ def resident_mb(process: psutil.Process) -> float:
 
 
 def measure(picture: Path) -> dict[str, float]:
-    """One start: seconds to the first answer, seconds to stop after SIGTERM, resident MB."""
+    """Measures one start: seconds to the first answer, seconds to stop after SIGTERM, resident MB."""
     with running_app() as (url, process, began):
         Client(url, verbose=False).predict(handle_file(picture), api_name="/classify")
         answered = time.perf_counter() - began
@@ -76,7 +75,7 @@ def measure(picture: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Several starts, their medians and extremes."""
+    """Measures several starts; writes median, minimum and maximum."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5, help="starts, after one that is not counted (%(default)s)")
     args = parser.parse_args()

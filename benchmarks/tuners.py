@@ -1,9 +1,9 @@
-"""finetune_vit.py with something that it does not have, to see whether it should.
+"""finetune_vit.py with RandAugment or with averaged weights, to measure whether they help.
 
     python -m benchmarks.tuners RandAugment --dataset uoft-cs/cifar10 --output_dir runs/randaugment
     python -m benchmarks.tuners Averaged …
 
-The flags are finetune_vit.py's. benchmarks/ablations.py compares these with what finetune_vit.py has.
+The flags are those of finetune_vit.py. benchmarks/ablations.py compares the results with plain finetune_vit.py.
 """
 
 import sys
@@ -20,12 +20,12 @@ from classifier.training.runtime import seeded_generator
 
 
 class RandAugment(finetune_trainer.FinetuneTrainer):
-    """Two random operations at magnitude 9 of 31 an image, before its crop (arXiv:1909.13719)."""
+    """Two random operations per image, of magnitude 9 of 31, before the crop (arXiv:1909.13719)."""
 
     randaugment = v2.RandAugment(num_ops=2, magnitude=9)
 
     def augmented(self, pixels: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `Tuner`'s, of pixels that were changed first."""
+        """As `FinetuneTrainer.augmented`, after RandAugment."""
         with torch.random.fork_rng():
             torch.manual_seed(seeded_generator(self.args.seed, "randaugment", self.state.global_step).initial_seed())
             pixels = torch.stack([self.randaugment(image) for image in pixels])
@@ -33,10 +33,10 @@ class RandAugment(finetune_trainer.FinetuneTrainer):
 
 
 class Averaged(finetune_trainer.FinetuneTrainer):
-    """Keeps an exponential moving average of the weights, over about a hundred steps, instead of the last ones."""
+    """Saves an exponential moving average of the weights, over about a hundred steps, instead of the last weights."""
 
     def train(self, *args, **kwargs):
-        """Trains, then puts the average into the model."""
+        """Trains, then loads the average into the model."""
         averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(0.99), use_buffers=True)
         self.add_callback(Average(averaged))
         outcome = super().train(*args, **kwargs)
@@ -51,7 +51,7 @@ class Average(TrainerCallback):
         self.averaged = averaged
 
     def on_step_end(self, args, state, control, model=None, **kwargs) -> None:
-        """One more step."""
+        """Updates the average with the weights of this step."""
         self.averaged.update_parameters(model)
 
 
