@@ -20,7 +20,7 @@ from classifier.files import write_json
 ROOT = Path(__file__).resolve().parent.parent
 BASE = "--image_size 160 --train_sizes 1:1 --num_train_epochs 2 --max_train_samples 10000 --max_eval_samples 5000"
 VARIANTS = {
-    "as it is": "",
+    "defaults": "",
     "96 pixels, six epochs": "--image_size 96 --num_train_epochs 6",  # the same compute
     "224 pixels, one epoch": "--image_size 224 --num_train_epochs 1",
     "learning rate 5e-4": "--learning_rate 5e-4",

@@ -1,8 +1,7 @@
-"""Writes the README's results from the files that hold them: *.json here, run.json and evaluation.json in models/.
+"""Writes the results in README.md and docs/ from the JSON files in benchmarks/ and models/.
 
-python -m benchmarks.results
-
-Rewrites what is between the two marks in README.md, docs/results.md and docs/scale.md.
+Run `python -m benchmarks.results`. It replaces the text between the two marks in README.md, docs/results.md and
+docs/scale.md.
 """
 
 import json
@@ -17,14 +16,14 @@ from classifier.reporting import card
 from classifier.runs import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
-IMAGES, MACHINES, PRICE = 100_000_000, 100, 0.04  # docs/scale.md's example; the price is dollars a vCPU-hour
+IMAGES, MACHINES, PRICE = 100_000_000, 100, 0.04  # the example of docs/scale.md; the price is in dollars per vCPU-hour
 BEGIN, END = "<!-- results: written by benchmarks/results.py -->", "<!-- end of results -->"
 
 
 def render() -> str:
-    """The README's results as Markdown: of the embedded models, of a recipe over seeds, and of the app."""
+    """The results of the README as Markdown: embedded models, recipes over several seeds, fine-tuning, and the app."""
     lines = [
-        "| model | test accuracy (95% interval) | macro F1 | in one view | parameters | training | GFLOP an image |",
+        "| model | test accuracy (95% interval) | macro F1 | with one view | parameters | training | GFLOP per image |",
         "|---|---|---|---|---|---|---|",
     ]
     trained_on: list[dict] = []
@@ -47,7 +46,7 @@ def render() -> str:
         )
     lines += [
         "",
-        "| recipe, mean ± standard deviation over seeds | test accuracy | in one view | training | images/s |",
+        "| recipe, mean ± standard deviation over seeds | test accuracy | with one view | training | images/s |",
         "|---|---|---|---|---|",
     ]
     machines: list[dict] = []
@@ -66,12 +65,11 @@ def render() -> str:
         machines += [run["machine"] for run in found["runs"]]
     lines += [
         "",
-        "A view is the picture as it is, mirrored, or shifted by a pixel: the CNN averages over some. A stage is a "
-        "run that "
-        f"goes on from the weights of the one before. Times of the first table are of {tell_machines(trained_on)}, "
-        "mostly "
-        f"beside other work; those of the second of {tell_machines(machines)}, with nothing else running. All in "
-        "bfloat16.",
+        "A view is the picture itself, its mirror image, or the picture shifted by a pixel; the CNN averages the "
+        "logits of several views. A stage is a training run that starts from the weights of the previous stage. The "
+        f"times in the first table were measured on {describe_machines(trained_on)}, mostly while other programs were "
+        f"running; those in the second on {describe_machines(machines)}, with nothing else running. All models were "
+        "trained in bfloat16.",
         "",
         render_finetuning(),
     ]
@@ -80,84 +78,88 @@ def render() -> str:
     lines += [
         "",
         f"`python app.py` gives its first answer after {first['median']:.1f} s ({first['min']:.1f} to "
-        f"{first['max']:.1f}, "
-        f"{startup['runs']} starts, `benchmarks/startup.py`) and then holds {memory['median'] / 1024:.1f} GB with "
-        "its workers. " + render_serving(),
+        f"{first['max']:.1f} s in {startup['runs']} starts, `benchmarks/startup.py`). With its workers it then uses "
+        f"{memory['median'] / 1024:.1f} GB of memory. {render_serving()}",
     ]
     return "\n".join(lines)
 
 
 def render_details() -> str:
-    """What docs/results.md has beside the README, as Markdown."""
+    """The results of docs/results.md as Markdown."""
     return "\n".join([*render_backbones(), "", render_ablations(), "", render_photographs()])
 
 
 def render_serving() -> str:
-    """What the app does under many images and many clients, in words."""
+    """Sentences on the app's speed with many images and with many clients."""
     gallery, load = (json.loads((Path(__file__).parent / f"{name}.json").read_text()) for name in ("gallery", "load"))
     rows, big = load["rows"], f"{math.prod(gallery['pixels']) / 1e6:.0f}"
     right, asked = sum(row["outcomes"]["right"] for row in rows), sum(row["requests"] for row in rows)
     speeds = ", ".join(
-        f"{row['requests_per_second']:.1f} a second to {row['clients']} (p99 {row['latency_s']['p99']:.2f} s)"
-        for row in rows
+        f"{row['requests_per_second']:.1f} with {row['clients']} (p99 {row['latency_s']['p99']:.2f} s)" for row in rows
     )
     both = 1 / (1 / load["echo"]["requests_per_second"] + 1 / load["judged_images_per_second"])
     return (
         f"{gallery['photographs']} photographs of {big} megapixels through `/classify_gallery` take "
-        f"{gallery['app_s']:.1f} s, "
-        f"{gallery['obvious_over_app']:.1f} times as fast as a `gr.Gallery` with a `pipeline`, and "
-        f"{gallery['app_over_parts']:.2f} of what upload, decoding and model take alone, in "
-        f"{gallery['app_resident_mb']:,} MB "
-        f"(`benchmarks/gallery.py`). Of {asked:,} single requests {right:,} were answered, and right: {speeds}. The "
-        "clients "
-        f"are on the same {load['machine']['threads']} cores, which an echo and a bare prediction together keep "
-        f"busy at {both:.0f} a second (`benchmarks/load.py`)."
+        f"{gallery['app_s']:.1f} s and {gallery['app_resident_mb']:,} MB of memory. That is "
+        f"{gallery['obvious_over_app']:.1f} times as fast as a `gr.Gallery` with a `pipeline`, and takes "
+        f"{gallery['app_over_parts']:.2f} times as long as upload, decoding and model alone (`benchmarks/gallery.py`)."
+        f"\n\nOf {asked:,} single requests, {right:,} got the right answer. Requests per second by number of "
+        f"concurrent clients: {speeds}. The clients run on the same {load['machine']['threads']} cores as the app; an "
+        f"app that only returns the file, together with the prediction alone, would reach {both:.0f} per second there "
+        "(`benchmarks/load.py`)."
     )
 
 
 def render_photographs() -> str:
-    """What the models make of ordinary photographs, in words."""
+    """Sentences on the accuracy of the models on ordinary photographs."""
     found = json.loads((Path(__file__).parent / "photographs.json").read_text())
-    each = []
+    rows = []
     for row in sorted(found["models"], key=lambda row: -row["accuracy"]):
         (low, high), flagged = row["accuracy_ci95"], row["none_flagged_where_95_of_right_ones_pass"]
         where = "models" if (ROOT / "models" / row["model"]).exists() else "runs"
-        right = f"`{where}/{row['model']}` has {row['accuracy']:.1%} right ({low:.0%} to {high:.0%})"
-        each.append(f"{right} and flags {flagged:.0%} (AUROC {row['auroc']:.2f})")
+        rows.append(
+            f"| `{where}/{row['model']}` | {row['accuracy']:.1%} ({low:.0%} to {high:.0%}) | {flagged:.0%} "
+            f"| {row['auroc']:.2f} |"
+        )
     n = found["photographs"]
-    return (
-        f"Of {n['labels']} ordinary photographs of the labels and {n['none']} of none (`benchmarks/photographs.py`), "
-        f"{'; '.join(each)}, where 95% of those that are right pass. They chose each model's reduction and "
-        "threshold, and the "
-        "stage of the ViT that is embedded, so none of this is held out."
-    )
+    lines = [
+        f"On {n['labels']} ordinary photographs of the ten classes and {n['none']} of other things "
+        "(`benchmarks/photographs.py`):",
+        "",
+        "| model | accuracy (95% interval) | others flagged | AUROC |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+        '"Others flagged" is the share of the photographs of other things that are flagged as unknown when 95% of '
+        "the correctly classified ones are not. These photographs were also used to choose the reduction and the "
+        "threshold of each model, and the stage of the ViT that is embedded, so they are not a held-out test.",
+    ]
+    return "\n".join(lines)
 
 
-def tell_machine(machine: dict) -> str:
-    """A machine of run.json, in words."""
-    return tell_machines([machine])
+def describe_machine(machine: dict) -> str:
+    """The machine of a run.json, in words."""
+    return describe_machines([machine])
 
 
-def tell_machines(machines: list[dict]) -> str:
-    """Some machines of run.json together, in words."""
+def describe_machines(machines: list[dict]) -> str:
+    """Several machines of run.json files, in words."""
     threads = sorted({machine["threads"] for machine in machines if not machine["accelerator"]})
     processors = sorted(
         {f"an {machine['processor']} ({machine['instructions']})" for machine in machines if not machine["accelerator"]}
     )
     accelerators = sorted({f"an {machine['accelerator']}" for machine in machines if machine["accelerator"]})
-    told = [
-        f"{' or '.join(map(str, threads))} {'thread' if threads == [1] else 'threads'} of {' or '.join(processors)}"
-    ]
-    return " or ".join([*(told if threads else []), *accelerators])
+    cpus = f"{' or '.join(map(str, threads))} {'thread' if threads == [1] else 'threads'} of {' or '.join(processors)}"
+    return " or ".join([*([cpus] if threads else []), *accelerators])
 
 
 def origin(first: RunRecord) -> str:
-    """What the weights started from, in words, by the record of the first stage."""
+    """The recipe or the pre-trained weights that the first stage started from, in words."""
     return f"recipe {first.settings['recipe']}" if "recipe" in first.settings else f"from {first.start}"
 
 
 def render_backbones() -> list[str]:
-    """Lines of the table of fine-tuned backbones, and which is best."""
+    """Lines of the table of fine-tuned backbones, and of the paragraph that compares them."""
     found = json.loads((Path(__file__).parent / "backbones.json").read_text())
     rows = sorted(found["rows"], key=accuracy, reverse=True)
     lines = [
@@ -171,11 +173,11 @@ def render_backbones() -> list[str]:
         stages += ", averaged" if row["averaged"] else ""
         lines.append(
             f"| {row['backbone']} | {row['trained']}{stages} | {row['image_size']} | {total_time(row['stages'])} "
-            f"| {' / '.join(tell_speeds(row['stages']))} | {row['validation_accuracy']:.2%} "
+            f"| {' / '.join(describe_speeds(row['stages']))} | {row['validation_accuracy']:.2%} "
             f"| {row['test_accuracy']:.2%} ({low:.2%} to {high:.2%}) | {row['f1']:.4f} "
             f"| {row['megabytes']:.1f} | {row['latency_ms']['median']:.1f} ms |"
         )
-    lines.append("| ConvNeXt | | | | | | | | | not measured: tests tune one with random weights |")
+    lines.append("| ConvNeXt | | | | | | | | | not measured; tests fine-tune one with random weights |")
     best = rows[0]
     small = max((row for row in rows if row["megabytes"] < best["megabytes"]), key=accuracy)
     less, size = accuracy(best) - accuracy(small), small["megabytes"] / best["megabytes"]
@@ -187,20 +189,20 @@ def render_backbones() -> list[str]:
     machines = [stage["machine"] for row in rows for stage in row["stages"]]
     lines += [
         "",
-        f"Best is {best['backbone']}, in {len(best['stages'])} stages, where accuracy is what counts; where size or "
-        "time does, "
-        f"{small['backbone']}, {100 * less:.2f} points less at {size:.2f} of its bytes and {time:.2f} of its latency. "
-        f"A head alone takes {min(spent):.0f} to {max(spent):.0f} minutes and has {min(lost):.1f} to "
-        f"{max(lost):.1f} points less than all of it. One seed each, trained on {tell_machines(machines)}, the long "
-        "ones "
-        f"beside other work; one image is timed as the app computes it, on {tell_machine(found['machine'])}, with "
-        "nothing else running (`benchmarks/backbones.py`).",
+        f"The most accurate model is {best['backbone']} in {len(best['stages'])} stages. {small['backbone']} is "
+        f"{100 * less:.2f} points less accurate, with {size:.2f} of the size and {time:.2f} of the latency. Training "
+        f"only the head takes {min(spent):.0f} to {max(spent):.0f} minutes, and is {min(lost):.1f} to "
+        f"{max(lost):.1f} points less accurate than training all weights.",
+        "",
+        f"Each model was trained once (one seed), on {describe_machines(machines)}; during the long runs other "
+        "programs were running. The latency of one image is that of the app's compiled model, on "
+        f"{describe_machine(found['machine'])}, with nothing else running (`benchmarks/backbones.py`).",
     ]
     return lines
 
 
-def tell_speeds(stages: list[dict]) -> list[str]:
-    """Images a second of stages on processors, then of those on accelerators."""
+def describe_speeds(stages: list[dict]) -> list[str]:
+    """Images per second of the stages on CPUs, then of those on accelerators."""
     kinds = [[s for s in stages if bool(s["machine"]["accelerator"]) is accelerated] for accelerated in (False, True)]
     return [
         f"{sum(s['images_seen'] for s in kind) / sum(s['train_seconds'] for s in kind):,.0f}" for kind in kinds if kind
@@ -208,43 +210,39 @@ def tell_speeds(stages: list[dict]) -> list[str]:
 
 
 def render_ablations() -> str:
-    """What was tried for fine-tuning, in words, the best first."""
+    """Sentences on the settings of fine-tuning that were tried, the best first."""
     found = json.loads((Path(__file__).parent / "ablations.json").read_text())
     tried = {name: list(variant["validation_accuracy"].values()) for name, variant in found["variants"].items()}
-    each = [
+    accuracies = [
         f"{name} {statistics.mean(values):.2%} ± {statistics.stdev(values):.2%}"
         for name, values in sorted(tried.items(), key=lambda item: -statistics.mean(item[1]))
     ]
     [seeds] = {len(values) for values in tried.values()}
     return (
-        f"Tried on a cut of 10,000 training and 5,000 validation images with {found['model']} (mean ± standard "
-        "deviation of "
-        f"{seeds} seeds, `benchmarks/ablations.py`): {', '.join(each)}. "
-        "In two epochs none gains more than seeds differ, and none is a default."
+        f"Settings tried with {found['model']} on 10,000 training and 5,000 validation images (mean ± standard "
+        f"deviation over {seeds} seeds, `benchmarks/ablations.py`): {', '.join(accuracies)}. In two epochs no setting "
+        "gains more than the difference between seeds, so none of them is a default."
     )
 
 
 def render_finetuning() -> str:
-    """The comparison with the plain recipe, in words."""
+    """Sentences that compare fine-tuning with the plain recipe."""
     timed = json.loads((Path(__file__).parent / "finetune.json").read_text())
     plain, ours = timed["plain"], timed["ours"]["runs"]
     low, high = (f"{pick(run['validation_accuracy'] for run in ours):.2%}" for pick in (min, max))
     short, long = (f"{pick(run['seconds'] for run in ours):.0f}" for pick in (min, max))
     command = " ".join(["finetune_vit.py", *timed["ours"]["flags"]])
     return (
-        f"On {timed['max_train_samples']:,} training images, `{command}` takes {short} to {long} s to {low} to "
-        f"{high} of "
-        f"{timed['max_eval_samples']:,} validation images ({len(ours)} seeds, all included); the plain recipe "
-        "(Trainer's "
-        f"defaults: float32, 224 pixels, batches of 8) takes {plain['seconds']:.0f} s to "
-        f"{plain['validation_accuracy']:.2%}. "
-        f"The slowest needs {timed['share_of_time']:.2f} of its time (`benchmarks/finetune.py`, "
-        f"{tell_machine(timed['machine'])})."
+        f"On {timed['max_train_samples']:,} training images, `{command}` takes {short} to {long} s in all and reaches "
+        f"{low} to {high} on {timed['max_eval_samples']:,} validation images ({len(ours)} seeds). The plain recipe "
+        f"(Trainer's defaults: float32, 224 pixels, batches of 8) takes {plain['seconds']:.0f} s and reaches "
+        f"{plain['validation_accuracy']:.2%}. The slowest seed needs {timed['share_of_time']:.2f} of that time "
+        f"(`benchmarks/finetune.py`, {describe_machine(timed['machine'])})."
     )
 
 
 def total_time(stages: list[dict]) -> str:
-    """How long the stages of a row of backbones.json took, in words."""
+    """The training time of all stages of a row of backbones.json, in words."""
     return card.total_time([(stage["train_seconds"], stage["machine"]["accelerator"]) for stage in stages])
 
 
@@ -254,10 +252,10 @@ def accuracy(row: dict) -> float:
 
 
 def render_scale() -> str:
-    """What classifier.predict does on one and on two cores, and what that comes to on a hundred, as Markdown."""
+    """The speed of classifier.predict on one and two cores, and time and cost on a hundred machines, as Markdown."""
     path = Path(__file__).parent / "scale.json"
     if not path.exists():
-        return "Not measured yet: `benchmarks/scale.py` does."
+        return "Not measured yet: run `python -m benchmarks.scale`."
     found = json.loads(path.read_text())
     lines = [
         "| images | model | one core | two cores, one process | two cores, two processes | start of a process |",
@@ -267,7 +265,7 @@ def render_scale() -> str:
     for row in found["rows"]:
         ways.setdefault((row["kind"], row["model"]), {})[row["cores"], row["processes"]] = row
     for (kind, model), way in ways.items():
-        speeds = (f"{tell_spread(way[cores, n]['images_per_second'])}" for cores, n in ((1, 1), (2, 1), (2, 2)))
+        speeds = (f"{describe_spread(way[cores, n]['images_per_second'])}" for cores, n in ((1, 1), (2, 1), (2, 2)))
         lines.append(
             f"| {kind}, {found['kinds'][kind]['bytes_per_image'] / 1e3:.1f} kB | `models/{model}` | "
             f"{' | '.join(speeds)} "
@@ -276,14 +274,14 @@ def render_scale() -> str:
     photographs, listed = found["kinds"]["photographs"], found["files_listed_per_second"]["median"]
     lines += [
         "",
-        f"Images per second, medians and extremes of {found['rounds']} rounds of {found['images']:,} images, by "
-        f"`benchmarks/scale.py` on {tell_machine(found['machine'])}. The photographs are copies of "
+        f"Images per second: median, minimum and maximum of {found['rounds']} rounds of {found['images']:,} images, by "
+        f"`benchmarks/scale.py` on {describe_machine(found['machine'])}. The photographs are copies of "
         f"{photographs['distinct']}, of {photographs['median_megapixels']:.1f} megapixels (median), in the page cache. "
         f"A process lists {listed:,.0f} names of a local folder per second.",
         "",
         f"{IMAGES / 1e6:.0f} million images on {MACHINES} such machines, {2 * MACHINES} processes:",
         "",
-        "| images | model | hours | vCPU-hours | cost | read in all | a machine reads | shard | overhead |",
+        "| images | model | hours | vCPU-hours | cost | total input | input per machine | shard | overhead |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for (kind, model), way in ways.items():
@@ -299,19 +297,19 @@ def render_scale() -> str:
         )
     lines += [
         "",
-        f"Each process lists the names of all files. Of {IMAGES / 1e6:.0f} million single files, on a local disk, "
+        f"Each process lists the names of all files. For {IMAGES / 1e6:.0f} million single files on a local disk, "
         f"that takes {IMAGES / listed / 60:.0f} minutes.",
     ]
     return "\n".join(lines)
 
 
-def tell_spread(found: dict) -> str:
-    """A median and its extremes."""
+def describe_spread(found: dict) -> str:
+    """Median, minimum and maximum as text."""
     return f"{found['median']:,.1f} ({found['min']:,.1f} to {found['max']:,.1f})"
 
 
 def place(text: str, rendered: Callable[[], str] = render) -> str:
-    """`text` with the results of today between the marks."""
+    """`text` with the current results between the marks."""
     before, rest = text.split(BEGIN)
     return f"{before}{BEGIN}\n\n{rendered()}\n\n{END}{rest.split(END)[1]}"
 
