@@ -66,8 +66,8 @@ def render() -> str:
     lines += [
         "",
         "A view is the picture itself, its mirror image, or the picture shifted by a pixel; the CNN averages the "
-        "logits of several views. A stage is a training run that starts from the weights of the previous stage. The "
-        f"times in the first table were measured on {describe_machines(trained_on)}, mostly while other programs were "
+        "probabilities of several views. A stage is a training run that starts from the weights of the previous stage. "
+        f"The times in the first table were measured on {describe_machines(trained_on)}, mostly while other programs were "
         f"running; those in the second on {describe_machines(machines)}, with nothing else running. All models were "
         "trained in bfloat16.",
         "",
