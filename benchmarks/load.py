@@ -6,7 +6,7 @@
 A request uploads a photograph, calls /classify and waits for the answer, which has to equal the predictor's. If the app
 is busy, the client waits for the time in the reply's Retry-After header and tries again. For comparison, the rate of 32
 clients of an app that only returns the file is measured, and the images per second that the predictor alone decodes and
-classifies, with the check for out-of-distribution images (`judge`). All of these use every core, and the clients run on
+classifies, with the out-of-distribution check (`predict_with_ood`). All of these use every core, and the clients run on
 the same machine as the app. A request then costs the sum of both, so each row has the share of that combined rate.
 Writes benchmarks/load.json. The exit code is 1 if a reply was lost or wrong.
 """

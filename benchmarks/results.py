@@ -67,8 +67,8 @@ def render() -> str:
         "",
         "A view is the picture itself, its mirror image, or the picture shifted by a pixel; the CNN averages the "
         "probabilities of several views. A stage is a training run that starts from the weights of the previous stage. "
-        f"The times in the first table were measured on {describe_machines(trained_on)}, mostly while other programs were "
-        f"running; those in the second on {describe_machines(machines)}, with nothing else running. All models were "
+        f"The times in the first table were measured on {describe_machines(trained_on)}, mostly while other programs "
+        f"were running; those in the second on {describe_machines(machines)}, with nothing else running. All were "
         "trained in bfloat16.",
         "",
         render_finetuning(),
