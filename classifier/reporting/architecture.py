@@ -78,7 +78,8 @@ def trace(predictor: Predictor) -> list[Layer]:
         n = sum(parameter.numel() for parameter in module.parameters())
         if not n:
             continue
-        layer = Layer(type(module).__name__, _parts(module), shapes.get(name, ()), n)
+        kind = "Linear" if isinstance(module, nn.Linear) else type(module).__name__  # not the predictor's fast subclass
+        layer = Layer(kind, _parts(module), shapes.get(name, ()), n)
         last = layers[-1] if layers else None
         if last and (last.kind, last.shape) == (layer.kind, layer.shape) and name in blocks:
             layers[-1] = replace(last, n_parameters=last.n_parameters + n, repeats=last.repeats + 1)
