@@ -238,7 +238,9 @@ def main() -> None:
     if args.should_save:  # in the main process
         print(f"{survey}{describe_imbalance(data.counts['train'], flags.class_weights)}")
         print(f"{start.name} at {plan.image_size} pixels, {describe_training(start.initialized, flags.freeze)}")
-        protocol.prepare_folder(output_dir, data, overwrite=flags.overwrite_output_dir, keep=resume)
+        protocol.prepare_folder(
+            output_dir, data, callbacks.CHECKPOINTS, overwrite=flags.overwrite_output_dir, keep=resume
+        )
 
     balanced = len(splits["train"]) / len(splits.labels) / data.counts["train"].clamp(min=1)
     weights = balanced if flags.class_weights == "balanced" else None
@@ -252,7 +254,7 @@ def main() -> None:
     update_ood(model.config, resize_to=plan.ood_resize_to)
     model.config.reduce_to = plan.reduce_to
     export.save(model, processor, output_dir)
-    protocol.finish_run(output_dir, data, run, result, calibrated)
+    protocol.finish_run(output_dir, data, callbacks.CHECKPOINTS, run, result, calibrated)
     if to_push:
         protocol.push_result(output_dir, args)
 

@@ -164,7 +164,7 @@ def main() -> None:
     tensors = {name: as_tensor(name, splits, size=args.image_size) for name in protocol.SPLITS}
     data = protocol.TrainingData(splits, tensors)
     if state.is_main_process:
-        protocol.prepare_folder(args.output_dir, data, overwrite=args.overwrite_output_dir, keep=resume)
+        protocol.prepare_folder(args.output_dir, data, CHECKPOINT, overwrite=args.overwrite_output_dir, keep=resume)
     mean, std = channel_mean_std(tensors["train"][0])
 
     recipe = recipe_for(args, len(tensors["train"][0]), state.num_processes)
@@ -207,7 +207,7 @@ def main() -> None:
         recipe=asdict(recipe),
     )
     calibrated.accuracy_one_view = progress.best_accuracy
-    protocol.finish_run(args.output_dir, data, run, result, calibrated)
+    protocol.finish_run(args.output_dir, data, CHECKPOINT, run, result, calibrated)
     if args.push_to_hub:
         protocol.push_result(args.output_dir, args)
 

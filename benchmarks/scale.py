@@ -3,10 +3,10 @@
     python -m benchmarks.scale models/cnn models/vit --photos path/to/photographs --dataset uoft-cs/cifar10
 
 Three ways take turns, so that other load on the machine affects all of them: one process with one thread on one core,
-one with two threads on two cores, and two with one thread each, as two shards. Each labels photographs and CIFAR-10's
-test images, both as files. The speed is the sum of the rates that the commands report, from the first image to the
-last; the rest of their time counts as start. The speed of listing file names is measured too. Writes
-benchmarks/scale.json, from which benchmarks/results.py makes the tables of docs/scale.md.
+one with two threads on two cores, and two with one thread each, side by side, each on all images. Each labels
+photographs and CIFAR-10's test images, both as files. The speed is the sum of the rates that the commands report,
+from the first image to the last; the rest of their time counts as start. The speed of listing file names is measured
+too. Writes benchmarks/scale.json, from which benchmarks/results.py makes the tables of docs/scale.md.
 """
 
 import argparse

@@ -186,7 +186,9 @@ def machine() -> dict:
 def commit() -> str | None:
     """The commit of the code that runs, with `+` if files differ from it; None outside a checkout."""
     git = ["git", "-C", str(Path(__file__).parent)]
+    tracked = [*git, "ls-files", "--error-unmatch", Path(__file__).name]  # fails for a package installed in a checkout
     try:
+        subprocess.run(tracked, capture_output=True, check=True)
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         changed = subprocess.run(
             [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, SpaceCard
 
-from classifier.errors import HubError
+from classifier.errors import HubError, ModelError
 from classifier.hub import REFUSED, advice
 from classifier.runs import PULLED
 
@@ -30,7 +30,10 @@ def push_space(repo: str, models: list[str], *, private: bool = False) -> str:
 
     Raises:
         HubError: the Hub rejected the request or can't be reached.
+        ModelError: the library is installed without the app.
     """
+    if not (ROOT / "app.py").is_file():
+        raise ModelError(f"no app.py in {ROOT}: run the command in a checkout of the project")
     files = sorted({path for pattern in SPACE for path in ROOT.glob(pattern) if path.is_file()})
     readme = SpaceCard.load(ROOT / "README.md")
     try:

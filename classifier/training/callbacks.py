@@ -18,6 +18,8 @@ from classifier.files import write_text
 from classifier.training.finetune_data import Streamed
 from classifier.training.runtime import StopSignal, any_process
 
+CHECKPOINTS = "checkpoint-*"  # the folders in which Trainer saves checkpoints
+
 
 class ProgressTracker(TrainerCallback, ExportableState):
     """Counts a run's images, losses and seconds, and writes a line of metrics an epoch; checkpoints store its state.

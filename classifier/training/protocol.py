@@ -19,7 +19,6 @@ from classifier.errors import ModelError, Stopped
 from classifier.publish.upload import push
 from classifier.records import DataRecord, RunRecord, Validation
 from classifier.reporting import card, figures
-from classifier.training.checkpoint import CHECKPOINT
 
 SPLITS = ("train", "validation")
 
@@ -138,24 +137,26 @@ def load_data(flags: Any, output_dir: Path) -> tuple[Splits, Survey]:
         return splits, survey_splits(splits, output_dir / "unreadable.txt")
 
 
-def prepare_folder(output_dir: Path, data: TrainingData, *, overwrite: bool, keep: Path | None) -> None:
+def prepare_folder(
+    output_dir: Path, data: TrainingData, checkpoints: str, *, overwrite: bool, keep: Path | None
+) -> None:
     """Makes `output_dir` and draws samples and class sizes; with `overwrite`, removes an earlier run's files first.
 
-    Call it once data and model are known to be usable, so that a mistyped command removes nothing. The checkpoint
-    `keep` stays.
+    Call it once data and model are known to be usable, so that a mistyped command removes nothing. Of the script's own
+    checkpoints (the glob pattern `checkpoints`), `keep` stays.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     if overwrite:
         runs.RunFolder(output_dir).remove_stale()
-        remove_checkpoints(output_dir, keep)
+        remove_checkpoints(output_dir, checkpoints, keep)
     if data.tensors:
         figures.save_samples(output_dir / "samples.png", *data.tensors["train"], data.splits.labels)
     figures.save_classes(output_dir / "classes.png", data.counts, data.splits.labels)
 
 
-def remove_checkpoints(output_dir: Path, keep: Path | None = None) -> None:
-    """Removes the checkpoints of both scripts, except `keep`."""
-    for path in (output_dir / CHECKPOINT, *output_dir.glob("checkpoint-*")):
+def remove_checkpoints(output_dir: Path, checkpoints: str, keep: Path | None = None) -> None:
+    """Removes the checkpoints that match a glob pattern, except `keep`."""
+    for path in output_dir.glob(checkpoints):
         if keep is not None and path.resolve() == keep.resolve():
             continue
         if path.is_dir():
@@ -164,12 +165,15 @@ def remove_checkpoints(output_dir: Path, keep: Path | None = None) -> None:
             path.unlink(missing_ok=True)
 
 
-def finish_run(output_dir: Path, data: TrainingData, run: dict, result: TrainingResult, validation: Validation) -> None:
+def finish_run(
+    output_dir: Path, data: TrainingData, checkpoints: str, run: dict, result: TrainingResult, validation: Validation
+) -> None:
     """Completes the folder of a saved model: curves, run.json, card; removes checkpoints and prints the result.
 
     Args:
         output_dir: with weights, config and processor.
         data: of the run.
+        checkpoints: glob pattern of the script's own checkpoints, which are no longer needed.
         run: what `runs.describe` gave.
         result: of training.
         validation: what the calibrated model reaches.
@@ -194,7 +198,7 @@ def finish_run(output_dir: Path, data: TrainingData, run: dict, result: Training
     )
     runs.RunFolder(output_dir).write_run(record)
     card.write(output_dir)
-    remove_checkpoints(output_dir)
+    remove_checkpoints(output_dir, checkpoints)
     print(
         f"{validation.accuracy:.2%} of {data.counts['validation'].sum():,} validation images right after "
         f"{result.train_seconds:,.0f} s of training; saved in {output_dir}. "

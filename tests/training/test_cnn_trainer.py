@@ -271,11 +271,12 @@ def test_finished_folder_has_what_a_reader_needs(finished):
 
 @pytest.mark.slow
 def test_a_second_run_does_not_inherit_from_the_first(colours_dir, finished, tmp_path):
-    """--overwrite_output_dir leaves nothing behind that would speak of other weights; without it, nothing is
-    touched.
+    """--overwrite_output_dir removes every file about the earlier weights; without it, nothing is touched. Checkpoints
+    of the other script stay.
     """
     copy = tmp_path / "run"
     shutil.copytree(finished, copy)
+    (copy / "checkpoint-5").mkdir()
     measured = [copy / "evaluation.json", copy / "timing.json"]
     for path in measured:
         path.write_text("{}")
@@ -288,6 +289,7 @@ def test_a_second_run_does_not_inherit_from_the_first(colours_dir, finished, tmp
         training_command(colours_dir, copy, "--overwrite_output_dir", "--seed", "1"), check=True, capture_output=True
     )
     assert not same(saved_weights(copy), saved_weights(finished)) and not any(path.exists() for path in measured)
+    assert (copy / "checkpoint-5").is_dir()
 
 
 def test_a_stage_goes_on_from_an_earlier_ones_weights(colours_dir, finished, tmp_path):
