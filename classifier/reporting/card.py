@@ -22,6 +22,7 @@ from classifier.hub import HUB_ID
 from classifier.models.cnn import CifarCnnConfig
 from classifier.models.loading import read_ood
 from classifier.records import Evaluation, RunRecord, Timing, Validation
+from classifier.reporting.formatting import duration, escape_markdown, markdown_table, si
 from classifier.runs import RunFolder
 
 TEMPLATE = Path(__file__).parent / "templates/card.md"
@@ -69,7 +70,7 @@ def render(folder: Path, repo_id: str | None = None, *, figures: str = "") -> Mo
         return ModelCard.from_template(
             data,
             template_path=str(TEMPLATE),
-            name=escape(repo_id.split("/")[1]),
+            name=escape_markdown(repo_id.split("/")[1]),
             repo_id=repo_id,
             n_labels=f"{len(labels):,}",
             labels=_listed(labels),
@@ -140,7 +141,7 @@ def _hub_id(name: str) -> str | None:
 def _named(name: str) -> str:
     """A dataset or model in Markdown: a link to the Hub, or the name of a folder without the path to it."""
     repo = _hub_id(name)
-    return f"[{escape(name)}](https://huggingface.co/{repo})" if repo else escape(Path(name).name)
+    return f"[{escape_markdown(name)}](https://huggingface.co/{repo})" if repo else escape_markdown(Path(name).name)
 
 
 def _dataset(name: str) -> str:
@@ -289,8 +290,10 @@ def _recipe(run: RunRecord) -> str:
     for name, value in recipe.items():
         if name in NOT_THE_RECIPE or name.startswith("hub_") or value is None or value is False:
             continue
-        rows.append((f"`{name}`", escape(", ".join(map(str, value)) if isinstance(value, list) else f"{value}")))
-    return table(("setting", "value"), rows)
+        rows.append(
+            (f"`{name}`", escape_markdown(", ".join(map(str, value)) if isinstance(value, list) else f"{value}"))
+        )
+    return markdown_table(("setting", "value"), rows)
 
 
 def _results(folder: Path, labels: list[str], evaluation: Evaluation) -> dict:
@@ -314,10 +317,10 @@ def _results(folder: Path, labels: list[str], evaluation: Evaluation) -> dict:
     if len(labels) > MAX_ROWS:
         classes = sorted(classes, key=lambda item: item[1].f1)[:MAX_ROWS]
         heading = f"label (the {MAX_ROWS} of lowest F1)"
-    per_class = table(
+    per_class = markdown_table(
         (heading, "precision", "recall", "F1", "images"),
         [
-            (escape(label), f"{each.precision:.4f}", f"{each.recall:.4f}", f"{each.f1:.4f}", f"{each.n:,}")
+            (escape_markdown(label), f"{each.precision:.4f}", f"{each.recall:.4f}", f"{each.f1:.4f}", f"{each.n:,}")
             for label, each in classes
         ],
     )
@@ -326,7 +329,7 @@ def _results(folder: Path, labels: list[str], evaluation: Evaluation) -> dict:
         "n": f"{evaluation.n:,}",
         "accuracy": f"{measured.accuracy:.2%}",
         "interval": interval,
-        "measures": table(("measure", "value"), rows),
+        "measures": markdown_table(("measure", "value"), rows),
         "per_class": per_class,
         "mistakes": _mistakes(np.array(measured.confusion_matrix), labels),
         "confusion": (folder / "confusion_matrix.png").is_file(),
@@ -338,7 +341,9 @@ def _mistakes(matrix: np.ndarray, labels: list[str]) -> str:
     wrong = matrix - np.diag(np.diag(matrix))
     order = [np.unravel_index(i, wrong.shape) for i in np.argsort(-wrong, axis=None, kind="stable")[:MAX_MISTAKES]]
     return ", ".join(
-        f"{escape(labels[t])} taken for {escape(labels[p])} ({wrong[t, p]:,})" for t, p in order if wrong[t, p]
+        f"{escape_markdown(labels[t])} taken for {escape_markdown(labels[p])} ({wrong[t, p]:,})"
+        for t, p in order
+        if wrong[t, p]
     )
 
 
@@ -353,7 +358,7 @@ def _cost(stages: list[RunRecord], timing: Timing | None) -> str:
         place = machine.accelerator or f"{threads} of {machine.processor} ({machine.instructions})"
         precision = "bfloat16" if run.settings.get("bf16") else "float32"
         stage = f", stage {i}" if len(stages) > 1 else ""
-        text = f"Training{stage}: {duration(run.train_seconds)} on {escape(place)}, {precision}"
+        text = f"Training{stage}: {duration(run.train_seconds)} on {escape_markdown(place)}, {precision}"
         if run.images_seen:
             text += f"; {run.images_seen:,} images seen, {run.images_seen / run.train_seconds:,.0f} a second"
         if run.train_flops:
@@ -380,39 +385,9 @@ def total_time(times: Sequence[tuple[float | None, str | None]]) -> str:
     return " and ".join(f"{duration(each)}{where}" for where, each in seconds.items())
 
 
-def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, whichever reads best."""
-    return (
-        f"{seconds / 3600:.1f} h"
-        if seconds >= 7200
-        else f"{seconds / 60:.0f} min"
-        if seconds >= 120
-        else f"{seconds:.0f} s"
-    )
-
-
-def si(value: float) -> str:
-    """A count with three digits and its unit's prefix."""
-    for prefix, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
-        if value >= size:
-            return f"{value / size:.3g} {prefix}"
-    return f"{value:g} "
-
-
 def _listed(labels: Sequence[str]) -> str:
-    names = ", ".join(map(escape, labels[:MAX_LABELS]))
+    names = ", ".join(map(escape_markdown, labels[:MAX_LABELS]))
     return f"{names} and {len(labels) - MAX_LABELS:,} more" if len(labels) > MAX_LABELS else names
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table of escaped cells."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def escape(text: str) -> str:
-    """Text on one line, with the characters escaped that mean something in Markdown, HTML or a table."""
-    return re.sub(r"([\\`*_{}\[\]<>|~#&$!])", r"\\\1", " ".join(text.split()))
 
 
 def _unique(names: Iterable[str | None]) -> list[str]:
