@@ -45,10 +45,14 @@ def main() -> None:
     for notice in notices:
         print(notice, file=sys.stderr)
 
-    from space import ahead, page, serving  # gradio takes seconds to import: not before the models are known to load
+    from space import (
+        layout,
+        prefetch,
+        server,  # gradio takes seconds to import: not before the models are known to load
+    )
 
-    decoder = ahead.Ahead(next(iter(predictors.values())).reduce_to)
-    serving.serve(page.build(predictors, decoder, notices), predictors, decoder)
+    decoder = prefetch.Prefetcher(next(iter(predictors.values())).reduce_to)
+    server.serve(layout.build(predictors, decoder, notices), predictors, decoder)
 
 
 if __name__ == "__main__":

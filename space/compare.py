@@ -7,8 +7,8 @@ import gradio as gr
 
 from classifier.models.predictor import Predictor
 from classifier.runs import RunFolder
-from space.cells import URL, percent
-from space.rows import Row, agree
+from space.components import URL, percent
+from space.session import Row, agree
 
 ROWS = """
 <p role="status">${value.text}</p>

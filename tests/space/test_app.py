@@ -21,10 +21,11 @@ from PIL import Image
 
 from classifier import load_predictor
 from classifier.images.workers import MAX_BYTES, decode
-from space import cells, guard, look, page, rows, sweep
-from space.ahead import Ahead
+from space import cleanup, components, detail, layout, middleware
+from space import session as rows
 from space.batching import Batcher
-from space.classify import classify_files
+from space.endpoints import classify_files
+from space.prefetch import Prefetcher
 from tests.helpers.evaluations import write_evaluation
 from tests.helpers.models import LABELS, save_tiny_vit
 from tests.helpers.paths import ROOT
@@ -330,7 +331,7 @@ def test_mcp_is_bounded_as_well(url, files):
     }
     assert httpx.post(f"{mcp}messages/?session_id=1", json=message).status_code == 422
     assert httpx.post(mcp, json=[message]).status_code == 422
-    assert httpx.post(mcp, content=b" " * (guard.MAX_MCP_BYTES + 1)).status_code == 413
+    assert httpx.post(mcp, content=b" " * (middleware.MAX_MCP_BYTES + 1)).status_code == 413
     server = {"path": str(files["good"]), "meta": {"_type": "gradio.FileData"}}
     calls = [("classify", {"image": image}) for image in ("/etc/passwd", server, "data:image/png;base64,AAAA")]
     _, results = call_tools(url, *calls)
@@ -344,14 +345,14 @@ def test_old_files_are_swept_and_nothing_that_is_not_an_upload(tmp_path):
     for path in (a / "old.jpg", b / "new.jpg", b / "deep" / "old.jpg", part, *others):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
-    sweep.sweep(tmp_path, 60)
+    cleanup.delete_old_files(tmp_path, 60)
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 7
     time.sleep(0.05)
     (b / "new.jpg").write_bytes(b"changed")
-    sweep.sweep(tmp_path, 0.03)
+    cleanup.delete_old_files(tmp_path, 0.03)
     time.sleep(0.05)
     (b / "new.jpg").write_bytes(b"changed again")
-    sweep.sweep(tmp_path, 0.03)  # a folder changes when what is in it goes
+    cleanup.delete_old_files(tmp_path, 0.03)  # a folder changes when what is in it goes
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == {b / "new.jpg", *others}
     assert not a.exists() and not (b / "deep").exists()
 
@@ -380,23 +381,31 @@ def test_rows_are_picked_by_label_and_kind():
 
 
 def test_what_progress_is_said():
-    assert "<p>137 of 200, 3 s left</p>" in cells.progress_bar(137, 200, 6.5)
-    assert "<p>0 of 200</p>" in cells.progress_bar(0, 200, 0.0)
-    assert (cells.percent(0.98766), cells.percent(0.99996), cells.percent(1.0)) == ("98.8%", "99.99%", "100%")
+    assert "<p>137 of 200, 3 s left</p>" in components.progress_bar(137, 200, 6.5)
+    assert "<p>0 of 200</p>" in components.progress_bar(0, 200, 0.0)
+    assert (components.percent(0.98766), components.percent(0.99996), components.percent(1.0)) == (
+        "98.8%",
+        "99.99%",
+        "100%",
+    )
 
 
 def test_names_with_markup_are_shown_as_they_are():
     name = "<img src=x onerror=alert(1)>"
     row = rows.Row(name, "", tops={"a": [{"label": name, "score": 0.5}]}, known={"a": None})
-    shown = [cells.gallery_cells([row], [0], "a"), cells.table_cells([row], [0], "a", 5), look.describe(row, "a", 5)]
-    shown += [cells.count_bars([(name, 1)]), cells.failures([rows.Row(name, "", error=name)])]
+    shown = [
+        components.gallery_cells([row], [0], "a"),
+        components.table_cells([row], [0], "a", 5),
+        detail.describe(row, "a", 5),
+    ]
+    shown += [components.count_bars([(name, 1)]), components.failures([rows.Row(name, "", error=name)])]
     assert "<img" not in str(shown).replace('<img src="gradio_api', "")
 
 
 def test_a_page_of_other_labels(models):
     predictor = load_predictor(models[0])
     predictor.labels = [f"a rather long name of a species, {i}" for i in range(1000)]
-    page_of_others = page.build({"first": predictor}, Ahead(None)).get_config_file()["components"]
+    page_of_others = layout.build({"first": predictor}, Prefetcher(None)).get_config_file()["components"]
     by_id = {component["props"].get("elem_id"): component["props"] for component in page_of_others}
     assert by_id["try"]["visible"] is False, "the examples are of CIFAR-10's labels"
     assert "1,000 labels" in by_id["header"]["value"] and "species" not in by_id["header"]["value"]

@@ -12,9 +12,9 @@ from PIL import Image
 
 from classifier import load_predictor
 from classifier.images.workers import MAX_BYTES
-from space import calls
-from space.cells import percent
-from space.page import EXAMPLES
+from space import validation
+from space.components import percent
+from space.layout import EXAMPLES
 from tests.helpers.evaluations import write_evaluation, write_timing
 from tests.helpers.models import LABELS, save_tiny_vit
 from tests.helpers.paths import ROOT
@@ -472,11 +472,11 @@ def test_what_is_chosen_last_holds(opened, models, tmp_path):
 def test_more_files_than_are_taken(opened, tmp_path):
     page = opened()
     content = encoded(picture(0, (32, 32)))
-    for i in range(calls.MAX_FILES + 3):
+    for i in range(validation.MAX_FILES + 3):
         (tmp_path / f"{i:03}.png").write_bytes(content)
     page.set_input_files(INPUT, sorted(tmp_path.iterdir()))
     playwright.expect(page.get_by_text("503 files: the first 500 are taken.")).to_be_visible()
-    pictures(page, calls.MAX_FILES)
+    pictures(page, validation.MAX_FILES)
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from space.calls import BY_URL, SCHEMES, Fault, Functions, check, strings
+from space.validation import BY_URL, SCHEMES, Fault, Functions, check, strings
 
 MAX_CALL_BYTES = 1_000_000  # of a call's JSON: 500 files are named in 200 kB
 MAX_MCP_BYTES = 10_000_000  # of a message by MCP, which holds an image as base64
@@ -51,9 +51,9 @@ log = logging.getLogger("space")
 
 @dataclass
 class State:
-    """What `serving` and `Guard` tell each other."""
+    """What `server` and `RequestLimits` tell each other."""
 
-    stopping: bool = False  # set by serving: new work is refused with 503, what was accepted is answered
+    stopping: bool = False  # set by server.py: new work is refused with 503, what was accepted is answered
     open: int = 0  # requests for work, or for its results, that are being answered
 
 
@@ -77,7 +77,7 @@ class NoRoom(Exception):
     """The disk is too full to go on with an upload."""
 
 
-class Guard:
+class RequestLimits:
     """ASGI middleware around gradio.
 
     Args:

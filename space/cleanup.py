@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 from typing import Protocol
 
-from space.ahead import Ahead
+from space.prefetch import Prefetcher
 
-KEPT_S = 3600  # that a file stays, at least
-EVERY_S = 600  # between two sweeps
+KEEP_S = 3600  # that a file stays, at least
+INTERVAL_S = 600  # between two sweeps
 DIGEST = "[0-9a-f]" * 64  # the name of the folder that gradio, or `new_file`, keeps a file in
 PART = "tmp" + "[a-z0-9_]" * 8  # the name of a file that gradio was still receiving when its sender went away
 
@@ -21,22 +21,22 @@ class Visits(Protocol):
         """Lets go of visits of which nothing was heard for so long."""
 
 
-def start(folder: Path, ahead: Ahead, visits: Visits) -> None:
+def start(folder: Path, ahead: Prefetcher, visits: Visits) -> None:
     """Sweeps `folder` from now on, what an earlier process left too, what `ahead` has waited with in vain, and idle
     visits.
     """
     threading.Thread(target=_work, args=(folder, ahead, visits), name="sweep", daemon=True).start()
 
 
-def _work(folder: Path, ahead: Ahead, visits: Visits) -> None:
+def _work(folder: Path, ahead: Prefetcher, visits: Visits) -> None:
     while True:
-        sweep(folder, KEPT_S)
-        ahead.forget(EVERY_S)
-        visits.forget_idle(KEPT_S)
-        time.sleep(EVERY_S)
+        delete_old_files(folder, KEEP_S)
+        ahead.forget(INTERVAL_S)
+        visits.forget_idle(KEEP_S)
+        time.sleep(INTERVAL_S)
 
 
-def sweep(folder: Path, kept_s: float) -> None:
+def delete_old_files(folder: Path, kept_s: float) -> None:
     """Deletes uploads in `folder`, and what was made of them, that have not changed for `kept_s` seconds; nothing
     else.
     """

@@ -7,9 +7,9 @@ from PIL import Image
 from classifier.errors import ModelError
 from classifier.models import explain
 from classifier.models.predictor import Predictor
-from space.cells import URL, bar, percent
-from space.classify import new_file
-from space.rows import Row, agree
+from space.components import URL, bar, percent
+from space.endpoints import new_file
+from space.session import Row, agree
 
 SIDE = 320  # pixels that a picture of what a model saw is enlarged to, so that the heat map over it is smooth
 

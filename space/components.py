@@ -9,7 +9,7 @@ from html import escape
 
 import gradio as gr
 
-from space.rows import Row, agree, kinds
+from space.session import Row, agree, kinds
 
 URL = "gradio_api/file="  # relative: the page may be served below a path
 MOST_BARS = 20

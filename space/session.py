@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from classifier.models.predictor import Predictor
 from classifier.table import column_names, headers_and_data, result_row
 from space.batching import Batcher
-from space.classify import Result, classify_files, new_file
+from space.endpoints import Result, classify_files, new_file
 
 KEPT = 10  # labels of each model that are kept of a picture, best first
 KINDS = {"all": "All", "unsure": "Unsure", "disagree": "Disagreed on", "unknown": "Like none", "error": "Unreadable"}

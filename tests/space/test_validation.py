@@ -14,8 +14,8 @@ import httpx
 import pytest
 from gradio_client import Client, handle_file
 
-from space import guard
-from space.serving import Answers
+from space import middleware
+from space.server import Answers
 from tests.helpers.models import save_tiny_vit
 from tests.helpers.pictures import encoded, picture
 from tests.helpers.running_app import running_app
@@ -142,7 +142,7 @@ def test_a_visit_has_a_short_name_and_fetches_its_answers(app, upload):
     reply = httpx.post(f"{url}/gradio_api/queue/join", json=call | {"session_hash": "v" * 300})
     assert (reply.status_code, reply.json()["error"]) == (422, "session_hash: 300 characters, at most 255")
     with httpx.Client() as client:
-        for _ in range(guard.MAX_UNFETCHED):
+        for _ in range(middleware.MAX_UNFETCHED):
             assert (
                 client.post(f"{url}/gradio_api/queue/join", json=call | {"session_hash": "greedy"}).status_code == 200
             )
@@ -156,7 +156,7 @@ def test_a_visit_has_a_short_name_and_fetches_its_answers(app, upload):
         ]  # answers with all that is on the page
         told = {"fn_index": page, "data": [None] * 6, "event_data": {"names": ["n" * 300]}, "session_hash": "page"}
         codes = [client.post(f"{url}/gradio_api/queue/join", json=told).status_code for _ in range(40)]
-        assert codes == [200] * guard.MAX_UNFETCHED_PAGE + [503] * (40 - guard.MAX_UNFETCHED_PAGE)
+        assert codes == [200] * middleware.MAX_UNFETCHED_PAGE + [503] * (40 - middleware.MAX_UNFETCHED_PAGE)
     assert "Traceback" not in log.read_text()
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 
 from classifier.images.workers import MAX_BYTES
-from space import calls
+from space import validation
 
 HTML = """
 <div class="ways">
@@ -180,7 +180,9 @@ def ways(reduce_to: Iterable[int | None]) -> gr.HTML:
     """
     sides = [side or 0 for side in reduce_to]
     side = max(sides) if all(sides) else 0
-    return gr.HTML(HTML, js_on_load=JS % (calls.MAX_FILES, side, MAX_BYTES), elem_id="ways", apply_default_css=False)
+    return gr.HTML(
+        HTML, js_on_load=JS % (validation.MAX_FILES, side, MAX_BYTES), elem_id="ways", apply_default_css=False
+    )
 
 
 def told(event: gr.EventData, key: str, *kinds: type) -> Any:
@@ -193,7 +195,7 @@ def told(event: gr.EventData, key: str, *kinds: type) -> Any:
 
 def warn_crowd(event: gr.EventData) -> None:
     """Says that not all files are taken."""
-    gr.Warning(f"{told(event, 'count', int):,} files: the first {calls.MAX_FILES} are taken.")
+    gr.Warning(f"{told(event, 'count', int):,} files: the first {validation.MAX_FILES} are taken.")
 
 
 def warn_blind(event: gr.EventData) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from space import sweep
+from space import cleanup
 
 MAX_FILES = 500  # a request
 MAX_TEXT = 4096  # characters of a text: as many as a path has, at most
@@ -170,7 +170,7 @@ def check_file(name: str, file: object, uploads: Path) -> None:
             raise Fault(f"{name}: its {key} has {len(value):,} characters, at most {MAX_TEXT:,}")
     path = Path(file["path"]).absolute()
     is_name = "\0" not in path.name and path.name != ".." and len(os.fsencode(path.name)) <= MAX_NAME
-    if path.parent.parent != uploads.absolute() or not re.fullmatch(sweep.DIGEST, path.parent.name) or not is_name:
+    if path.parent.parent != uploads.absolute() or not re.fullmatch(cleanup.DIGEST, path.parent.name) or not is_name:
         raise Fault(f"{name}: not an upload: send it to /gradio_api/upload first, then the path that this answers")
 
 

@@ -16,8 +16,9 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import ValidationError
 
-from space import calls, cells, guard, serving
-from space.classify import Result
+from space import components, middleware, validation
+from space import server as serving
+from space.endpoints import Result
 from tests.helpers.models import save_tiny_vit
 from tests.helpers.paths import ROOT
 from tests.helpers.pictures import encoded, picture
@@ -87,10 +88,10 @@ def test_the_file_that_it_asks_for_instead_is_taken(app, tmp_path):
 
 def test_too_many_files_and_bytes_are_refused_at_once(app):
     url = f"{app[0]}/gradio_api"
-    files = [{"path": f"/tmp/{i}.png", "meta": {"_type": "gradio.FileData"}} for i in range(calls.MAX_FILES + 1)]
+    files = [{"path": f"/tmp/{i}.png", "meta": {"_type": "gradio.FileData"}} for i in range(validation.MAX_FILES + 1)]
     many = httpx.post(f"{url}/call/classify_gallery", json={"data": [files, None, 5]})
     assert (many.status_code, many.json()["error"]) == (422, "501 files: at most 500 a request")
-    long = httpx.post(f"{url}/call/classify", content=b" " * (guard.MAX_CALL_BYTES + 1))
+    long = httpx.post(f"{url}/call/classify", content=b" " * (middleware.MAX_CALL_BYTES + 1))
     assert long.status_code == 413 and "at most 1 MB" in long.json()["error"]
     assert raw(app[0], f"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: {3_000_000_000}\r\n\r\n") == 413
     assert raw(app[0], "POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n") == 411
@@ -145,7 +146,9 @@ def test_what_the_app_does_not_use_is_not_there(app, elsewhere):
         httpx.post(f"{url}/gradio_api/run/classify", json={"data": [image, None, 5]}).status_code == 404
     )  # past the queue
     for route in ("cancel", "reset"):
-        assert httpx.post(f"{url}/gradio_api/{route}", content=b" " * (guard.MAX_CALL_BYTES + 1)).status_code == 413
+        assert (
+            httpx.post(f"{url}/gradio_api/{route}", content=b" " * (middleware.MAX_CALL_BYTES + 1)).status_code == 413
+        )
         assert httpx.post(f"{url}/gradio_api/{route}", content=iter([b"{}"])).status_code == 411
     assert "printed" not in log.read_text()
 
@@ -171,7 +174,7 @@ def test_a_line_of_the_log_can_not_be_forged(app):
 
 def test_names_are_shown_as_they_are():
     name = "<img src=x onerror=alert(1)>.png"
-    shown = cells.failures([Result(name, f"/tmp/{name}", error="<b>broken")])
+    shown = components.failures([Result(name, f"/tmp/{name}", error="<b>broken")])
     assert "<img" not in shown and "<b>broken" not in shown and "&lt;img src=x onerror=alert(1)&gt;.png" in shown
 
 

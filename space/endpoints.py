@@ -16,9 +16,9 @@ from classifier.errors import ClassifierError, ImageError
 from classifier.images.convert import to_rgb
 from classifier.models.predictor import Predictor
 from classifier.table import column_names, headers_and_data, result_row, write_csv_rows
-from space.ahead import Ahead
 from space.batching import Batcher
-from space.calls import MAX_NAME
+from space.prefetch import Prefetcher
+from space.validation import MAX_NAME
 
 TOP_K = 5  # labels an image, when the caller does not say
 PREVIEW = 320  # pixels of the shorter side, at most; twice that of the longer one
@@ -117,7 +117,7 @@ class Endpoints:
     lie in the upload folder, with the name that the sender gave them.
     """
 
-    def __init__(self, predictors: dict[str, Predictor], ahead: Ahead):
+    def __init__(self, predictors: dict[str, Predictor], ahead: Prefetcher):
         self.turn = threading.Lock()  # models take turns: each uses all cores
         self.predictors = predictors
         self.batchers = {

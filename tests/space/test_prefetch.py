@@ -14,15 +14,15 @@ from starlette.testclient import TestClient
 from classifier.errors import ImageError, SlowImageError
 from classifier.images import workers
 from classifier.images.workers import Decoder, decode_many
-from space import ahead as module
-from space.ahead import Ahead
-from space.guard import UPLOAD, Guard, State
+from space import prefetch as module
+from space.middleware import UPLOAD, RequestLimits, State
+from space.prefetch import Prefetcher
 from tests.helpers.pictures import encoded, picture
 
 
 @pytest.fixture
 def ahead():
-    made = Ahead(16)
+    made = Prefetcher(16)
     yield made
     made.close()
 
@@ -36,7 +36,7 @@ def files(tmp_path) -> list[str]:
     return [str(path) for path in paths]
 
 
-def start_and_delete(ahead: Ahead, files: list[str]) -> None:
+def start_and_delete(ahead: Prefetcher, files: list[str]) -> None:
     """Waits until all were tried, then takes the files away, so that only what was decoded before can be had."""
     ahead.start(files)
     ahead._thread.submit(lambda: None).result()
@@ -89,9 +89,9 @@ def test_a_gallery_of_slow_files_ends(ahead, tmp_path, monkeypatch):
     assert str(found[-1]) == "not tried, as 3 files before it took too long: send it without these"
 
 
-@pytest.mark.parametrize("bound", ["MOST", "MOST_BYTES"])
+@pytest.mark.parametrize("bound", ["MAX_WAITING", "MAX_BYTES"])
 def test_what_waits_is_bounded(ahead, files, monkeypatch, bound):
-    monkeypatch.setattr(module, bound, {"MOST": 1, "MOST_BYTES": 3 * 24 * 16}[bound])
+    monkeypatch.setattr(module, bound, {"MAX_WAITING": 1, "MAX_BYTES": 3 * 24 * 16}[bound])
     start_and_delete(ahead, files)
     found = list(ahead.decode_many(files, reduce_to=16))
     assert [isinstance(each, ImageError) for each in found] == [False, True, True, True]
@@ -114,6 +114,6 @@ def test_the_guard_tells_what_arrived(tmp_path, status):
         return JSONResponse(["/uploads/a.png", "/uploads/b.png"], status)
 
     app = Starlette(routes=[Route(UPLOAD, upload, methods=["POST"])])
-    guarded = Guard(app, State(), tmp_path, {}, None, told.extend)
+    guarded = RequestLimits(app, State(), tmp_path, {}, None, told.extend)
     assert TestClient(guarded).post(UPLOAD, content=b"files").status_code == status
     assert told == (["/uploads/a.png", "/uploads/b.png"] if status == 200 else [])

@@ -17,10 +17,12 @@ from PIL import Image
 from classifier.images.convert import to_rgb
 from classifier.images.workers import MAX_BYTES, decode
 from classifier.models.predictor import Predictor
-from space import about, calls, cells, compare, intake, look, sweep
-from space.ahead import Ahead
-from space.classify import TOP_K, Endpoints, as_messages, uploads, write_csv
-from space.rows import KINDS, Row, Settings, Visit, classify_all, counts, picked, table, write_json
+from space import about, cleanup, compare, components, validation
+from space import detail as look
+from space import upload as intake
+from space.endpoints import TOP_K, Endpoints, as_messages, uploads, write_csv
+from space.prefetch import Prefetcher
+from space.session import KINDS, Row, Settings, Visit, classify_all, counts, picked, table, write_json
 
 EXAMPLES = sorted(
     path
@@ -36,7 +38,7 @@ TELL_EVERY_S = 0.5  # between two states of a page that classifies
 UNSURE = 80  # percent: below, a picture counts as unsure until the visitor says otherwise
 
 
-def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str] = ()) -> gr.Blocks:
+def build(predictors: dict[str, Predictor], ahead: Prefetcher, notices: Sequence[str] = ()) -> gr.Blocks:
     """The page and the API over `predictors`, the first of them the default. `serving.serve` launches it.
 
     `notices` are lines for the visitor, such as that the Hub can't be reached.
@@ -45,10 +47,10 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
     default = next(iter(predictors))
     labels = list(dict.fromkeys(label for predictor in predictors.values() for label in predictor.labels))
     examples = [path for path in EXAMPLES if path.stem.rpartition("_")[0] in labels]
-    minutes = (sweep.KEPT_S + sweep.EVERY_S) // 60
+    minutes = (cleanup.KEEP_S + cleanup.INTERVAL_S) // 60
 
     with gr.Blocks(
-        title="Image classifier", analytics_enabled=False, delete_cache=(sweep.EVERY_S, sweep.KEPT_S)
+        title="Image classifier", analytics_enabled=False, delete_cache=(cleanup.INTERVAL_S, cleanup.KEEP_S)
     ) as demo:
         visit = gr.State(Visit())
         header = gr.HTML(describe(predictors[default]), elem_id="header")
@@ -84,13 +86,13 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
                         )
                     with gr.Row(elem_id="answer"):
                         with gr.Column(scale=3, min_width=300):
-                            gallery = cells.gallery()
+                            gallery = components.gallery()
                         with gr.Column(scale=2, min_width=300):
                             detail = gr.HTML(elem_id="detail", apply_default_css=False)
                     with gr.Accordion("Pictures of each label", open=True, elem_id="counts"):
                         plot = gr.HTML(elem_id="plot", apply_default_css=False)
                     with gr.Accordion("All results as a table", open=False, elem_id="details"):
-                        grid = cells.table()
+                        grid = components.table()
                     with gr.Row(elem_id="takeaway"):
                         as_csv = gr.DownloadButton("Download CSV", min_width=140, elem_id="csv")
                         as_json = gr.DownloadButton("Download JSON", min_width=140, elem_id="json")
@@ -136,7 +138,7 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
                 gr.Column(visible=bool(rows)),
                 gr.Row(visible=len(rows) > 1),
                 in_depth(visit),
-                cells.count_bars(counts(rows, model)),
+                components.count_bars(counts(rows, model)),
                 compare.cells(rows, predictors),
                 *drawn_rows(visit),
             ]
@@ -150,9 +152,9 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
             records = table(rows, indices, model, top_k)
             n = f"{len(indices)} {'row' if len(indices) == 1 else 'rows'}"
             return [
-                gr.HTML(cells.gallery_cells(rows, indices, model), chosen=-1 if chosen is None else chosen),
-                cells.summary(rows, indices, model, below),
-                cells.table_cells(rows, indices, model, top_k),
+                gr.HTML(components.gallery_cells(rows, indices, model), chosen=-1 if chosen is None else chosen),
+                components.summary(rows, indices, model, below),
+                components.table_cells(rows, indices, model, top_k),
                 gr.DownloadButton(f"Download CSV ({n})", value=write_csv(records)),
                 gr.DownloadButton(f"Download JSON ({n})", value=write_json(records)),
             ]
@@ -192,7 +194,7 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
             if since + len(new) > MOST:
                 raise full
             visit.settings = visit.settings or checked(*values)
-            yield {progress: cells.progress_bar(0, len(new), 0)}
+            yield {progress: components.progress_bar(0, len(new), 0)}
             with as_messages():
                 for done, row in enumerate(classify_all(api.batchers, new), start=1):
                     if visit.stopped != stopped:
@@ -205,9 +207,9 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
                         told, now = seconds, visit.settings
                         indices = picked(rows, now.model, now.label or None, now.kind, now.below)
                         yield {
-                            progress: cells.progress_bar(done, len(new), seconds),
+                            progress: components.progress_bar(done, len(new), seconds),
                             results: gr.Column(visible=True),
-                            gallery: cells.gallery_cells(rows, indices, now.model),
+                            gallery: components.gallery_cells(rows, indices, now.model),
                         }
             visit.ended += 1
             if visit.rows is rows:  # and not cleared
@@ -249,7 +251,9 @@ def build(predictors: dict[str, Predictor], ahead: Ahead, notices: Sequence[str]
             """Names the pictures that the browser does not send; those beside them may be on their way."""
             rows, names = visit.rows, intake.told(event, "names", list)
             reason = f"more than {MAX_BYTES / 1e6:.0f} MB"
-            rows += [Row(str(name)[: calls.MAX_NAME], "", error=reason) for name in names[: max(0, MOST - len(rows))]]
+            rows += [
+                Row(str(name)[: validation.MAX_NAME], "", error=reason) for name in names[: max(0, MOST - len(rows))]
+            ]
             return show(visit, *values)
 
         def halt(visit: Visit, *values) -> list:

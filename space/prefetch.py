@@ -19,9 +19,9 @@ from PIL import Image
 from classifier.errors import ImageError, SlowImageError
 from classifier.images import workers
 
-MOST = 500  # pictures that wait, a gallery
-MOST_SLOW = 3  # files of a call that reach the limit of time; a gallery of such would hold its place for an hour
-MOST_BYTES = 64_000_000  # of pixels that wait, 300 photographs for a model that sees 224 pixels
+MAX_WAITING = 500  # pictures that wait, a gallery
+MAX_SLOW = 3  # files of a call that reach the limit of time; a gallery of such would hold its place for an hour
+MAX_BYTES = 64_000_000  # of pixels that wait, 300 photographs for a model that sees 224 pixels
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Waiting:
     bytes: int = 0  # of its pixels, once they are there
 
 
-class Ahead:
+class Prefetcher:
     """What was decoded before it was asked for. Safe to call from several threads.
 
     Args:
@@ -50,7 +50,7 @@ class Ahead:
         """Decodes these files when there is time, unless too many wait already. Returns at once."""
         with self._lock:
             for path in paths:
-                if path not in self._waiting and len(self._waiting) < MOST:
+                if path not in self._waiting and len(self._waiting) < MAX_WAITING:
                     self._waiting[path] = Waiting(time.monotonic(), self._thread.submit(self._decode, path))
 
     def decode_many(
@@ -60,8 +60,8 @@ class Ahead:
         slow: list[SlowImageError] = []
 
         def decode(source: workers.ImageFile, *, reduce_to: int | None) -> Image.Image:
-            if len(slow) >= MOST_SLOW:
-                raise ImageError(f"not tried, as {MOST_SLOW} files before it took too long: send it without these")
+            if len(slow) >= MAX_SLOW:
+                raise ImageError(f"not tried, as {MAX_SLOW} files before it took too long: send it without these")
             try:
                 return self._decoded(source, reduce_to=reduce_to)
             except SlowImageError as error:
@@ -89,7 +89,7 @@ class Ahead:
         size = len(image.getbands()) * image.width * image.height
         with self._lock:
             if waiting := self._waiting.get(path):
-                if sum(each.bytes for each in self._waiting.values()) + size > MOST_BYTES:
+                if sum(each.bytes for each in self._waiting.values()) + size > MAX_BYTES:
                     del self._waiting[path]
                 waiting.bytes = size
         return image

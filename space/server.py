@@ -24,9 +24,9 @@ from starlette.routing import Route
 from classifier.errors import ClassifierError, ModelError
 from classifier.images.workers import MAX_BYTES
 from classifier.models.predictor import Predictor
-from space import calls, style, sweep
-from space.ahead import Ahead
-from space.guard import Guard, State, log
+from space import cleanup, style, validation
+from space.middleware import RequestLimits, State, log
+from space.prefetch import Prefetcher
 
 MAX_WAITING = 256  # requests in the queue; one more is told that it is full
 CONCURRENCY = 2  # galleries at a time: more would only hold more images in memory
@@ -36,7 +36,7 @@ MANY = 8  # images that a model gets at once: then it is worth to be compiled
 STOP_WITHIN_S = 25.0  # for what was accepted; hosts kill after 30
 
 
-def serve(demo: gr.Blocks, predictors: dict[str, Predictor], ahead: Ahead) -> None:
+def serve(demo: gr.Blocks, predictors: dict[str, Predictor], ahead: Prefetcher) -> None:
     """Serves `demo` until SIGTERM or Ctrl-C, then answers what was accepted, refuses what comes, and closes it.
 
     Listens at GRADIO_SERVER_NAME, by default 0.0.0.0 on a host that sets PORT or SPACE_ID and 127.0.0.1 elsewhere; at
@@ -57,7 +57,7 @@ def serve(demo: gr.Blocks, predictors: dict[str, Predictor], ahead: Ahead) -> No
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     log.setLevel(logging.INFO)
     demo.queue(max_size=MAX_WAITING, default_concurrency_limit=CONCURRENCY, api_open=False)
-    state, uploads, functions, answers = State(), Path(get_upload_folder()), calls.functions(demo), Answers(demo)
+    state, uploads, functions, answers = State(), Path(get_upload_folder()), validation.functions(demo), Answers(demo)
     uploads.mkdir(parents=True, exist_ok=True)
     demo.launch(
         server_name=os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0" if hosted else "127.0.0.1"),
@@ -74,14 +74,19 @@ def serve(demo: gr.Blocks, predictors: dict[str, Predictor], ahead: Ahead) -> No
             "routes": [Route("/health", health)],
             "middleware": [
                 Middleware(
-                    Guard, state=state, uploads=uploads, functions=functions, answers=answers, arrived=ahead.start
+                    RequestLimits,
+                    state=state,
+                    uploads=uploads,
+                    functions=functions,
+                    answers=answers,
+                    arrived=ahead.start,
                 )
             ],
         },
         state_session_capacity=SESSIONS,
         prevent_thread_lock=True,
     )
-    sweep.start(uploads, ahead, answers)
+    cleanup.start(uploads, ahead, answers)
     warm_up(predictors)
     ready.set()
     compile_all(predictors, stop)  # while the first visitors are answered by the models as they are
