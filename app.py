@@ -45,14 +45,11 @@ def main() -> None:
     for notice in notices:
         print(notice, file=sys.stderr)
 
-    from space import (
-        layout,
-        prefetch,
-        server,  # gradio takes seconds to import: not before the models are known to load
-    )
+    from space import page, server  # gradio takes seconds to import: not before the models are known to load
+    from space.pictures import PictureClassifier
 
-    decoder = prefetch.Prefetcher(next(iter(predictors.values())).reduce_to)
-    server.serve(layout.build(predictors, decoder, notices), predictors, decoder)
+    classifier = PictureClassifier(predictors)
+    server.serve(page.build(classifier, notices), classifier)
 
 
 if __name__ == "__main__":

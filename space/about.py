@@ -1,6 +1,7 @@
 """The description of each model: its origin, its metrics, figures of its mistakes, and its card."""
 
 import base64
+import functools
 import re
 import tempfile
 from collections.abc import Callable
@@ -62,6 +63,7 @@ def revision(predictor: Predictor) -> str:
     )
 
 
+@functools.cache
 def figures(predictor: Predictor) -> str:
     """HTML of the confusion matrix and the reliability diagram, where the evaluation has them. Takes a second."""
     measured = predictor.measured

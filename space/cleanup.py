@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Protocol
 
-from space.prefetch import Prefetcher
+from space.prefetch import DecodedImages
 
 KEEP_S = 3600  # that a file stays, at least
 INTERVAL_S = 600  # between two sweeps
@@ -21,17 +21,17 @@ class Visits(Protocol):
         """Lets go of visits of which nothing was heard for so long."""
 
 
-def start(folder: Path, ahead: Prefetcher, visits: Visits) -> None:
-    """Sweeps `folder` from now on, what an earlier process left too, what `ahead` has waited with in vain, and idle
+def start(folder: Path, images: DecodedImages, visits: Visits) -> None:
+    """Sweeps `folder` from now on, what an earlier process left too, images that are not used, and idle
     visits.
     """
-    threading.Thread(target=_work, args=(folder, ahead, visits), name="sweep", daemon=True).start()
+    threading.Thread(target=_work, args=(folder, images, visits), name="sweep", daemon=True).start()
 
 
-def _work(folder: Path, ahead: Prefetcher, visits: Visits) -> None:
+def _work(folder: Path, images: DecodedImages, visits: Visits) -> None:
     while True:
         delete_old_files(folder, KEEP_S)
-        ahead.forget(INTERVAL_S)
+        images.forget(INTERVAL_S)
         visits.forget_idle(KEEP_S)
         time.sleep(INTERVAL_S)
 

@@ -2,57 +2,57 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 import gradio as gr
 
 from classifier.models.predictor import Predictor
 from classifier.runs import RunFolder
-from space.components import URL, percent
-from space.session import Row, agree
+from space.components import FILE_URL, percent
+from space.pictures import Picture
 
-ROWS = """
-<p role="status">${value.text}</p>
-<div class="scroll" tabindex="0" role="region" aria-label="Labels of all models"><table>
-<caption class="sr">Labels of all models, disagreements first</caption>
-<thead><tr><th scope="col">Picture</th>${value.models.map(model => `<th
-scope="col">${model}</th>`).join('')}</tr></thead> <tbody>${value.rows.map(row => `<tr class="${row.kind}"><th
-scope="row"><div> <img src="${row.src}" alt="" loading="lazy"><span>${row.name}</span></div></th>${row.said.map(said =>
-  `<td><b>${said.label}</b> <span>${said.detail}</span></td>`).join('')}</tr>`).join('')}</tbody></table></div>
-"""
+DISAGREE = "background: rgb(245 158 11 / .15)"  # of rows on which models disagree; readable in both themes
 
 
-def table(predictors: Mapping[str, Predictor]) -> gr.HTML:
-    """A table without rows; its `value` is `cells`."""
-    return gr.HTML(
-        cells([], predictors), html_template=ROWS, js_on_load=None, elem_id="comparison", apply_default_css=False
+def table(predictors: Mapping[str, Predictor]) -> gr.Dataframe:
+    """A table without rows; its value is `table_value`."""
+    datatype: list[Any] = ["html", "str", *["html"] * len(predictors)]
+    return gr.Dataframe(
+        table_value([], predictors),
+        datatype=datatype,
+        column_widths=[80, 260, *[200] * len(predictors)],
+        interactive=False,
+        label="Labels of all models",
+        show_label=False,
+        buttons=[],
+        max_height=480,
+        elem_id="comparison",
     )
 
 
-def cells(rows: Sequence[Row], predictors: Mapping[str, Predictor]) -> dict:
-    """What each model says of each picture that can be read, those first where models disagree."""
-    readable = [row for row in rows if not row.error]
-    ordered = sorted(readable, key=lambda row: agree(row) is not False)
-    n = sum(agree(row) is False for row in readable)
-    text = f"The models disagree on {n} of {len(readable)}." if readable else "Classify some pictures to see them here."
-    return {
-        "text": text,
-        "models": [escape(name) for name in predictors] if readable else [],
-        "rows": [
-            {
-                "kind": "disagree" if agree(row) is False else "",
-                "src": escape(URL + row.preview),
-                "name": escape(row.name),
-                "said": [
-                    {
-                        "label": escape(top[0]["label"]) + ("?" if row.known[name] is False else ""),
-                        "detail": percent(top[0]["score"]),
-                    }
-                    for name, top in row.tops.items()
-                ],
-            }
-            for row in ordered
-        ],
-    }
+def table_value(pictures: Sequence[Picture], predictors: Mapping[str, Predictor]) -> dict:
+    """What each model says about each picture that can be read; pictures on which models disagree come first."""
+    readable = [picture for picture in pictures if not picture.error]
+    ordered = sorted(readable, key=lambda picture: picture.models_agree is not False)
+    headers = ["Picture", "File", *predictors]
+    styles = [[DISAGREE if picture.models_agree is False else ""] * len(headers) for picture in ordered]
+    return {"headers": headers, "data": [row(picture) for picture in ordered], "metadata": {"styling": styles}}
+
+
+def row(picture: Picture) -> list[str]:
+    """The cells of one picture: HTML of its preview, its name, HTML of each model's label and probability."""
+    cells = [f'<img src="{escape(FILE_URL + picture.preview)}" alt="" loading="lazy">', picture.name]
+    for name, (top, *_) in picture.tops.items():
+        doubt = "?" if picture.known[name] is False else ""
+        cells.append(f"<b>{escape(top['label'])}{doubt}</b> {percent(top['score'])}")
+    return cells
+
+
+def describe_disagreement(pictures: Sequence[Picture]) -> str:
+    """A sentence that says on how many pictures the models disagree."""
+    readable = [picture for picture in pictures if not picture.error]
+    n = sum(picture.models_agree is False for picture in readable)
+    return f"The models disagree on {n} of {len(readable)}." if readable else "Classify some pictures to see them here."
 
 
 def cards(predictors: Mapping[str, Predictor]) -> str:

@@ -4,15 +4,24 @@ gradio's gallery and table would send everything anew with each result that stre
 keys.
 """
 
+import base64
+import io
+import time
+from collections import Counter
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 
 import gradio as gr
+from PIL import Image
 
-from space.session import Row, agree, kinds
+from classifier.images.convert import to_rgb
+from space.pictures import Picture
+from space.session import Run, Settings, kinds_of
 
-URL = "gradio_api/file="  # relative: the page may be served below a path
-MOST_BARS = 20
+FILE_URL = "gradio_api/file="  # relative: the page may be served below a path
+MAX_BARS = 20
+THUMBNAIL = 96  # pixels of the shorter side
 
 GALLERY = """
 <ul class="cells">${value.map(cell => `<li><button type="button" class="cell ${cell.kind}" data-index="${cell.index}"
@@ -34,7 +43,7 @@ const mark = () => {
     button.tabIndex = button === entry ? 0 : -1;
   });
 };
-watch('chosen', () => { if (props.chosen >= 0) chosen = props.chosen; mark(); });
+watch('selected', () => { if (props.selected >= 0) chosen = props.selected; mark(); });
 watch('value', mark);  // by itself, as it streams in: what was clicked meanwhile stays marked
 document.addEventListener('chosen', event => { chosen = event.detail; mark(); });  // in the table
 element.addEventListener('click', event => {
@@ -54,114 +63,70 @@ element.addEventListener('keydown', event => {
 mark();
 """
 
-TABLE = """
-<table><caption class="sr">All results; a column's button sorts by it</caption><thead><tr>${value.headers.map((header,
-i) =>
-  `<th scope="col" data-column="${i}"><button type="button">${header}<span
-  aria-hidden="true"></span></button></th>`).join('')}
-</tr></thead><tbody>${value.rows.map(row => `<tr data-index="${row.index}">${row.cells.map((cell, i) =>
-  `<td data-value="${cell.value}">${i ? cell.text : `<button type="button" class="open">${cell.text}</button>`}</td>`
-).join('')}</tr>`).join('')}</tbody></table>
-"""
-TABLE_JS = """
-let column = null, sign = 1;
-const sort = () => {
-  element.querySelectorAll('th').forEach((th, i) => th.setAttribute(
-    'aria-sort', i !== column ? 'none' : sign > 0 ? 'ascending' : 'descending'));
-  if (column === null) return;
-  const key = row => row.cells[column].dataset.value;
-  const body = element.querySelector('tbody');
-  const order = (a, b) => sign * key(a).localeCompare(key(b), undefined, {numeric: true});
-  [...body.rows].sort(order).forEach(row => body.append(row));
-};
-watch('value', sort);
-element.addEventListener('click', event => {
-  const th = event.target.closest('th'), row = event.target.closest('tr[data-index]');
-  if (th) {
-    const i = Number(th.dataset.column);
-    [column, sign] = [i, i === column ? -sign : 1];
-    sort();
-  } else if (row && event.target.closest('button')) {
-    const index = Number(row.dataset.index);
-    document.dispatchEvent(new CustomEvent('chosen', {detail: index}));
-    trigger('click', {index, at: event.timeStamp});
-    document.querySelector('#detail').scrollIntoView({block: 'nearest', behavior: 'smooth'});
-  }
-});
-sort();
-"""
-
 
 def gallery() -> gr.HTML:
-    """A gallery without pictures; its `value` is `gallery_cells`, its click tells the index of a row."""
+    """A gallery without pictures; its `value` is `gallery_tiles`, its click tells the index of a row."""
     return gr.HTML(
-        [], html_template=GALLERY, js_on_load=GALLERY_JS, chosen=-1, elem_id="gallery", apply_default_css=False
+        [], html_template=GALLERY, js_on_load=GALLERY_JS, selected=-1, elem_id="gallery", apply_default_css=False
     )
 
 
-def gallery_cells(rows: Sequence[Row], indices: Sequence[int], model: str) -> list[dict]:
-    """A cell a picture: its preview, the top label by `model` and its probability, or why it can't be read."""
-    return [cell(rows[index], index, model) for index in indices]
+def gallery_tiles(pictures: Sequence[Picture], indices: Sequence[int], model: str) -> list[dict]:
+    """A tile for each picture: its preview, its best label by `model`, and the probability, or why it can't be read."""
+    return [gallery_tile(pictures[index], index, model) for index in indices]
 
 
-def cell(row: Row, index: int, model: str) -> dict:
-    """One of `gallery_cells`."""
-    if row.error:
-        return {
-            "index": index,
-            "kind": "error",
-            "src": "",
-            "name": escape(row.name),
-            "label": escape(row.name),
-            "detail": escape(row.error),
-        }
-    top = row.tops[model][0]
-    doubt = row.known[model] is False
-    return {
-        "index": index,
-        "kind": "unknown" if doubt else "",
-        "src": escape(URL + row.preview),
-        "name": escape(row.name),
-        "label": escape(top["label"]) + ("?" if doubt else ""),
+def gallery_tile(picture: Picture, index: int, model: str) -> dict:
+    """One of `gallery_tiles`."""
+    tile = {"index": index, "kind": "error", "src": "", "name": escape(picture.name)}
+    if picture.error:
+        return tile | {"label": escape(picture.name), "detail": escape(picture.error)}
+    top, is_unknown = picture.tops[model][0], picture.known[model] is False
+    return tile | {
+        "kind": "unknown" if is_unknown else "",
+        "src": escape(FILE_URL + picture.preview),
+        "label": escape(top["label"]) + ("?" if is_unknown else ""),
         "detail": percent(top["score"]),
     }
 
 
-def table() -> gr.HTML:
-    """A table without rows; its `value` is `table_cells`, its click tells the index of a row."""
-    return gr.HTML(
-        table_cells([], [], "", 1), html_template=TABLE, js_on_load=TABLE_JS, elem_id="table", apply_default_css=False
+def table() -> gr.Dataframe:
+    """A table without rows; its value is `table_value`. The page sorts it, because its own menu has no keys."""
+    return gr.Dataframe(
+        table_value([], [], Settings("", 1)),
+        column_widths=[60, 260, 180, 130, 110, 300, 110],
+        interactive=False,
+        label="All results",
+        show_label=False,
+        buttons=[],
+        max_height=480,
+        elem_id="table",
     )
 
 
-def table_cells(rows: Sequence[Row], indices: Sequence[int], model: str, top_k: int) -> dict[str, list]:
-    """Headers and cells (what is shown, what is sorted by) of some rows."""
-    headers = ["File", "Status", "Label", "Probability", *(["Next"] if top_k > 1 else []), "Models"]
-    return {"headers": headers, "rows": [{"index": i, "cells": table_row(rows[i], model, top_k)} for i in indices]}
+def table_value(pictures: Sequence[Picture], indices: Sequence[int], settings: Settings) -> dict[str, list]:
+    """Headers and rows of some pictures; the first column is the picture's number, from 1."""
+    headers = ["No.", "File", "Status", "Label", "Probability", "Next labels", "Models"]
+    return {"headers": headers, "data": [table_row(index, pictures[index], settings) for index in indices]}
 
 
-def table_row(row: Row, model: str, top_k: int) -> list[dict]:
-    """One row of `table_cells`."""
-    if row.error:
-        texts = [row.name, f"error: {row.error}", "", "", *([""] if top_k > 1 else []), ""]
-        return [{"text": escape(text), "value": escape(text)} for text in texts]
-    first, *others = row.tops[model][:top_k]
-    looks = "like none of the labels" if row.known[model] is False else "ok"
-    texts = [row.name, looks, first["label"], percent(first["score"])]
-    if top_k > 1:
-        texts.append(", ".join(f"{entry['label']} {percent(entry['score'])}" for entry in others))
-    texts.append({None: "", True: "agree", False: "disagree"}[agree(row)])
-    cells = [{"text": escape(text), "value": escape(text)} for text in texts]
-    cells[3]["value"] = f"{first['score']:.6f}"
-    return cells
+def table_row(index: int, picture: Picture, settings: Settings) -> list:
+    """One row of `table_value`."""
+    if picture.error:
+        return [index + 1, picture.name, f"error: {picture.error}", "", "", "", ""]
+    first, *others = picture.tops[settings.model][: settings.top_k]
+    status = "like none of the labels" if picture.known[settings.model] is False else "ok"
+    following = ", ".join(f"{entry['label']} {percent(entry['score'])}" for entry in others)
+    agreement = {None: "", True: "agree", False: "disagree"}[picture.models_agree]
+    return [index + 1, picture.name, status, first["label"], percent(first["score"]), following, agreement]
 
 
 def count_bars(counts: Sequence[tuple[str, int]]) -> str:
     """HTML of how many pictures have which label, as bars; the 20 most frequent."""
     most = max((n for _, n in counts), default=1)
-    left_out = sum(n for _, n in counts[MOST_BARS:])
-    rest = f"<p>{left_out} more in {len(counts) - MOST_BARS} other labels</p>" if left_out else ""
-    return f'<ul class="bars">{"".join(bar(label, n / most, str(n)) for label, n in counts[:MOST_BARS])}</ul>{rest}'
+    left_out = sum(n for _, n in counts[MAX_BARS:])
+    rest = f"<p>{left_out} more in {len(counts) - MAX_BARS} other labels</p>" if left_out else ""
+    return f'<ul class="bars">{"".join(bar(label, n / most, str(n)) for label, n in counts[:MAX_BARS])}</ul>{rest}'
 
 
 def bar(label: str, share: float, value: str) -> str:
@@ -173,42 +138,68 @@ def bar(label: str, share: float, value: str) -> str:
     )
 
 
-def progress_bar(done: int, total: int, seconds: float) -> str:
-    """HTML of a bar like '137 of 200, 3 s left', `seconds` after the start."""
+def progress_bar(runs: Sequence[Run]) -> str:
+    """HTML of a bar like '137 of 200, 3 s left' for all runs of a visit; "" without a run."""
+    if not runs:
+        return ""
+    done, total = sum(run.done for run in runs), sum(run.total for run in runs)
+    seconds = time.monotonic() - min(run.began for run in runs)
     left = f", {seconds / done * (total - done):.0f} s left" if done and seconds > 1 else ""
     text = f"{done} of {total}{left}"
     return (
         f'<div role="progressbar" aria-label="Pictures classified" aria-valuemin="0" aria-valuemax="{total}" '
-        f'aria-valuenow="{done}" aria-valuetext="{text}"><span '
-        f'style="width:{done / total:.1%}"></span></div><p>{text}</p>'
+        f'aria-valuenow="{done}" aria-valuetext="{text}"><span style="width:{done / total:.1%}"></span></div>'
+        f"<p>{text}</p>"
     )
 
 
-def summary(rows: Sequence[Row], indices: Sequence[int], model: str, below: float) -> str:
-    """HTML that says how many pictures there are, and of which kinds, and names those that can't be read."""
-    if not rows:
+def summary(pictures: Sequence[Picture], indices: Sequence[int], settings: Settings) -> str:
+    """HTML of the number of pictures, of how many are unsure or unknown, and of those that can't be read."""
+    if not pictures:
         return ""
-    found = [kinds(row, model, below) for row in rows]
-    said = {
-        "unsure": "unsure",
-        "disagree": "where the models disagree",
-        "unknown": "like none of the labels",
-    }
-    parts = [f"<b>{len(rows)} {'picture' if len(rows) == 1 else 'pictures'}</b>"]
-    parts += [f"{n} {words}" for kind, words in said.items() if (n := sum(kind in kinds for kinds in found))]
-    parts += [f"{len(indices)} shown"] if len(indices) < len(rows) else []
-    return f'<p role="status">{" · ".join(parts)}</p>{failures(rows)}'
+    counts = Counter(kind for picture in pictures for kind in kinds_of(picture, settings.model, settings.below))
+    texts = {"unsure": "unsure", "disagree": "where the models disagree", "unknown": "like none of the labels"}
+    parts = [f"<b>{len(pictures)} {'picture' if len(pictures) == 1 else 'pictures'}</b>"]
+    parts += [f"{counts[kind]} {text}" for kind, text in texts.items() if counts[kind]]
+    parts += [f"{len(indices)} shown"] if len(indices) < len(pictures) else []
+    return f'<p role="status">{" · ".join(parts)}</p>{failures(pictures)}'
 
 
-def failures(rows: Sequence[Row]) -> str:
-    """HTML that names the files that could not be read, and why; "" when there are none."""
-    failed = [row for row in rows if row.error]
+def failures(pictures: Sequence[Picture]) -> str:
+    """HTML of the files that could not be read, and why; "" if there are none."""
+    failed = [picture for picture in pictures if picture.error]
     if not failed:
         return ""
-    items = "".join(f"<li><b>{escape(row.name)}</b>: {escape(row.error)}</li>" for row in failed)
-    return f'<div class="failures">{len(failed)} of {len(rows)} could not be read:<ul>{items}</ul></div>'
+    items = "".join(f"<li><b>{escape(picture.name)}</b>: {escape(picture.error)}</li>" for picture in failed)
+    return f'<div class="failures">{len(failed)} of {len(pictures)} could not be read:<ul>{items}</ul></div>'
 
 
 def percent(share: float) -> str:
     """A probability as people read it: 100% only when it is."""
     return f"{share:.1%}" if share < 0.9995 else f"{int(share * 10_000) / 100:.2f}%" if share < 1 else "100%"
+
+
+def examples(paths: Sequence[Path]) -> gr.Dataset:
+    """Thumbnails of the examples; its value is the index of the one that was clicked.
+
+    The samples are HTML, because the buttons of image samples have no names for screen readers.
+    """
+    return gr.Dataset(
+        components=[gr.HTML(visible=False)],
+        samples=[[thumbnail(path)] for path in paths],
+        type="index",
+        layout="gallery",
+        samples_per_page=max(1, len(paths)),
+        label="Or try one of these",
+        elem_id="examples",
+    )
+
+
+def thumbnail(path: Path) -> str:
+    """HTML of a small picture, which holds the picture itself: it shows as soon as the page does."""
+    file = io.BytesIO()
+    with Image.open(path) as image:
+        image.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))
+        to_rgb(image, reduce_to=THUMBNAIL).save(file, "JPEG", quality=80)
+    data, name = base64.b64encode(file.getvalue()).decode(), escape(path.stem.replace("_", " "))
+    return f'<img src="data:image/jpeg;base64,{data}" alt="Example: {name}" title="{name}">'

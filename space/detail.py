@@ -1,4 +1,4 @@
-"""One picture in depth: what each model says of it, what it saw, and where it looked."""
+"""The detail view: what each model says about one picture, what it saw, and where it looked."""
 
 from html import escape
 
@@ -6,58 +6,58 @@ from PIL import Image
 
 from classifier.errors import ModelError
 from classifier.models import explain
-from classifier.models.predictor import Predictor
-from space.components import URL, bar, percent
-from space.endpoints import new_file
-from space.session import Row, agree
+from space.batching import reduced
+from space.components import FILE_URL, bar, percent
+from space.pictures import Picture, PictureClassifier, new_file
 
-SIDE = 320  # pixels that a picture of what a model saw is enlarged to, so that the heat map over it is smooth
-
-
-def describe(row: Row, model: str, top_k: int) -> str:
-    """HTML of a picture: bars of all models, `model`'s first; below each one's figures, where they are there."""
-    if row.error:
-        return f"<h2>{escape(row.name)}</h2><p>Could not be read: {escape(row.error)}</p>"
-    top = row.tops[model][0]
-    doubt = '<p class="doubt">This looks like none of the labels.</p>' if row.known[model] is False else ""
-    verdict = {None: "", True: "The models agree.", False: "The models disagree."}[agree(row)]
-    names = [model, *(name for name in row.tops if name != model)]
-    return (
-        f'<p class="file">{escape(row.name)}</p><div role="status">'
-        f"<h2>{escape(top['label'])} <small>{percent(top['score'])}</small></h2>{doubt}</div><p>{verdict}</p>"
-        + "".join(said(row, name, top_k, row.figures.get(name, PLACEHOLDER)) for name in names)
-    )
-
-
+MIN_SIDE = 320  # pixels: smaller figures are enlarged by a whole factor, so that the heat map over them is smooth
 PLACEHOLDER = '<div class="figures waiting" aria-hidden="true"><span></span><span></span></div>'
 
 
-def said(row: Row, name: str, top_k: int, figures: str) -> str:
-    """HTML of what one model says of a picture."""
-    doubt = ' <span class="doubt">like none of the labels</span>' if row.known[name] is False else ""
-    bars = "".join(bar(entry["label"], entry["score"], percent(entry["score"])) for entry in row.tops[name][:top_k])
+def describe(picture: Picture, model: str, top_k: int) -> str:
+    """HTML of a picture: the bars of `model`, then those of the other models, each with its figures if they exist."""
+    if picture.error:
+        return f"<h2>{escape(picture.name)}</h2><p>Could not be read: {escape(picture.error)}</p>"
+    top = picture.tops[model][0]
+    doubt = '<p class="doubt">This looks like none of the labels.</p>' if picture.known[model] is False else ""
+    verdict = {None: "", True: "The models agree.", False: "The models disagree."}[picture.models_agree]
+    names = [model, *(name for name in picture.tops if name != model)]
+    return (
+        f'<p class="file">{escape(picture.name)}</p><div role="status">'
+        f"<h2>{escape(top['label'])} <small>{percent(top['score'])}</small></h2>{doubt}</div><p>{verdict}</p>"
+        + "".join(section(picture, name, top_k) for name in names)
+    )
+
+
+def section(picture: Picture, name: str, top_k: int) -> str:
+    """HTML of what one model says about a picture."""
+    doubt = ' <span class="doubt">like none of the labels</span>' if picture.known[name] is False else ""
+    tops = picture.tops[name][:top_k]
+    bars = "".join(bar(entry["label"], entry["score"], percent(entry["score"])) for entry in tops)
+    figures = picture.figures.get(name, PLACEHOLDER)
     return f'<section><h3>{escape(name)}{doubt}</h3><ol class="bars">{bars}</ol>{figures}</section>'
 
 
-def look(predictor: Predictor, row: Row, image: Image.Image) -> str:
-    """HTML of what a model saw of a picture, decoded for it, and where it looked for its top label."""
-    picture = explain.preprocessed_image(predictor, image)
-    label = predictor.labels.index(row.tops[predictor.name][0]["label"])
-    figures = [figure(Image.fromarray(picture), f"What {predictor.name} saw")]
-    try:
-        heat = explain.heatmap(predictor, image, label)
-    except ModelError as error:  # of an architecture that can't be explained
-        return f'<div class="figures">{"".join(figures)}<p>{escape(str(error))}</p></div>'
-    figures.append(figure(explain.overlay(picture, heat), f"Where it looked for “{predictor.labels[label]}”"))
-    return f'<div class="figures">{"".join(figures)}</div>'
+def figures(classifier: PictureClassifier, picture: Picture, name: str, label: str) -> str:
+    """HTML of what a model saw of a picture, and where it looked for `label`. Raises ImageError if it can't be read."""
+    predictor = classifier.predictors[name]
+    image = reduced(classifier.images.decode(picture.path), predictor.reduce_to)
+    with classifier.turn:
+        seen = explain.preprocessed_image(predictor, image)
+        parts = [figure(Image.fromarray(seen), f"What {name} saw")]
+        try:
+            heat = explain.heatmap(predictor, image, predictor.labels.index(label))
+        except ModelError as error:  # an architecture without an explanation
+            parts.append(f"<p>{escape(str(error))}</p>")
+        else:
+            parts.append(figure(explain.overlay(seen, heat), f"Where it looked for “{label}”"))
+    return f'<div class="figures">{"".join(parts)}</div>'
 
 
 def figure(image: Image.Image, caption: str) -> str:
-    """HTML of an image, written where it is served and deleted with the uploads. Small ones keep their pixels'
-    edges.
-    """
+    """HTML of an image, which is written into gradio's cache. A small one is enlarged with sharp pixel edges."""
     path = new_file("figure.png")
-    zoom = max(1, SIDE // max(image.size))
-    image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST).save(path)
+    factor = max(1, MIN_SIDE // max(image.size))
+    image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST).save(path)
     text = escape(caption)
-    return f'<figure><img src="{escape(URL + str(path))}" alt="{text}"><figcaption>{text}</figcaption></figure>'
+    return f'<figure><img src="{escape(FILE_URL + str(path))}" alt="{text}"><figcaption>{text}</figcaption></figure>'

@@ -1,108 +1,24 @@
-"""What page and API share: uploaded files in, a result a file, a table, a CSV file; and the endpoints made of these."""
+"""The API: functions for gradio_client, curl and MCP. Scripts rely on the names of endpoints, arguments and columns."""
 
-import secrets
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 import gradio as gr
-import numpy as np
-from gradio.utils import get_upload_folder
-from PIL import Image
 
-from classifier.errors import ClassifierError, ImageError
-from classifier.images.convert import to_rgb
-from classifier.models.predictor import Predictor
-from classifier.table import column_names, headers_and_data, result_row, write_csv_rows
-from space.batching import Batcher
-from space.prefetch import Prefetcher
-from space.validation import MAX_NAME
+from classifier.errors import ClassifierError
+from classifier.table import column_names, headers_and_data, result_row
+from space.gradio_internals import hide_from_mcp
+from space.layout import TOP_K, Components
+from space.pictures import Picture, PictureClassifier, uploads
+from space.session import write_csv
 
-TOP_K = 5  # labels an image, when the caller does not say
-PREVIEW = 320  # pixels of the shorter side, at most; twice that of the longer one
-
-
-@dataclass(frozen=True)
-class Result:
-    """One file and what a model says: (C,) `probabilities` and whether it looks like a label, or why it can't be
-    read.
-    """
-
-    name: str
-    path: str
-    probabilities: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
-    known: bool | None = None
-    error: str = ""
-    preview: str = ""  # path of a small JPEG, where one was asked for
-
-
-def uploads(files: dict | list[dict] | None) -> list[tuple[str, str]]:
-    """gradio's FileData (one, a list or nothing) -> (path, the name that its sender gave it) of each.
-
-    Raises gr.Error for anything else: what a script sends arrives unchecked.
-    """
-    files = [files] if isinstance(files, dict) else files or []
-    if not isinstance(files, list) or not all(
-        isinstance(file, dict) and isinstance(file.get("path"), str) for file in files
-    ):
-        raise gr.Error("not a file, or a list of files: send what handle_file gives", print_exception=False)
-    return [(file["path"], str(file.get("orig_name") or Path(file["path"]).name)[:MAX_NAME]) for file in files]
-
-
-def classify_files(batcher: Batcher, files: Sequence[tuple[str, str]], *, previews: bool = False) -> Iterator[Result]:
-    """A result a file, in order, as each is ready. A file that can't be read has an error instead of probabilities.
-
-    Args:
-        batcher: of the model.
-        files: (path, name) of each.
-        previews: whether to keep a small JPEG of each, which any browser can show.
-    """
-    for (path, name), found in zip(files, batcher.classify(path for path, _ in files), strict=True):
-        if isinstance(found, ImageError):
-            yield Result(name, path, error=str(found).removeprefix(f"{Path(path).name}: "))
-        else:
-            preview = write_preview(found.image) if previews else ""
-            yield Result(name, path, found.probabilities, found.known, preview=preview)
-
-
-def new_file(name: str) -> Path:
-    """A path in gradio's cache, where files are served, and deleted with the uploads; not to be guessed by others."""
-    path = Path(get_upload_folder()) / secrets.token_hex(32) / name
-    path.parent.mkdir(parents=True)
-    return path
-
-
-def write_preview(image: Image.Image) -> str:
-    """Writes a decoded image as a small JPEG."""
-    path = new_file("preview.jpg")
-    preview = to_rgb(image, reduce_to=PREVIEW)
-    preview.thumbnail((2 * PREVIEW, 2 * PREVIEW))
-    preview.save(path, quality=85)
-    return str(path)
-
-
-def table(predictor: Predictor, results: Iterable[Result], top_k: int) -> dict[str, list]:
-    """Results as `{"headers", "data"}`, one row each, with the columns of `classifier.table`."""
-    k = min(top_k, len(predictor.labels))
-    rows = []
-    for index, result in enumerate(results):
-        top = [] if result.error else predictor.top(result.probabilities, k)
-        rows.append(result_row(index, result.name, top, result.known, result.error))
-    return headers_and_data(column_names(k), rows)
-
-
-def write_csv(rows: dict[str, list]) -> str:
-    """Writes a `table` as predictions.csv into gradio's cache, where it is served and deleted with the uploads."""
-    path = new_file("predictions.csv")
-    write_csv_rows(path, rows["headers"], rows["data"])
-    return str(path)
+MAX_CONCURRENT = 32  # calls of /classify and /compare that are processed at a time; they share batches
 
 
 @contextmanager
-def as_messages() -> Iterator[None]:
-    """Our own errors become messages that page and clients show; anything else stays what it is, a bug."""
+def errors_as_messages() -> Iterator[None]:
+    """Turns the errors that a user can cause into messages that page and clients show."""
     try:
         yield
     except ClassifierError as error:
@@ -110,32 +26,30 @@ def as_messages() -> Iterator[None]:
 
 
 class Endpoints:
-    """The API over some models, the first of them the default. Names of arguments and results are stable: scripts have
-    them.
+    """The functions of the API over the served models.
 
-    The endpoints are registered with `preprocess=False`: files arrive as gradio's FileData, after its check that they
-    lie in the upload folder, with the name that the sender gave them.
+    They are registered with `preprocess=False`, so files arrive as gradio's FileData, with the name that the sender
+    gave them; gradio has checked that they lie in its upload folder. Other arguments arrive unchecked.
     """
 
-    def __init__(self, predictors: dict[str, Predictor], ahead: Prefetcher):
-        self.turn = threading.Lock()  # models take turns: each uses all cores
-        self.predictors = predictors
-        self.batchers = {
-            name: Batcher(predictor, turn=self.turn, decode_many=ahead.decode_many)
-            for name, predictor in predictors.items()
-        }
-        self.max_top_k = max(len(predictor.labels) for predictor in predictors.values())
+    def __init__(self, classifier: PictureClassifier):
+        self.classifier = classifier
+        self.max_top_k = max(len(predictor.labels) for predictor in classifier.predictors.values())
 
-    def predictor(self, model: str | None) -> Predictor:
-        """The model of that name, the first one for None."""
+    def checked_model(self, model: str | None) -> str:
+        """The name of a served model, the default for None. Raises gr.Error for an unknown name."""
         if model is None:
-            return next(iter(self.predictors.values()))
-        if not isinstance(model, str) or model not in self.predictors:
-            raise gr.Error(f"no model {model!r}: choose one of {', '.join(self.predictors)}", print_exception=False)
-        return self.predictors[model]
+            return self.classifier.default
+        if not isinstance(model, str) or model not in self.classifier.predictors:
+            names = ", ".join(self.classifier.predictors)
+            raise gr.Error(f"no model {model!r}: choose one of {names}", print_exception=False)
+        return model
 
     def checked_top_k(self, top_k: int | None) -> int:
-        """`top_k`, `TOP_K` for None. A model with fewer labels gives all it has, as `transformers.pipeline` does."""
+        """A number of labels, `TOP_K` for None. Raises gr.Error unless one of the models has so many.
+
+        A model with fewer labels returns all of them, as `transformers.pipeline` does.
+        """
         if top_k is None:
             return TOP_K
         if isinstance(top_k, bool) or not isinstance(top_k, int | float) or top_k not in range(1, self.max_top_k + 1):
@@ -155,15 +69,10 @@ class Endpoints:
         Returns:
             The labels with confidences (0 to 1); a JSON object: model, revision, known (does it look like a label?).
         """
-        predictor, top_k = self.predictor(model), self.checked_top_k(top_k)
-        if not image:
-            raise gr.Error("no image: send one file", print_exception=False)
-        with as_messages():
-            [result] = classify_files(self.batchers[predictor.name], uploads(image))
-        if result.error:
-            raise gr.Error(f"{result.name}: {result.error}", print_exception=False)
-        label = {entry["label"]: entry["score"] for entry in predictor.top(result.probabilities, top_k)}
-        return label, {"model": predictor.name, "revision": predictor.revision, "known": result.known}
+        name = self.checked_model(model)
+        picture = self._classify_one(image, [name], top_k)
+        revision = self.classifier.predictors[name].revision
+        return as_label(picture.tops[name]), {"model": name, "revision": revision, "known": picture.known[name]}
 
     def compare(self, image: dict, top_k: int | None = None) -> list[dict] | dict:
         """Classify one image with every model, to see whether they agree.
@@ -175,15 +84,28 @@ class Endpoints:
         Returns:
             The labels with their confidences (0 to 1) of each model, in the order in which /models lists them.
         """
-        labels = [self.classify(image, model, top_k)[0] for model in self.predictors]
-        return labels if len(labels) > 1 else labels[0]
+        picture = self._classify_one(image, self.classifier.predictors, top_k)
+        labels = [as_label(top) for top in picture.tops.values()]
+        return labels if len(labels) > 1 else labels[0]  # gradio takes a list of one as the value
 
+    def _classify_one(self, image: dict, models: Iterable[str], top_k: int | None) -> Picture:
+        """The picture of one upload. Raises gr.Error if there is none, or if it can't be read."""
+        top_k = self.checked_top_k(top_k)
+        if not image:
+            raise gr.Error("no image: send one file", print_exception=False)
+        with errors_as_messages():
+            [picture] = self.classifier.classify(uploads(image), models, top_k)
+        if picture.error:
+            raise gr.Error(f"{picture.name}: {picture.error}", print_exception=False)
+        return picture
+
+    @hide_from_mcp
     def classify_gallery(
         self,
         files: list,
         model: str | None = None,
         top_k: int | None = None,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008  how gradio hands it over
+        progress: gr.Progress = gr.Progress(),  # noqa: B008  gradio recognises the parameter by this default
     ) -> tuple[dict, str]:
         """Classify many images: a table with a row a file, in the order given, and the same as a CSV file.
 
@@ -195,21 +117,18 @@ class Endpoints:
         Returns:
             The table (index, file, status, known, label_1, probability_1, …, error) and the CSV file.
         """
-        predictor, top_k = self.predictor(model), self.checked_top_k(top_k)
+        name, top_k = self.checked_model(model), self.checked_top_k(top_k)
         if not files:
             raise gr.Error("no files: send at least one image", print_exception=False)
-        with as_messages():
-            uploaded = uploads(files)
-            results = []
-            for result in classify_files(self.batchers[predictor.name], uploaded):
-                results.append(result)
-                progress((len(results), len(uploaded)), desc="images classified")
-        rows = table(predictor, results, top_k)
-        return rows, write_csv(rows)
-
-    vars(classify_gallery)["_mcp_type"] = (
-        "none"  # no tool: the schema that gradio makes for MCP of a list of files is not valid
-    )
+        uploaded, rows = uploads(files), []
+        with errors_as_messages():
+            for i, picture in enumerate(self.classifier.classify(uploaded, [name], top_k)):
+                top, known = picture.tops.get(name, []), picture.known.get(name)
+                rows.append(result_row(i, picture.name, top, known, picture.error))
+                progress((len(rows), len(uploaded)), desc="images classified")
+        columns = column_names(min(top_k, len(self.classifier.predictors[name].labels)))
+        table = headers_and_data(columns, rows)
+        return table, write_csv(table)
 
     def models(self) -> list[dict]:
         """The models served, the default first: name, revision, parameters, accuracy with 95% interval, and labels."""
@@ -222,5 +141,39 @@ class Endpoints:
                 "accuracy_ci95": predictor.accuracy_ci95,
                 "labels": predictor.labels,
             }
-            for name, predictor in self.predictors.items()
+            for name, predictor in self.classifier.predictors.items()
         ]
+
+
+def as_label(top: list[dict]) -> dict[str, float]:
+    """`[{"label", "score"}, …]` -> the value of a gr.Label."""
+    return {entry["label"]: entry["score"] for entry in top}
+
+
+def register(api: Endpoints, page: Components) -> None:
+    """Registers the endpoints in the current gr.Blocks. Arguments share the page's components and their defaults."""
+    with gr.Row(visible=False):  # components that only the API uses
+        image = gr.File(label="image")
+        label = gr.Label(label="label")
+        about = gr.JSON(label="about")
+        table = gr.Dataframe(label="table")
+        csv_file = gr.File(label="CSV")
+        label_of_each_model = [gr.Label(label=name) for name in api.classifier.predictors]
+    options: dict[str, Any] = {"triggers": [], "preprocess": False}
+    single: dict[str, Any] = options | {"concurrency_limit": MAX_CONCURRENT, "concurrency_id": "pictures"}
+    gr.on(
+        fn=api.classify,
+        inputs=[image, page.model, page.top_k],
+        outputs=[label, about],
+        api_name="classify",
+        **single,
+    )
+    gr.on(fn=api.compare, inputs=[image, page.top_k], outputs=label_of_each_model, api_name="compare", **single)
+    gr.on(
+        fn=api.classify_gallery,
+        inputs=[page.files, page.model, page.top_k],
+        outputs=[table, csv_file],
+        api_name="classify_gallery",
+        **options,
+    )
+    gr.api(api.models, api_name="models", queue=False)

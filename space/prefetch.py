@@ -1,108 +1,107 @@
-"""Decodes pictures while the next ones are still being sent: of a gallery of large photographs, half of that time is
-idle.
+"""Decodes each upload once, and keeps the image for as long as there is room.
 
-    ahead.start(paths)                                  # as uploads arrive
-    ahead.decode_many(paths, reduce_to=224)             # as `decode_many`, and faster where they were started
+    images.prefetch(paths)          # as uploads arrive: decodes in the background
+    images.decode(path)             # the image, at once if it is kept
 
-One thread decodes, so that whoever waits for an answer has a decode worker at least. What it decoded waits for a call
-that names it: for a while, once, and as long as there is room. Whatever is not there then is decoded as ever.
+Decoding starts while the next files are still being sent. All models and the detail view share the decoded image, which
+is as large as the model with the largest `reduce_to` needs. A file whose image is not kept is decoded again.
 """
 
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
 from PIL import Image
 
 from classifier.errors import ImageError, SlowImageError
 from classifier.images import workers
 
-MAX_WAITING = 500  # pictures that wait, a gallery
-MAX_SLOW = 3  # files of a call that reach the limit of time; a gallery of such would hold its place for an hour
-MAX_BYTES = 64_000_000  # of pixels that wait, 300 photographs for a model that sees 224 pixels
+MAX_WAITING = 500  # files that wait to be decoded: the largest upload of the page
+MAX_SLOW = 3  # files of a call that exceed the time limit; 500 such files would take more than an hour
+MAX_BYTES = 64_000_000  # of kept pixels: 300 photographs for a model with reduce_to=224
 
 
-@dataclass
-class Waiting:
-    """A picture that was started."""
+class DecodedImages:
+    """The decoded images of uploads, by path. Safe to use from several threads.
 
-    since: float  # of time.monotonic, seconds
-    future: Future  # an image or an ImageError
-    bytes: int = 0  # of its pixels, once they are there
-
-
-class Prefetcher:
-    """What was decoded before it was asked for. Safe to call from several threads.
+    One background thread prefetches, so that at least one decoding worker is left for callers that wait.
 
     Args:
-        reduce_to: as in `decode`; for other values nothing is decoded ahead.
+        reduce_to: as in `classifier.images.workers.decode`.
     """
 
     def __init__(self, reduce_to: int | None):
         self.reduce_to = reduce_to
-        self._waiting: dict[str, Waiting] = {}
+        self._waiting: dict[str, tuple[float, Future[Image.Image]]] = {}  # time of the request, image or ImageError
+        self._kept: OrderedDict[str, tuple[float, Image.Image]] = OrderedDict()  # time of the last use; newest use last
         self._lock = threading.Lock()
-        self._thread = ThreadPoolExecutor(1, "decode ahead")
+        self._background = ThreadPoolExecutor(1, "prefetch")
 
-    def start(self, paths: Iterable[str]) -> None:
-        """Decodes these files when there is time, unless too many wait already. Returns at once."""
+    def prefetch(self, paths: Iterable[str]) -> None:
+        """Decodes files in the background, unless `MAX_WAITING` are waiting. Returns at once."""
         with self._lock:
             for path in paths:
-                if path not in self._waiting and len(self._waiting) < MAX_WAITING:
-                    self._waiting[path] = Waiting(time.monotonic(), self._thread.submit(self._decode, path))
+                if path not in self._waiting and path not in self._kept and len(self._waiting) < MAX_WAITING:
+                    self._waiting[path] = time.monotonic(), self._background.submit(self._decode, path)
 
-    def decode_many(
-        self, sources: Iterable[workers.ImageFile], *, reduce_to: int | None = None
-    ) -> Iterator[Image.Image | ImageError]:
-        """As `decode_many`, but after MOST_SLOW files that took too long no other is tried."""
+    def decode(self, path: str) -> Image.Image:
+        """The RGB image of a file. Raises ImageError, which names the file, as `workers.decode`."""
+        with self._lock:
+            if path in self._kept:
+                image = self._kept[path][1]
+                self._kept[path] = time.monotonic(), image
+                self._kept.move_to_end(path)
+                return image
+            _, future = self._waiting.pop(path, (0.0, None))
+        if future and not future.cancel():  # the background thread has begun
+            try:
+                return future.result()
+            except SlowImageError:
+                raise
+            except ImageError:
+                pass  # the file may have been incomplete at that time
+        return self._decode(path)
+
+    def decode_many(self, paths: Iterable[str]) -> Iterator[Image.Image | ImageError]:
+        """The images of several files, in order, with an ImageError in the place of a file that can't be read.
+
+        After `MAX_SLOW` files that exceeded the time limit, files are refused without being decoded.
+        """
         slow: list[SlowImageError] = []
 
-        def decode(source: workers.ImageFile, *, reduce_to: int | None) -> Image.Image:
+        def decode(path: workers.ImageFile, *, reduce_to: int | None) -> Image.Image:
             if len(slow) >= MAX_SLOW:
                 raise ImageError(f"not tried, as {MAX_SLOW} files before it took too long: send it without these")
             try:
-                return self._decoded(source, reduce_to=reduce_to)
+                return self.decode(str(path))
             except SlowImageError as error:
                 slow.append(error)
                 raise
 
-        return workers.decode_many(sources, reduce_to=reduce_to, decode=decode)
+        return workers.decode_many(paths, decode=decode)
 
-    def forget(self, kept_s: float) -> None:
-        """Lets go of what has waited for so many seconds."""
-        before = time.monotonic() - kept_s
+    def forget(self, unused_s: float) -> None:
+        """Drops what was not used for so many seconds."""
+        before = time.monotonic() - unused_s
         with self._lock:
-            for path in [path for path, waiting in self._waiting.items() if waiting.since <= before]:
-                self._waiting.pop(path).future.cancel()
+            for path in [path for path, (since, _) in self._waiting.items() if since <= before]:
+                self._waiting.pop(path)[1].cancel()
+            for path in [path for path, (used, _) in self._kept.items() if used <= before]:
+                del self._kept[path]
 
     def close(self) -> None:
-        """Starts nothing any more."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Stops prefetching."""
+        self._background.shutdown(wait=False, cancel_futures=True)
 
-    def _decode(self, path: str) -> Image.Image | ImageError:
-        try:
-            image = workers.decode(path, reduce_to=self.reduce_to)
-        except ImageError as error:
-            return error
-        size = len(image.getbands()) * image.width * image.height
+    def _decode(self, path: str) -> Image.Image:
+        """Decodes a file and keeps its image; drops the least recently used images above `MAX_BYTES`."""
+        image = workers.decode(path, reduce_to=self.reduce_to)
         with self._lock:
-            if waiting := self._waiting.get(path):
-                if sum(each.bytes for each in self._waiting.values()) + size > MAX_BYTES:
-                    del self._waiting[path]
-                waiting.bytes = size
+            self._waiting.pop(path, None)
+            self._kept[path] = time.monotonic(), image
+            self._kept.move_to_end(path)
+            while sum(3 * kept.width * kept.height for _, kept in self._kept.values()) > MAX_BYTES:
+                self._kept.popitem(last=False)
         return image
-
-    def _decoded(self, source: workers.ImageFile, *, reduce_to: int | None) -> Image.Image:
-        with self._lock:
-            waiting = (
-                self._waiting.pop(source, None) if isinstance(source, str) and reduce_to == self.reduce_to else None
-            )
-        if waiting and not waiting.future.cancel():  # it has begun
-            decoded = waiting.future.result()
-            if not isinstance(decoded, ImageError):
-                return decoded
-            if isinstance(decoded, SlowImageError):
-                raise decoded
-        return workers.decode(source, reduce_to=reduce_to)

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from classifier.images.workers import MAX_BYTES
 from classifier.models.predictor import Predictor
 from space import cleanup, style, validation
 from space.middleware import RequestLimits, State, log
-from space.prefetch import Prefetcher
+from space.pictures import PictureClassifier
 
 MAX_WAITING = 256  # requests in the queue; one more is told that it is full
 CONCURRENCY = 2  # galleries at a time: more would only hold more images in memory
@@ -36,7 +37,7 @@ MANY = 8  # images that a model gets at once: then it is worth to be compiled
 STOP_WITHIN_S = 25.0  # for what was accepted; hosts kill after 30
 
 
-def serve(demo: gr.Blocks, predictors: dict[str, Predictor], ahead: Prefetcher) -> None:
+def serve(demo: gr.Blocks, classifier: PictureClassifier) -> None:
     """Serves `demo` until SIGTERM or Ctrl-C, then answers what was accepted, refuses what comes, and closes it.
 
     Listens at GRADIO_SERVER_NAME, by default 0.0.0.0 on a host that sets PORT or SPACE_ID and 127.0.0.1 elsewhere; at
@@ -79,23 +80,23 @@ def serve(demo: gr.Blocks, predictors: dict[str, Predictor], ahead: Prefetcher) 
                     uploads=uploads,
                     functions=functions,
                     answers=answers,
-                    arrived=ahead.start,
+                    arrived=classifier.images.prefetch,
                 )
             ],
         },
         state_session_capacity=SESSIONS,
         prevent_thread_lock=True,
     )
-    cleanup.start(uploads, ahead, answers)
-    warm_up(predictors)
+    cleanup.start(uploads, classifier.images, answers)
+    warm_up(classifier.predictors)
     ready.set()
-    compile_all(predictors, stop)  # while the first visitors are answered by the models as they are
+    compile_all(classifier.predictors, stop)  # while the first visitors are answered by the models as they are
     state.stopping = True
     deadline = time.monotonic() + STOP_WITHIN_S
     while time.monotonic() < deadline and (state.open or answers.wait()):
         time.sleep(0.05)
     demo.close()
-    ahead.close()
+    classifier.images.close()
 
 
 class Answers:
@@ -154,7 +155,7 @@ class Answers:
         self._held = held
 
 
-def warm_up(predictors: dict[str, Predictor]) -> None:
+def warm_up(predictors: Mapping[str, Predictor]) -> None:
     """Classifies a grey image with each model, so that the first visitor waits for nothing to be started."""
     file = io.BytesIO()
     Image.new("RGB", (32, 32), "grey").save(file, "PNG")
@@ -162,7 +163,7 @@ def warm_up(predictors: dict[str, Predictor]) -> None:
         predictor([file.getvalue()])
 
 
-def compile_all(predictors: dict[str, Predictor], stop: threading.Event) -> None:
+def compile_all(predictors: Mapping[str, Predictor], stop: threading.Event) -> None:
     """Makes the first model fast, and until told to stop each other one that is given many images: it takes 0.1 GB a
     model.
 

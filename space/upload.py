@@ -7,10 +7,6 @@ drawn smaller by the browser, upright: the models see a few hundred pixels of a 
 component has no input meanwhile, and a page has one bar for how far it is.
 """
 
-from collections.abc import Iterable
-from html import escape
-from typing import Any
-
 import gradio as gr
 
 from classifier.images.workers import MAX_BYTES
@@ -73,9 +69,9 @@ const send = async files => {
   while (isBusy()) await pause();
   input().value = '';  // or the same files could not be chosen again after a cancel
   if (since !== cancelled) return;
-  if (files.length > MOST) trigger('crowd', {count: files.length});
+  if (files.length > MOST) trigger('too_many', {count: files.length});
   const refused = small.filter(file => file.size > TOO_LARGE), transfer = new DataTransfer();
-  if (refused.length) trigger('refused', {names: refused.map(file => file.name)});  // gradio would refuse all of them
+  if (refused.length) trigger('too_large', {names: refused.map(file => file.name)});  // gradio would refuse all of them
   small.filter(file => file.size <= TOO_LARGE).forEach(file => transfer.items.add(file));
   if (!transfer.files.length) return;
   input().files = transfer.files;
@@ -139,7 +135,7 @@ document.addEventListener('dragover', event => { if (event.dataTransfer.types.in
     return entry?.isDirectory ? walk(entry, unread) : [item.getAsFile()];
   });
   deliver((await Promise.all(found)).flat());
-  if (unread.length) trigger('unread', {name: unread[0], count: unread.length});
+  if (unread.length) trigger('unreadable', {name: unread[0], count: unread.length});
 }, true);
 document.addEventListener('paste', event => deliver([...event.clipboardData.files]));
 
@@ -156,7 +152,7 @@ dialog.close(); }; dialog.addEventListener('cancel', close); element.querySelect
       video.srcObject = await navigator.mediaDevices.getUserMedia({video: {facingMode: 'environment'}});
       dialog.showModal();
     } catch (error) {
-      trigger('blind', {reason: error.message});
+      trigger('no_webcam', {reason: error.message});
     }
   }
   if (way === 'shoot' && video.videoWidth) {
@@ -170,7 +166,7 @@ dialog.close(); }; dialog.addEventListener('cancel', close); element.querySelect
 """
 
 
-def ways(reduce_to: Iterable[int | None]) -> gr.HTML:
+def ways(reduce_to: int | None) -> gr.HTML:
     """Buttons for a folder and the webcam.
 
     It triggers `crowd` where there are more files than are taken, `refused` with the names of those that are too large,
@@ -178,32 +174,6 @@ def ways(reduce_to: Iterable[int | None]) -> gr.HTML:
 
     `reduce_to` of each model: large pictures are drawn no smaller than any of them needs.
     """
-    sides = [side or 0 for side in reduce_to]
-    side = max(sides) if all(sides) else 0
     return gr.HTML(
-        HTML, js_on_load=JS % (validation.MAX_FILES, side, MAX_BYTES), elem_id="ways", apply_default_css=False
+        HTML, js_on_load=JS % (validation.MAX_FILES, reduce_to or 0, MAX_BYTES), elem_id="ways", apply_default_css=False
     )
-
-
-def told(event: gr.EventData, key: str, *kinds: type) -> Any:
-    """What the browser tells of an event, of one of these kinds. Raises gr.Error for what a script made up."""
-    value = event._data.get(key) if isinstance(event._data, dict) else None
-    if type(value) not in kinds:
-        raise gr.Error(f"an event whose {key} is no {kinds[0].__name__}", print_exception=False)
-    return value
-
-
-def warn_crowd(event: gr.EventData) -> None:
-    """Says that not all files are taken."""
-    gr.Warning(f"{told(event, 'count', int):,} files: the first {validation.MAX_FILES} are taken.")
-
-
-def warn_blind(event: gr.EventData) -> None:
-    """Says why there is no picture of the webcam."""
-    gr.Warning(f"The webcam can't be used: {escape(told(event, 'reason', str))}")
-
-
-def warn_unread(event: gr.EventData) -> None:
-    """Says how many files or folders the browser could not read, and names one."""
-    name, count = told(event, "name", str), told(event, "count", int)
-    gr.Warning(escape(f"{name} can't be read" + (f", nor can {count - 1:,} more" if count > 1 else "")))

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The app as a user starts it: its API by gradio_client and MCP, its errors, and how it stops."""
 
 import asyncio
 import base64
@@ -21,11 +21,7 @@ from PIL import Image
 
 from classifier import load_predictor
 from classifier.images.workers import MAX_BYTES, decode
-from space import cleanup, components, detail, layout, middleware
-from space import session as rows
-from space.batching import Batcher
-from space.endpoints import classify_files
-from space.prefetch import Prefetcher
+from space import cleanup, middleware
 from tests.helpers.evaluations import write_evaluation
 from tests.helpers.models import LABELS, save_tiny_vit
 from tests.helpers.paths import ROOT
@@ -242,23 +238,6 @@ def test_importing_app_launches_nothing_and_sorts_the_embedded_models(models, tm
     assert list(predictors) == ["c", "a", "b"] and notices == []
 
 
-def test_previews_are_small_and_upright(models, files, tmp_path, monkeypatch):
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    picture(0, (1200, 900)).save(tmp_path / "large.tif")
-    with Batcher(load_predictor(models[0])) as batcher:
-        uploaded = [
-            (str(tmp_path / "large.tif"), "large.tif"),
-            (str(files["broken"]), "b.jpg"),
-            (str(files["rotated"]), "c.jpg"),
-        ]
-        large, broken, rotated = classify_files(batcher, uploaded, previews=True)
-    with Image.open(large.preview) as image:
-        assert image.format == "JPEG" and min(image.size) == 320
-    with Image.open(rotated.preview) as image, Image.open(files["rotated"]) as stored:
-        assert image.size == stored.size[::-1]
-    assert broken.preview == "" and broken.error
-
-
 def test_compare_gives_a_label_a_model(client, models, files):
     labels = client.predict(handle_file(files["good"]), top_k=3, api_name="/compare")
     for folder, label in zip(models, labels, strict=True):
@@ -355,57 +334,3 @@ def test_old_files_are_swept_and_nothing_that_is_not_an_upload(tmp_path):
     cleanup.delete_old_files(tmp_path, 0.03)  # a folder changes when what is in it goes
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == {b / "new.jpg", *others}
     assert not a.exists() and not (b / "deep").exists()
-
-
-def test_rows_are_picked_by_label_and_kind():
-    def row(first: str, score: float, second: str, known: bool = True) -> rows.Row:
-        tops = {"a": [{"label": first, "score": score}], "b": [{"label": second, "score": 0.9}]}
-        return rows.Row("x.jpg", "", tops=tops, known={"a": known, "b": None})
-
-    found = [
-        row("cat", 0.9, "cat"),
-        row("cat", 0.5, "dog"),
-        row("dog", 0.95, "dog", False),
-        rows.Row("y.jpg", "", error="?"),
-    ]
-    for kind, expected in {"all": [0, 1, 2, 3], "unsure": [1], "disagree": [1], "unknown": [2], "error": [3]}.items():
-        assert rows.picked(found, "a", None, kind, 0.8) == expected
-    assert rows.picked(found, "a", "cat", "all", 0.8) == [0, 1]
-    assert rows.counts(found, "a") == [("cat", 2), ("dog", 1)]
-    table = rows.table(found, [1, 3], "a", 5)
-    assert table["headers"] == ["index", "file", "status", "known", "models_agree", "label_1", "probability_1", "error"]
-    assert table["data"] == [
-        [1, "x.jpg", "ok", True, False, "cat", 0.5, ""],
-        [3, "y.jpg", "error", None, None, None, None, "?"],
-    ]
-
-
-def test_what_progress_is_said():
-    assert "<p>137 of 200, 3 s left</p>" in components.progress_bar(137, 200, 6.5)
-    assert "<p>0 of 200</p>" in components.progress_bar(0, 200, 0.0)
-    assert (components.percent(0.98766), components.percent(0.99996), components.percent(1.0)) == (
-        "98.8%",
-        "99.99%",
-        "100%",
-    )
-
-
-def test_names_with_markup_are_shown_as_they_are():
-    name = "<img src=x onerror=alert(1)>"
-    row = rows.Row(name, "", tops={"a": [{"label": name, "score": 0.5}]}, known={"a": None})
-    shown = [
-        components.gallery_cells([row], [0], "a"),
-        components.table_cells([row], [0], "a", 5),
-        detail.describe(row, "a", 5),
-    ]
-    shown += [components.count_bars([(name, 1)]), components.failures([rows.Row(name, "", error=name)])]
-    assert "<img" not in str(shown).replace('<img src="gradio_api', "")
-
-
-def test_a_page_of_other_labels(models):
-    predictor = load_predictor(models[0])
-    predictor.labels = [f"a rather long name of a species, {i}" for i in range(1000)]
-    page_of_others = layout.build({"first": predictor}, Prefetcher(None)).get_config_file()["components"]
-    by_id = {component["props"].get("elem_id"): component["props"] for component in page_of_others}
-    assert by_id["try"]["visible"] is False, "the examples are of CIFAR-10's labels"
-    assert "1,000 labels" in by_id["header"]["value"] and "species" not in by_id["header"]["value"]

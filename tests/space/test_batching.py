@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from classifier import load_predictor
-from classifier.errors import ImageError, ModelError
-from space.batching import Batcher
+from classifier.errors import ModelError
+from classifier.images.convert import to_rgb
+from space.batching import Batcher, reduced
 from tests.helpers.models import save_tiny_vit
-from tests.helpers.pictures import encoded, picture
+from tests.helpers.pictures import picture
 
 
 @pytest.fixture(scope="module")
@@ -19,16 +20,20 @@ def predictor(tmp_path_factory):
     return load_predictor(save_tiny_vit(tmp_path_factory.mktemp("models") / "tiny"))
 
 
-def test_answers_come_in_order_with_errors_in_their_place(predictor):
-    files = [encoded(picture(i)) for i in range(70)]
-    files[3] = files[69] = b"no image"
-    expected = predictor.probabilities([file for file in files if file != b"no image"])
+def test_every_caller_gets_the_prediction_of_its_image(predictor):
+    images = [picture(i) for i in range(70)]
     with Batcher(predictor, batch_size=8) as batcher:
-        found = list(batcher.classify(files))
-    assert [i for i, answer in enumerate(found) if isinstance(answer, ImageError)] == [3, 69]
-    answers = [answer for answer in found if not isinstance(answer, ImageError)]
-    np.testing.assert_allclose([answer.probabilities for answer in answers], expected, atol=1e-5)
-    assert answers[0].image.tobytes() == picture(0).tobytes()
+        futures = [batcher.submit(image) for image in images]
+    found = [future.result().probabilities for future in futures]
+    np.testing.assert_allclose(found, predictor.probabilities(images), atol=1e-5)
+
+
+def test_an_image_is_shrunk_to_what_the_model_needs(tmp_path):
+    predictor, image = load_predictor(save_tiny_vit(tmp_path / "tiny", reduce_to=16)), picture(0, (90, 60))
+    with Batcher(predictor) as batcher:
+        found = batcher.submit(image).result().probabilities
+    np.testing.assert_allclose(found, predictor.probabilities([to_rgb(image, reduce_to=16)])[0], atol=1e-5)
+    assert reduced(image, 16).size == (24, 16) and reduced(image, 60) is image and reduced(image, None) is image
 
 
 def test_what_waits_is_computed_together(predictor, monkeypatch):
@@ -44,22 +49,6 @@ def test_what_waits_is_computed_together(predictor, monkeypatch):
         list(threads.map(lambda i: batcher.submit(picture(i)).result(), range(20)))
         batcher.submit(picture(0)).result()  # alone, it waits for nobody
     assert sum(sizes) == 21 and len(sizes) <= 6 and max(sizes) == 8 and sizes[-1] == 1
-
-
-def test_it_reads_no_further_ahead_than_two_batches(predictor):
-    read = []
-
-    def files():
-        for i in range(200):
-            read.append(i)
-            yield encoded(picture(i))
-
-    with Batcher(predictor, batch_size=4) as batcher:
-        answers = batcher.classify(files())
-        next(answers)
-        time.sleep(0.5)
-        assert len(read) < 20
-        assert len(list(answers)) == 199
 
 
 def test_an_error_is_its_callers_and_the_next_batch_goes_on(predictor, monkeypatch):
