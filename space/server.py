@@ -25,7 +25,7 @@ from starlette.routing import Route
 from classifier.errors import ClassifierError, ModelError
 from classifier.images.workers import MAX_BYTES
 from classifier.models.predictor import Predictor
-from space import cleanup, style, validation
+from space import cleanup, theme, validation
 from space.middleware import RequestLimits, State, log
 from space.pictures import PictureClassifier
 
@@ -66,8 +66,8 @@ def serve(demo: gr.Blocks, classifier: PictureClassifier) -> None:
         share=False,
         ssr_mode=False,  # a Node server in front would cost start-up time and memory
         max_file_size=MAX_BYTES,
-        theme=style.THEME,
-        css=style.CSS,
+        theme=theme.THEME,
+        css=theme.CSS,
         run_history=False,
         mcp_server=True,
         footer_links=["api", "settings"],
