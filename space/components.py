@@ -1,7 +1,6 @@
-"""The page's own components: a gallery, a table that sorts, bars. HTML made in the browser from JSON with escaped text.
+"""Parts of the page: the gallery, the table of results, bars, progress, the summary, and the examples.
 
-gradio's gallery and table would send everything anew with each result that streams in, and can't be walked through with
-keys.
+Texts from users become HTML only after `escape`; gallery.js and gr.Dataframe show them as text.
 """
 
 import base64
@@ -19,55 +18,38 @@ from classifier.images.convert import to_rgb
 from space.pictures import Picture
 from space.session import Run, Settings, kinds_of
 
+STATIC = Path(__file__).parent / "static"
 FILE_URL = "gradio_api/file="  # relative: the page may be served below a path
 MAX_BARS = 20
 THUMBNAIL = 96  # pixels of the shorter side
 
-GALLERY = """
-<ul class="cells">${value.map(cell => `<li><button type="button" class="cell ${cell.kind}" data-index="${cell.index}"
-  aria-pressed="false" tabindex="-1" title="${cell.name}">${cell.src
-    ? `<img src="${cell.src}" alt="" loading="lazy">` : `<span class="broken" aria-hidden="true">✕</span>`}
-  <span class="said"><b>${cell.label}</b> <span>${cell.detail}</span></span><span class="sr">, ${cell.name}</span>
-  </button></li>`
-).join('')}</ul>
-"""
-# One cell is reached by Tab, the others by arrows from there. A click tells Python which picture it was, and when.
-GALLERY_JS = """
-let chosen = 0;
-const buttons = () => [...element.querySelectorAll('button[data-index]')];
-const mark = () => {
-  const all = buttons();
-  const entry = all.find(button => Number(button.dataset.index) === chosen) || all[0];
-  all.forEach(button => {
-    button.setAttribute('aria-pressed', Number(button.dataset.index) === chosen);
-    button.tabIndex = button === entry ? 0 : -1;
-  });
-};
-watch('selected', () => { if (props.selected >= 0) chosen = props.selected; mark(); });
-watch('value', mark);  // by itself, as it streams in: what was clicked meanwhile stays marked
-document.addEventListener('chosen', event => { chosen = event.detail; mark(); });  // in the table
-element.addEventListener('click', event => {
-  const button = event.target.closest('button[data-index]');
-  if (!button) return;
-  chosen = Number(button.dataset.index);
-  mark();
-  trigger('click', {index: chosen, at: event.timeStamp});
-});
-element.addEventListener('keydown', event => {
-  const all = buttons(), at = all.indexOf(document.activeElement);
-  const columns = all.filter(button => button.offsetTop === all[0].offsetTop).length;
-  const step = {ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns, Home: -at, End: all.length - 1 -
-  at}; const to = all[at + step[event.key]]; if (at < 0 || !to) return; event.preventDefault(); all[at].tabIndex = -1;
-  to.tabIndex = 0; to.focus();
-});
-mark();
-"""
+
+def module_script(name: str, *events: str) -> str:
+    """`js_on_load` of a component whose behaviour is the function `mount` of static/`name`.js.
+
+    The URL is resolved against the page's, because the page may be served below a path. `events` are the names of the
+    events that the module triggers: gradio offers a listener for each name that is quoted in the script.
+    """
+    mount = "module => module.mount({element, props, trigger, watch})"
+    listed = ", ".join(map(repr, events))
+    return f"import(new URL('page/{name}.js', document.baseURI)).then({mount}); // triggers {listed}"
 
 
 def gallery() -> gr.HTML:
-    """A gallery without pictures; its `value` is `gallery_tiles`, its click tells the index of a row."""
+    """A gallery without pictures, filled by static/gallery.js: `value` is `gallery_tiles`, `selected` the marked index.
+
+    Its event `click` has `index`, that of the picture, and `at`, the time in milliseconds of the page's clock.
+
+    It is no gr.Gallery: with 500 results streaming in, that shows the last one after 24 s (this one after 10 s), has
+    500 tab stops (this one has 1), and cuts the probability off on a phone.
+    """
     return gr.HTML(
-        [], html_template=GALLERY, js_on_load=GALLERY_JS, selected=-1, elem_id="gallery", apply_default_css=False
+        [],
+        html_template='<div class="tiles"><ul class="cells"></ul></div>',
+        js_on_load=module_script("gallery", "click"),
+        selected=-1,
+        elem_id="gallery",
+        apply_default_css=False,
     )
 
 
@@ -78,14 +60,14 @@ def gallery_tiles(pictures: Sequence[Picture], indices: Sequence[int], model: st
 
 def gallery_tile(picture: Picture, index: int, model: str) -> dict:
     """One of `gallery_tiles`."""
-    tile = {"index": index, "kind": "error", "src": "", "name": escape(picture.name)}
+    tile = {"index": index, "kind": "error", "src": "", "name": picture.name}
     if picture.error:
-        return tile | {"label": escape(picture.name), "detail": escape(picture.error)}
+        return tile | {"label": picture.name, "detail": picture.error}
     top, is_unknown = picture.tops[model][0], picture.known[model] is False
     return tile | {
         "kind": "unknown" if is_unknown else "",
-        "src": escape(FILE_URL + picture.preview),
-        "label": escape(top["label"]) + ("?" if is_unknown else ""),
+        "src": FILE_URL + picture.preview,
+        "label": top["label"] + ("?" if is_unknown else ""),
         "detail": percent(top["score"]),
     }
 

@@ -315,10 +315,10 @@ class PageEvents:
                 self.select_row, outputs=[page.detail, page.gallery], scroll_to_output=True, **select
             ).then
         )
-        page.ways.too_many(self.warn_too_many, **data)
-        page.ways.no_webcam(self.warn_no_webcam, **data)
-        page.ways.unreadable(self.warn_unreadable, **data)
-        page.ways.too_large(self.add_too_large, inputs_kwargs=controls, outputs=everything, **data)
+        page.upload_buttons.too_many(self.warn_too_many, **data)
+        page.upload_buttons.no_webcam(self.warn_no_webcam, **data)
+        page.upload_buttons.unreadable(self.warn_unreadable, **data)
+        page.upload_buttons.too_large(self.add_too_large, inputs_kwargs=controls, outputs=everything, **data)
         page.about_tab.select(
             self.describe_models, outputs=[part for parts in page.models for part in parts], api_visibility="private"
         )

@@ -29,7 +29,7 @@ class Components:
     visit: gr.State
     header: gr.HTML
     files: gr.File
-    ways: gr.HTML  # buttons for a folder, the clipboard and the webcam
+    upload_buttons: gr.HTML  # a folder, the clipboard, the webcam
     progress: gr.HTML
     stop: gr.Button
     model: gr.Dropdown
@@ -76,7 +76,7 @@ def build(classifier: PictureClassifier, notices: Sequence[str] = ()) -> Compone
             with gr.Row(elem_id="top"):
                 with gr.Column(scale=3, min_width=300, elem_id="picker"):
                     files = gr.File(label="Pictures", file_count="multiple", height=170, elem_id="files")
-                    ways = upload.ways(classifier.images.reduce_to)
+                    upload_buttons = upload.upload_buttons(classifier.images.reduce_to)
                 with gr.Column(scale=3, min_width=300, elem_id="working"):
                     progress = gr.HTML(elem_id="progress")
                     stop = gr.Button("Stop", variant="stop", elem_id="stop")
@@ -130,7 +130,7 @@ def build(classifier: PictureClassifier, notices: Sequence[str] = ()) -> Compone
         visit=visit,
         header=header,
         files=files,
-        ways=ways,
+        upload_buttons=upload_buttons,
         progress=progress,
         stop=stop,
         model=model,

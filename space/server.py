@@ -20,12 +20,14 @@ from PIL import Image
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 
 from classifier.errors import ClassifierError, ModelError
 from classifier.images.workers import MAX_BYTES
 from classifier.models.predictor import Predictor
 from space import cleanup, theme, validation
+from space.components import STATIC
 from space.middleware import RequestLimits, State, log
 from space.pictures import PictureClassifier
 
@@ -67,12 +69,12 @@ def serve(demo: gr.Blocks, classifier: PictureClassifier) -> None:
         ssr_mode=False,  # a Node server in front would cost start-up time and memory
         max_file_size=MAX_BYTES,
         theme=theme.THEME,
-        css=theme.CSS,
+        css_paths=[STATIC / "page.css"],
         run_history=False,
         mcp_server=True,
         footer_links=["api", "settings"],
         app_kwargs={
-            "routes": [Route("/health", health)],
+            "routes": [Route("/health", health), Mount("/page", StaticFiles(directory=STATIC))],
             "middleware": [
                 Middleware(
                     RequestLimits,

@@ -10,7 +10,7 @@ from classifier.hub import REFUSED, advice
 from classifier.runs import PULLED
 
 SPACE = ["app.py", "requirements.txt", "LICENSE", "space/**/*.py", "classifier/**/*.py"]
-SPACE += ["classifier/reporting/templates/*"]
+SPACE += ["space/static/*", "classifier/reporting/templates/*"]
 SPACE += ["model_card.md", "SECURITY.md", "examples/*", *(f"models/*/{pattern}" for pattern in PULLED)]
 # Files that the README links to or shows
 SPACE += ["docs/*", "report/report.*", "report/slides.pptx", "report/figures/*.png"]

@@ -92,6 +92,7 @@ def opened(browser, url):
         page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else faults.append(r.url))
         page.goto(f"{address}/?__theme={theme}")
         page.locator(INPUT).wait_for(state="attached")
+        page.locator("#upload-buttons button:enabled").first.wait_for()  # once the script is loaded
         return page
 
     yield open_page
@@ -483,7 +484,7 @@ def test_more_files_than_are_taken(opened, tmp_path):
 def test_the_webcam(opened):
     page = opened()
     page.get_by_role("button", name="Webcam").click()
-    page.wait_for_function("document.querySelector('#ways video').videoWidth > 0")
+    page.wait_for_function("document.querySelector('#upload-buttons video').videoWidth > 0")
     page.get_by_role("button", name="Take the picture").click()
     pictures(page, 1)
     playwright.expect(page.locator("#detail .file")).to_have_text("webcam.jpg")
