@@ -16,11 +16,11 @@ DISAGREE = "background: rgb(245 158 11 / .15)"  # of rows on which models disagr
 
 def table(predictors: Mapping[str, Predictor]) -> gr.Dataframe:
     """A table without rows; its value is `table_value`."""
-    datatype: list[Any] = ["html", "str", *["html"] * len(predictors)]
+    datatype: list[Any] = ["html", *["html"] * len(predictors), "str"]
     return gr.Dataframe(
         table_value([], predictors),
         datatype=datatype,
-        column_widths=[80, 260, *[200] * len(predictors)],
+        column_widths=[80, *[max(150, 820 // len(predictors))] * len(predictors), 250],
         interactive=False,
         label="Labels of all models",
         show_label=False,
@@ -34,18 +34,18 @@ def table_value(pictures: Sequence[Picture], predictors: Mapping[str, Predictor]
     """What each model says about each picture that can be read; pictures on which models disagree come first."""
     readable = [picture for picture in pictures if not picture.error]
     ordered = sorted(readable, key=lambda picture: picture.models_agree is not False)
-    headers = ["Picture", "File", *predictors]
+    headers = ["Picture", *predictors, "File"]
     styles = [[DISAGREE if picture.models_agree is False else ""] * len(headers) for picture in ordered]
     return {"headers": headers, "data": [row(picture) for picture in ordered], "metadata": {"styling": styles}}
 
 
 def row(picture: Picture) -> list[str]:
-    """The cells of one picture: HTML of its preview, its name, HTML of each model's label and probability."""
-    cells = [f'<img src="{escape(FILE_URL + picture.preview)}" alt="" loading="lazy">', picture.name]
+    """The cells of one picture: HTML of its preview, HTML of each model's label and probability, its name."""
+    cells = [f'<img src="{escape(FILE_URL + picture.preview)}" alt="" loading="lazy">']
     for name, (top, *_) in picture.tops.items():
         doubt = "?" if picture.known[name] is False else ""
         cells.append(f"<b>{escape(top['label'])}{doubt}</b> {percent(top['score'])}")
-    return cells
+    return [*cells, picture.name]
 
 
 def describe_disagreement(pictures: Sequence[Picture]) -> str:

@@ -76,7 +76,7 @@ def table() -> gr.Dataframe:
     """A table without rows; its value is `table_value`. The page sorts it, because its own menu has no keys."""
     return gr.Dataframe(
         table_value([], [], Settings("", 1)),
-        column_widths=[60, 260, 180, 130, 110, 300, 110],
+        column_widths=[60, 130, 110, 260, 180, 300, 110],
         interactive=False,
         label="All results",
         show_label=False,
@@ -88,19 +88,19 @@ def table() -> gr.Dataframe:
 
 def table_value(pictures: Sequence[Picture], indices: Sequence[int], settings: Settings) -> dict[str, list]:
     """Headers and rows of some pictures; the first column is the picture's number, from 1."""
-    headers = ["No.", "File", "Status", "Label", "Probability", "Next labels", "Models"]
+    headers = ["No.", "Label", "Probability", "File", "Status", "Next labels", "Models"]
     return {"headers": headers, "data": [table_row(index, pictures[index], settings) for index in indices]}
 
 
 def table_row(index: int, picture: Picture, settings: Settings) -> list:
     """One row of `table_value`."""
     if picture.error:
-        return [index + 1, picture.name, f"error: {picture.error}", "", "", "", ""]
+        return [index + 1, "", "", picture.name, f"error: {picture.error}", "", ""]
     first, *others = picture.tops[settings.model][: settings.top_k]
     status = "like none of the labels" if picture.known[settings.model] is False else "ok"
     following = ", ".join(f"{entry['label']} {percent(entry['score'])}" for entry in others)
     agreement = {None: "", True: "agree", False: "disagree"}[picture.models_agree]
-    return [index + 1, picture.name, status, first["label"], percent(first["score"]), following, agreement]
+    return [index + 1, first["label"], percent(first["score"]), picture.name, status, following, agreement]
 
 
 def count_bars(counts: Sequence[tuple[str, int]]) -> str:

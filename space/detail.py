@@ -25,7 +25,7 @@ def describe(picture: Picture, model: str, top_k: int) -> str:
     return (
         f'<p class="file">{escape(picture.name)}</p><div role="status">'
         f"<h2>{escape(top['label'])} <small>{percent(top['score'])}</small></h2>{doubt}</div><p>{verdict}</p>"
-        + "".join(section(picture, name, top_k) for name in names)
+        f'<div class="models">{"".join(section(picture, name, top_k) for name in names)}</div>'
     )
 
 

@@ -35,6 +35,7 @@ from space.session import (
 MAX_RUNS = 4  # uploads of all visitors that are classified at a time; each holds some images in memory
 MAX_PICTURES = 2000  # on a page: each takes 8 kB of memory for as long as the visit is kept
 UPDATE_EVERY_S = 0.5  # seconds between two updates of a page whose pictures are being classified
+FEW_PICTURES = 24  # up to so many, the detail view is below the gallery, which then has three rows at most
 KEPT_LABELS = 10  # labels of each model that are kept of a picture
 
 Update = dict[Any, Any]  # component -> its new value
@@ -77,7 +78,7 @@ class PageEvents:
         run, updated = Run(len(new)), float("-inf")
         visit.runs.append(run)
         try:
-            yield {page.progress: components.progress_bar(visit.runs)}
+            yield {page.progress: components.progress_bar(visit.runs), page.answer: self._arranged(first + len(new))}
             with errors_as_messages():
                 for picture in self.classifier.classify(new, self.classifier.predictors, KEPT_LABELS, previews=True):
                     if visit.stops != stops:
@@ -171,12 +172,17 @@ class PageEvents:
             page.progress: components.progress_bar(visit.runs),
             page.results: gr.Column(visible=bool(pictures)),
             page.filters: gr.Row(visible=len(pictures) > 1),
+            page.answer: self._arranged(len(pictures)),
             page.detail: self._detail(visit),
             page.counts: components.count_bars(label_counts(pictures, settings.model)),
             page.disagreement: compare.describe_disagreement(pictures),
             page.comparison: compare.table_value(pictures, self.classifier.predictors),
             **self._filtered(visit),
         }
+
+    def _arranged(self, n_pictures: int) -> gr.Row:
+        """Gallery and detail view side by side or, for a few pictures, one below the other."""
+        return gr.Row(elem_classes="few" if n_pictures <= FEW_PICTURES else "")
 
     def _filtered(self, visit: Visit) -> Update:
         """New values of the components that depend on the filters."""
@@ -268,7 +274,7 @@ class PageEvents:
             "order": page.order,
         }
         filtered = [page.gallery, page.summary, page.table, page.csv, page.json]
-        everything: list[Any] = [page.progress, page.results, page.filters, page.detail, page.counts]
+        everything: list[Any] = [page.progress, page.results, page.filters, page.answer, page.detail, page.counts]
         everything += [page.disagreement, page.comparison, *filtered]
         private: dict[str, Any] = {"api_visibility": "private", "preprocess": False}
         refresh: dict[str, Any] = private | {"show_progress": "hidden", "trigger_mode": "always_last"}

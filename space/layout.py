@@ -35,6 +35,7 @@ class Components:
     model: gr.Dropdown
     top_k: gr.Slider
     results: gr.Column  # everything that is hidden until there are pictures
+    answer: gr.Row  # gallery and detail view
     summary: gr.HTML
     clear: gr.Button
     filters: gr.Row
@@ -91,21 +92,23 @@ def build(classifier: PictureClassifier, notices: Sequence[str] = ()) -> Compone
                     clear = gr.Button("Clear", size="md", min_width=100, scale=0)
                 with gr.Row(visible=False, elem_id="filters") as filters:
                     kinds = [(text, key) for key, text in KINDS.items()]
-                    kind = gr.Radio(kinds, value="all", label="Show", scale=5, min_width=340)
-                    below = gr.Slider(1, 100, value=UNSURE_BELOW, step=1, label="Unsure below, %", buttons=[], scale=2)
+                    kind = gr.Radio(kinds, value="all", label="Show", scale=6, min_width=340)
+                    below = gr.Slider(
+                        1, 100, value=UNSURE_BELOW, step=1, label="Unsure below, %", buttons=[], scale=2, min_width=170
+                    )
                     labels = [("All labels", ""), *((label, label) for label in classifier.labels)]
-                    label = gr.Dropdown(labels, value="", label="Label", scale=2, min_width=160)
+                    label = gr.Dropdown(labels, value="", label="Label", scale=2, min_width=140)
                     orders = [(text, key) for key, text in ORDERS.items()]
                     order = gr.Dropdown(
-                        orders, value="added", label="Sort by", filterable=False, scale=2, min_width=160
+                        orders, value="added", label="Sort by", filterable=False, scale=2, min_width=150
                     )
-                with gr.Row(elem_id="answer"):
+                with gr.Row(elem_id="answer") as answer:
                     with gr.Column(scale=3, min_width=300):
                         gallery = components.gallery()
+                        with gr.Accordion("Pictures of each label", open=True, elem_id="counts"):
+                            counts = gr.HTML(elem_id="plot", apply_default_css=False)
                     with gr.Column(scale=2, min_width=300):
                         detail = gr.HTML(elem_id="detail", apply_default_css=False)
-                with gr.Accordion("Pictures of each label", open=True, elem_id="counts"):
-                    counts = gr.HTML(elem_id="plot", apply_default_css=False)
                 with gr.Accordion("All results as a table", open=False, elem_id="details"):
                     table = components.table()
                 with gr.Row(elem_id="takeaway"):
@@ -136,6 +139,7 @@ def build(classifier: PictureClassifier, notices: Sequence[str] = ()) -> Compone
         model=model,
         top_k=top_k,
         results=results,
+        answer=answer,
         summary=summary,
         clear=clear,
         filters=filters,

@@ -16,6 +16,7 @@ THEME = gr.themes.Base(
     body_background_fill_dark="*neutral_950",
     body_text_color_subdued="*neutral_600",
     body_text_color_subdued_dark="*neutral_400",
+    block_label_text_color="*neutral_600",
     block_background_fill="white",
     block_background_fill_dark="*neutral_900",
     block_border_color_dark="*neutral_800",

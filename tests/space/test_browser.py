@@ -202,13 +202,13 @@ def test_sixty_files_of_which_three_are_broken(opened, models, files, tmp_path):
     page.get_by_label("Unreadable").click()
     expect(page.locator("#gallery .cell")).to_have_count(3)
     page.get_by_text("All results as a table").click()
-    expect(page.locator("#table tbody tr")).to_have_count(3)
+    expect(page.locator("#table [data-col='0']")).to_have_count(3)
     page.get_by_label("All", exact=True).click()
-    expect(page.locator("#table tbody tr")).to_have_count(60)
-    page.locator("#table th button", has_text="Probability").click()
-    expect(page.locator("#table th").nth(3)).to_have_attribute("aria-sort", "ascending")
-    cells = page.locator("#table tbody tr td:nth-child(4)").all_inner_texts()
-    shares = [float(cell.rstrip("%")) for cell in cells if cell]
+    page.get_by_label("Sort by").click()
+    page.get_by_role("option", name="Least sure first").click()
+    expect(page.locator("#gallery .cell").last).to_have_class("cell error")
+    texts = page.locator("#gallery .cell:not(.error) .said span").all_inner_texts()
+    shares = [float(text.rstrip("%")) for text in texts]
     assert len(shares) == 57 and shares == sorted(shares)
 
 
@@ -291,10 +291,11 @@ def test_compare_and_about(opened, models, files):
     tops = [(a["label"], b["label"]) for [a], [b] in zip(first(files, top_k=1), second(files, top_k=1), strict=True)]
     n = sum(a != b for a, b in tops)
     page.get_by_role("tab", name="Compare").click()
-    expect(page.locator("#comparison")).to_contain_text(f"The models disagree on {n} of 3.")
-    rows = page.locator("#comparison tbody tr")
-    expect(rows).to_have_count(3)
-    assert [rows.nth(i).get_attribute("class") == "disagree" for i in range(3)] == [True] * n + [False] * (3 - n)
+    expect(page.locator("#disagreement")).to_have_text(f"The models disagree on {n} of 3.")
+    names = page.locator("#comparison [data-col='3']")
+    expect(names).to_have_count(3)
+    styles = [names.nth(i).get_attribute("style") or "" for i in range(3)]
+    assert ["rgb(245" in style for style in styles] == [True] * n + [False] * (3 - n)
     cards = page.locator("#cards section")
     for words in ("90.0%", "89.0% to 91.0%", "12 ms", "2 × Abacus", "M", "MB"):
         expect(cards.first).to_contain_text(words)
@@ -417,7 +418,7 @@ def test_what_comes_at_the_same_moment_is_kept(opened, tmp_path, first):
     held = []
     page.route("**/queue/join**", lambda route: held.append(route) if len(held) < 2 else route.continue_())
     page.locator("#examples button").first.click()
-    page.set_input_files(INPUT, sorted(tmp_path.iterdir()))  # sent when the example has not begun for three seconds
+    page.set_input_files(INPUT, sorted(tmp_path.iterdir()))
     while len(held) < 2:
         page.wait_for_timeout(100)
     for route in held if first == "example" else reversed(held):
@@ -465,7 +466,7 @@ def test_what_is_chosen_last_holds(opened, models, tmp_path):
     page.wait_for_timeout(1000)
     expect(page.locator("#detail .file")).to_have_text("007.jpg")
     page.get_by_text("All results as a table").click()
-    page.locator("#table tbody button").first.click()
+    page.locator("#table [data-row='0'][data-col='1']").click()
     expect(page.locator("#gallery [aria-pressed=true]")).to_have_attribute("data-index", "0")
 
 

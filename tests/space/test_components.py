@@ -30,8 +30,8 @@ def test_the_table_has_a_row_for_each_picture():
     pictures = [Picture("x.jpg", tops=tops, known={"a": False, "b": None}), Picture("y.jpg", error="not an image")]
     table = components.table_value(pictures, [1, 0], Settings("a", 5))
     assert table["data"] == [
-        [2, "y.jpg", "error: not an image", "", "", "", ""],
-        [1, "x.jpg", "like none of the labels", "cat", "50.0%", "dog 30.0%", "agree"],
+        [2, "", "", "y.jpg", "error: not an image", "", ""],
+        [1, "cat", "50.0%", "x.jpg", "like none of the labels", "dog 30.0%", "agree"],
     ]
 
 
@@ -44,8 +44,8 @@ def test_the_comparison_shows_disagreements_first():
     assert compare.describe_disagreement(pictures) == "The models disagree on 1 of 2."
     table = compare.table_value(pictures, {"a": None, "b": None})
     assert [row[1:] for row in table["data"]] == [
-        ["y.jpg", "<b>cat</b> 50.0%", "<b>dog?</b> 75.0%"],
-        ["x.jpg", "<b>cat</b> 50.0%", "<b>cat?</b> 75.0%"],
+        ["<b>cat</b> 50.0%", "<b>dog?</b> 75.0%", "y.jpg"],
+        ["<b>cat</b> 50.0%", "<b>cat?</b> 75.0%", "x.jpg"],
     ]
     assert table["metadata"]["styling"] == [[compare.DISAGREE] * 4, [""] * 4]
 
@@ -57,7 +57,7 @@ def test_names_with_markup_are_shown_as_they_are():
         detail.describe(picture, "a", 5),
         components.count_bars([(name, 1)]),
         components.failures([Picture(name, error=name)]),
-        compare.table_value([picture], {"a": None})["data"][0][2],  # its second cell is text, not HTML
+        compare.table_value([picture], {"a": None})["data"][0][1],  # its last cell is text, not HTML
     ]
     assert all("<img" not in html for html in shown)
 
