@@ -317,6 +317,17 @@ def test_an_example_answers(opened):
     playwright.expect(page.locator("#detail .file")).to_have_text(EXAMPLES[1].name)
 
 
+def test_scripts_are_found_below_a_path(browser, url):
+    """As behind a proxy that serves the page at /demo/: the browser sees that address, the app does not."""
+    page = browser.new_page()
+    page.route("**/demo/**", lambda route: route.continue_(url=route.request.url.replace("/demo/", "/")))
+    page.goto(f"{url}/demo/")
+    page.locator("#ways button:enabled").first.wait_for(timeout=60_000)
+    loaded = page.evaluate("performance.getEntriesByType('resource').map(entry => entry.name)")
+    assert f"{url}/demo/page/upload.js" in loaded
+    page.close()
+
+
 def test_keys_alone(opened, files):
     expect, page = playwright.expect, opened()
     with page.expect_file_chooser() as chooser:  # around all of it: until it listens, a chooser would be lost
