@@ -110,6 +110,17 @@ def fits(page) -> bool:
     )
 
 
+def has_whole_rows(page) -> bool:
+    """The gallery cuts no row of tiles at its lower edge."""
+    return page.evaluate(
+        """() => {
+            const edge = document.querySelector('#gallery .cells').getBoundingClientRect().bottom;
+            const tiles = [...document.querySelectorAll('#gallery .cell')].map(tile => tile.getBoundingClientRect());
+            return tiles.every(tile => tile.bottom <= edge || tile.top >= edge);
+        }"""
+    )
+
+
 def said(predictor, files: list[Path]) -> list[str]:
     """What the gallery says of readable files."""
     found = []
@@ -198,6 +209,7 @@ def test_sixty_files_of_which_three_are_broken(opened, models, files, tmp_path):
     expect(page.locator("#summary")).to_contain_text("<b>{{broken}}${1}.jpg: not an image")
     expect(page.locator("#gallery .cell.error")).to_have_count(3)
     assert fits(page)
+    assert has_whole_rows(page)
 
     page.get_by_label("Unreadable").click()
     expect(page.locator("#gallery .cell")).to_have_count(3)
@@ -468,6 +480,10 @@ def test_what_is_chosen_last_holds(opened, models, tmp_path):
     page.wait_for_timeout(1000)  # milliseconds, for what might still come
     expect(page.locator("#detail .file")).to_have_text("007.jpg")
     expect(page.locator("#gallery [aria-pressed=true]")).to_have_attribute("data-index", "7")
+    assert has_whole_rows(page)
+    tiles, detail, tile = (page.locator(it).first.bounding_box() for it in ("#gallery .cells", "#detail", ".cell"))
+    below = detail["y"] + detail["height"] - tiles["y"] - tiles["height"]
+    assert 0 <= below < tile["height"] + 8  # as high as the detail view beside it, to a row and the gap of 8 pixels
 
     page.set_input_files(
         INPUT, files[:1]
