@@ -219,9 +219,13 @@ def test_sixty_files_of_which_three_are_broken(opened, models, files, tmp_path):
     page.get_by_label("Sort by").click()
     page.get_by_role("option", name="Least sure first").click()
     expect(page.locator("#gallery .cell").last).to_have_class("cell error")
-    texts = page.locator("#gallery .cell:not(.error) .said span").all_inner_texts()
-    shares = [float(text.rstrip("%")) for text in texts]
-    assert len(shares) == 57 and shares == sorted(shares)
+    page.wait_for_function(
+        """() => {
+            const shares = [...document.querySelectorAll('#gallery .cell:not(.error) .said span')]
+                .map(span => parseFloat(span.textContent));
+            return shares.length === 57 && shares.every((share, i) => !i || shares[i - 1] <= share);
+        }"""
+    )
 
 
 def test_filters_and_downloads_go_together(opened, models, files):
