@@ -19,6 +19,7 @@ from PIL import Image
 
 from classifier.files import replacing
 from classifier.reporting.architecture import Layer
+from classifier.reporting.blocks import HALF
 
 BLUE, ORANGE = "#0072B2", "#D55E00"
 COLOURS = {"train": BLUE, "validation": "#E69F00", "test": "#009E73"}
@@ -32,10 +33,12 @@ STYLES = (
     ("#56B4E9", "P", (0, (3, 1, 1, 1)), "+++"),
 )
 WIDTH = 6.7  # inches, the width of a page's text: font sizes are those on the page
+MIN_LETTERS = 4.5  # points: smaller numbers are left out of a confusion matrix
+MAX_MISTAKES = 8
 MAX_SAMPLE_ROWS = 20
-MAX_CLASS_ROWS = 60
-MAX_BAR_ROWS = 30
+MAX_CLASS_ROWS = 30
 MAX_MATRIX_NAMES = 40
+MAX_MATRICES_NAMES = 20  # classes of matrices side by side
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
@@ -82,7 +85,7 @@ def save_samples(
             canvas[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
 
     dpi = 100  # the axes below cover exactly the canvas, with one pixel of the figure for each of its pixels
-    left, right, top, bottom = 30 + 10 * max(len(shorten(name)) for name in names[:rows]), 16, 42, 16
+    left, right, top, bottom = 30 + 12 * max(len(shorten(name)) for name in names[:rows]), 16, 42, 16
     full_width, full_height = canvas.shape[1] + left + right, canvas.shape[0] + top + bottom
     figure = Figure(figsize=(full_width / dpi, full_height / dpi), dpi=dpi)
     axes = figure.add_axes(
@@ -93,7 +96,7 @@ def save_samples(
         [row * step_y + height * zoom / 2 for row in range(rows)], [shorten(names[row]) for row in range(rows)]
     )
     axes.set_xticks([])
-    axes.tick_params(length=0, labelsize=11, pad=8)
+    axes.tick_params(length=0, labelsize=13, pad=8)
     axes.spines[:].set_visible(False)
     shown = f"first {rows} of {len(names)} classes" if rows < len(names) else f"{rows} classes"
     axes.set_title(f"{shown}, up to {columns} images of each, {width}×{height} pixels", loc="left", fontsize=11)
@@ -101,7 +104,7 @@ def save_samples(
 
 
 def save_classes(path: Path, counts: Mapping[str, np.ndarray | torch.Tensor], names: Sequence[str]) -> None:
-    """Writes the number of images of each class as grouped bars, one colour per split, for up to 60 classes.
+    """Writes the number of images of each class as grouped bars, one colour per split, for up to 30 classes.
 
     Args:
         path: the PNG to write.
@@ -135,29 +138,65 @@ def save_classes(path: Path, counts: Mapping[str, np.ndarray | torch.Tensor], na
     save_figure(figure, path, dpi=100)
 
 
-def shorten(name: str) -> str:
-    """A label of at most 18 characters."""
-    return name if len(name) <= 18 else name[:17] + "…"
+def shorten(name: str, longest: int = 18) -> str:
+    """A label of at most `longest` characters."""
+    return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
 def save_curves(path: Path, history: list[dict]) -> None:
     """Writes loss (nats) and accuracy by epoch, from the lines of metrics.jsonl."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
-    for axes, name, colour, style in (
-        (loss, "train_loss", BLUE, "o-"),
-        (loss, "validation_loss", ORANGE, "s--"),
-        (accuracy, "train_accuracy", BLUE, "o-"),
-        (accuracy, "validation_accuracy", ORANGE, "s--"),
-    ):
-        if values := {line["epoch"]: line[name] for line in history if name in line}:
-            axes.plot(list(values), list(values.values()), style, color=colour, markersize=4, label=name.split("_")[0])
-    loss.set(xlabel="epoch", ylabel="cross-entropy (nats)", title="Loss")
-    accuracy.set(xlabel="epoch", ylabel="accuracy", title="Accuracy")
+    draw_curves(loss, history, "loss")
+    draw_curves(accuracy, history, "accuracy")
+    loss.set(ylabel="cross-entropy (nats)", title="Loss")
+    accuracy.set(ylabel="accuracy", title="Accuracy")
     for axes in (loss, accuracy):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
+        axes.set_xlabel("epoch")
         axes.legend(frameon=False)
+    save_figure(figure, path)
+
+
+def draw_curves(axes: Axes, history: list[dict], metric: Literal["loss", "accuracy"]) -> None:
+    """Draws a metric of the training and of the validation split by epoch."""
+    for split, colour, style in (("train", BLUE, "o-"), ("validation", ORANGE, "s--")):
+        key = f"{split}_{metric}"
+        if values := {line["epoch"]: line[key] for line in history if key in line}:
+            axes.plot(list(values), list(values.values()), style, color=colour, markersize=4, label=split)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+
+
+def panels_of_models(names: Sequence[str], height: float, ratios: Sequence[float]) -> tuple[Figure, list[np.ndarray]]:
+    """A figure as wide as a page's text, with a column of panels for each model.
+
+    Args:
+        names: of the models; the title of a model's top panel.
+        height: of the figure in inches.
+        ratios: heights of a model's panels relative to each other, the top one first.
+
+    Returns the figure and the panels of each model.
+    """
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    panels = figure.subplots(len(ratios), len(names), squeeze=False, height_ratios=ratios).T
+    for name, [top, *_] in zip(names, panels, strict=True):
+        top.set_title(shorten(name), fontsize=9)
+    return figure, list(panels)
+
+
+def save_curves_of_models(path: Path, models: Mapping[str, list[dict]]) -> None:
+    """Writes loss (nats) by epoch, and below it accuracy, in a column for each model; `models` is {name: history}."""
+    figure, panels = panels_of_models(list(models), 3.1, (1, 1))
+    for i, (history, [loss, accuracy]) in enumerate(zip(models.values(), panels, strict=True)):
+        draw_curves(loss, history, "loss")
+        draw_curves(accuracy, history, "accuracy")
+        accuracy.set_xlabel("epoch", fontsize=8)
+        if i == 0:
+            loss.set_ylabel("cross-entropy (nats)", fontsize=8)
+            accuracy.set_ylabel("accuracy", fontsize=8)
+        for axes in (loss, accuracy):
+            set_plain_style(axes)
+    figure.legend(handles=panels[0][0].lines, loc="outside upper left", ncols=2, frameon=False, fontsize=8)
     save_figure(figure, path)
 
 
@@ -189,6 +228,37 @@ def save_confusion(path: Path, matrix: np.ndarray, labels: list[str]) -> None:
     save_figure(figure, path)
 
 
+def save_confusion_of_models(path: Path, models: Mapping[str, np.ndarray], labels: list[str]) -> None:
+    """Writes the confusion matrices of several models side by side, for up to 20 classes.
+
+    Args:
+        path: to write.
+        models: {name: counts (C, C), a row per true class and a column per predicted class}.
+        labels: names of the C classes.
+    """
+    names = list(map(shorten, labels))
+    label_size = min(7, 110 / len(labels))
+    margin = max(map(len, names)) * 0.6 * label_size / 72  # inches for the names of classes, on the left and below
+    side = (WIDTH - margin) / len(models)  # inches for each matrix
+    figure, panels = panels_of_models(list(models), side + 0.75 * margin + 0.3, (1,))
+    cell = 0.9 * 72 * side / len(labels)  # points
+    digits = max(len(str(matrix.max())) for matrix in models.values())
+    size = min(8, cell / (0.72 * digits))
+    for i, (matrix, [axes]) in enumerate(zip(models.values(), panels, strict=True)):
+        share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+        axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(names)), names if i == 0 else [""] * len(names))
+        axes.tick_params(labelsize=label_size, length=2)
+        axes.set_xlabel("predicted class", fontsize=8)
+        if i == 0:
+            axes.set_ylabel("true class", fontsize=8)
+        for row, column in np.argwhere(matrix) if size >= MIN_LETTERS else []:
+            colour = "white" if share[row, column] > 0.5 else "black"
+            axes.text(column, row, f"{matrix[row, column]}", ha="center", va="center", color=colour, fontsize=size)
+    save_figure(figure, path)
+
+
 def save_reliability(path: Path, models: Mapping[str, tuple[dict, dict | None]]) -> None:
     """Writes a reliability diagram per model: accuracy by confidence, and the distribution of confidences.
 
@@ -197,12 +267,8 @@ def save_reliability(path: Path, models: Mapping[str, tuple[dict, dict | None]])
         models: {name: (bins, bins before temperature scaling or None)}; bins are the fields of
             `metrics.Reliability` as lists.
     """
-    columns = min(len(models), 3)
-    rows = -(-len(models) // columns)
-    figure = Figure(figsize=(WIDTH, 3.3 * rows), layout="constrained")
-    grid = figure.subplots(2 * rows, columns, squeeze=False, sharex=True, height_ratios=[3, 1] * rows)
-    for i, (name, (after, before)) in enumerate(models.items()):
-        top, below = grid[2 * (i // columns), i % columns], grid[2 * (i // columns) + 1, i % columns]
+    figure, panels = panels_of_models(list(models), 2.8, (3, 1))
+    for i, ((after, before), [top, below]) in enumerate(zip(models.values(), panels, strict=True)):
         top.plot([0, 1], [0, 1], color="0.5", linewidth=1, label="perfect")
         for bins, style, colour, label in (
             (before, "s--", ORANGE, "before temperature scaling"),
@@ -215,48 +281,41 @@ def save_reliability(path: Path, models: Mapping[str, tuple[dict, dict | None]])
         n_bins = len(after["count"])
         share = np.array(after["count"]) / max(sum(after["count"]), 1)
         below.bar((np.arange(n_bins) + 0.5) / n_bins, share, 0.9 / n_bins, color=BLUE)
-        top.set_title(shorten(name), fontsize=9)
-        top.set(xlim=(0, 1), ylim=(0, 1))
+        top.set(xlim=(0, 1), ylim=(0, 1), xticklabels=[])
+        below.set(xlim=(0, 1))
         below.set_xlabel("confidence (top probability)", fontsize=8)
-        if i % columns == 0:
+        if i == 0:
             top.set_ylabel("accuracy", fontsize=8)
             below.set_ylabel("images,\nfraction", fontsize=8)
         for axes in (top, below):
             set_plain_style(axes)
-    longest = max((axes.lines for axes in grid[0]), key=len)
+    longest = max((top.lines for top, _ in panels), key=len)
     figure.legend(handles=longest, loc="outside upper left", ncols=3, frameon=False, fontsize=8)
-    for i in range(len(models), rows * columns):
-        for axes in grid[2 * (i // columns) : 2 * (i // columns) + 2, i % columns]:
-            axes.set_visible(False)
     save_figure(figure, path)
 
 
 def save_class_scores(path: Path, models: Mapping[str, Mapping[str, float]], metric: str) -> None:
-    """Writes a score of each class as bars; of more than 30 classes, those with the lowest mean over the models.
+    """Writes a score of each class as a row of points, one per model, half as wide as the text of a page.
 
     Args:
         path: to write.
-        models: {name: {class: score in [0, 1]}}, the same classes in each.
+        models: {name: {class: score in [0, 1]}}, the same classes in each, the first one on top.
         metric: name of the score.
     """
     names = list(next(iter(models.values())))
-    if len(names) > MAX_BAR_ROWS:
-        names = sorted(names, key=lambda name: np.mean([scores[name] for scores in models.values()]))[:MAX_BAR_ROWS]
-    bar = 0.8 / len(models)
-    figure = Figure(figsize=(WIDTH, 0.9 + len(names) * (0.12 + 0.11 * len(models))), layout="constrained")
+    columns = 3
+    height = 0.6 + 0.2 * -(-len(models) // columns) + 0.21 * len(names)
+    figure = Figure(figsize=(HALF * WIDTH, height), layout="constrained")
     axes = figure.subplots()
-    y = np.arange(len(names))
     for i, (model, scores) in enumerate(models.items()):
-        colour, _, _, hatch = STYLES[i % len(STYLES)]
-        position = y + (i - (len(models) - 1) / 2) * bar
-        bars = axes.barh(
-            position, [scores[name] for name in names], bar, color=colour, hatch=hatch, edgecolor="white", label=model
-        )
-        axes.bar_label(bars, fmt="{:.3f}", padding=2, fontsize=6.5)
-    axes.set_yticks(y, map(shorten, names))
-    axes.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, 1.08), xlabel=f"{metric} (0 to 1)")
-    set_plain_style(axes, grid="x")
-    figure.legend(loc="outside upper left", ncols=min(len(models), 4), frameon=False, fontsize=8)
+        colour, marker, *_ = STYLES[i % len(STYLES)]
+        shift = 0.5 * ((i + 0.5) / len(models) - 0.5)  # so that equal scores do not cover each other
+        y = np.arange(len(names)) + shift
+        axes.plot(list(scores.values()), y, marker, color=colour, markersize=4, label=shorten(model))
+    axes.set_yticks(range(len(names)), map(shorten, names))
+    axes.set(ylim=(len(names) - 0.5, -0.5), xlabel=metric)
+    set_plain_style(axes)
+    figure.legend(loc="outside upper left", ncols=columns, frameon=False, fontsize=8, handletextpad=0, columnspacing=1)
     save_figure(figure, path)
 
 
@@ -270,7 +329,7 @@ def save_robustness(path: Path, models: Mapping[str, Mapping[str, Sequence[float
     kinds = list(next(iter(models.values())))
     columns = min(len(kinds), 4)
     rows = -(-len(kinds) // columns)
-    figure = Figure(figsize=(WIDTH, 0.5 + 1.75 * rows), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.5 + 1.45 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes, kind in zip(panels.flat, kinds, strict=False):
         for i, accuracy in enumerate(models.values()):
@@ -304,26 +363,23 @@ def save_robustness(path: Path, models: Mapping[str, Mapping[str, Sequence[float
 
 
 def save_mistakes(path: Path, mistakes: Sequence[tuple[Image.Image, Image.Image | None, str, str, float]]) -> None:
-    """Writes misclassified images, up to 6 per row, and below each its heat map if there is one.
+    """Writes misclassified images in a row, and below each its heat map if there is one.
 
     Args:
         path: to write.
-        mistakes: (image, image with a heat map or None, true label, predicted label, its probability).
+        mistakes: up to 8 of (image, image with a heat map or None, true label, predicted label, its probability).
     """
-    columns = min(len(mistakes), 6)
-    height = 2 if any(overlay for _, overlay, *_ in mistakes) else 1  # panels per mistake
-    rows = -(-len(mistakes) // columns)
-    figure = Figure(figsize=(WIDTH, (0.5 + 1.08 * height) * rows), layout="constrained")
-    panels = figure.subplots(height * rows, 6, squeeze=False)
+    rows = 2 if any(overlay for _, overlay, *_ in mistakes) else 1
+    figure = Figure(figsize=(WIDTH, 0.4 + 0.84 * rows), layout="constrained")
+    panels = figure.subplots(rows, MAX_MISTAKES, squeeze=False)
     for axes in panels.flat:
         axes.set_axis_off()
-    for i, (image, overlay, label, predicted, probability) in enumerate(mistakes):
-        row, column = height * (i // columns), i % columns
-        panels[row, column].imshow(np.asarray(image), interpolation="nearest")
-        panels[row, column].set_title(f"{shorten(label)}\n→ {shorten(predicted)} {probability:.0%}", fontsize=7)
+    for (image, overlay, label, predicted, probability), [top, *below] in zip(mistakes, panels.T, strict=False):
+        top.imshow(np.asarray(image), interpolation="nearest")
+        top.set_title(f"{shorten(label, 15)}\n→ {shorten(predicted, 15)}\n{probability:.0%}", fontsize=6)
         if overlay:
-            panels[row + 1, column].imshow(np.asarray(overlay), interpolation="nearest")
-    save_figure(figure, path, dpi=100)  # 105 pixels per image, as a PDF stores them uncompressed
+            below[0].imshow(np.asarray(overlay), interpolation="nearest")
+    save_figure(figure, path, dpi=120)  # 96 pixels per image, as a PDF stores them uncompressed
 
 
 def save_pictures(
@@ -359,32 +415,41 @@ def save_pictures(
 
 
 def save_architecture(path: Path, layers: Sequence[Layer], name: str, input_shape: Sequence[int]) -> None:
-    """Writes a model's layers as boxes from top to bottom, with their output shapes and shares of the parameters."""
+    """Writes a model's layers as boxes from top to bottom, with their output shapes and shares of the parameters.
+
+    The figure is half as wide as the text of a page.
+    """
     total = sum(layer.n_parameters for layer in layers)
-    height, step = 0.4, 0.56  # inches: height of a box, and distance between boxes
-    figure = Figure(figsize=(4.4, 0.55 + step * (len(layers) + 1)))
+    height, step, right = 0.23, 0.3, 2.36  # inches: height of a box, distance between boxes, and their right edge
+    top = 0.62 + step * len(layers)
+    figure = Figure(figsize=(HALF * WIDTH, top))
     axes = figure.add_axes((0, 0, 1, 1))
-    top = figure.get_figheight()
-    axes.set(xlim=(0, 4.4), ylim=(0, top))
+    axes.set(xlim=(0, HALF * WIDTH), ylim=(0, top))
     axes.set_axis_off()
-    axes.text(0.1, top - 0.17, f"{name}: {total:,} parameters", fontsize=9, fontweight="bold", va="center")
-    y, gap = top - 0.5, 0.1
-    axes.text(1.65, y, "image " + " × ".join(map(str, input_shape)), ha="center", va="center", fontsize=8)
+    axes.text(0.05, top - 0.12, f"{shorten(name)}: {total:,} parameters", fontsize=8, fontweight="bold", va="center")
+    y, gap = top - 0.36, 0.07
+    axes.text(right / 2, y, "image " + " × ".join(map(str, input_shape)), ha="center", va="center", fontsize=7)
     for layer in layers:
         middle = y - step
-        axes.annotate("", (1.65, middle + height / 2), (1.65, y - gap), arrowprops={"arrowstyle": "->"})
-        box = matplotlib.patches.Rectangle((0.1, middle - height / 2), 3.1, height, facecolor="#EAF3FA", edgecolor=BLUE)
+        axes.annotate(
+            "", (right / 2, middle + height / 2), (right / 2, y - gap), arrowprops={"arrowstyle": "->", "shrinkB": 0}
+        )
+        box = matplotlib.patches.Rectangle(
+            (0.05, middle - height / 2), right - 0.05, height, facecolor="#EAF3FA", edgecolor=BLUE, linewidth=0.7
+        )
         axes.add_patch(box)
         times = f" × {layer.repeats}" if layer.repeats > 1 else ""
-        axes.text(0.18, middle + 0.09, f"{layer.kind}{times}", fontsize=7.5, fontweight="bold", va="center")
-        parts = layer.parts if len(layer.parts) <= 62 else layer.parts[:61] + "…"
-        axes.text(0.18, middle - 0.09, parts, fontsize=6, va="center")
-        axes.text(3.28, middle + 0.09, " × ".join(map(str, layer.shape)), fontsize=7, va="center")
+        axes.text(0.1, middle + 0.053, f"{layer.kind}{times}", fontsize=6.5, fontweight="bold", va="center")
+        parts = layer.parts if len(layer.parts) <= 60 else layer.parts[:59] + "…"
+        axes.text(0.1, middle - 0.055, parts, fontsize=5, va="center")
+        axes.text(right + 0.06, middle + 0.053, " × ".join(map(str, layer.shape)), fontsize=6.5, va="center")
         share = layer.n_parameters / total
         axes.add_patch(
-            matplotlib.patches.Rectangle((3.28, middle - 0.17), 0.55 * share, 0.1, facecolor=ORANGE, linewidth=0)
+            matplotlib.patches.Rectangle(
+                (right + 0.06, middle - 0.1), 0.45 * share, 0.08, facecolor=ORANGE, linewidth=0
+            )
         )
-        axes.text(3.31 + 0.55 * share, middle - 0.12, f"{share:.1%}", fontsize=6, va="center")
+        axes.text(right + 0.09 + 0.45 * share, middle - 0.06, f"{share:.1%}", fontsize=5.5, va="center")
         y, gap = middle, height / 2
     save_figure(figure, path)
 

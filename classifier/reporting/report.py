@@ -30,7 +30,7 @@ from classifier.reporting.sections.performance import HeatMap
 
 FORMATS = ("md", "pdf", "pptx")
 DATE = datetime(2000, 1, 1, tzinfo=UTC)  # written into the files, as the current date would change their bytes
-MAX_HEIGHT = 1.25  # of a figure, relative to the width of the text; the text of a page is 1.5 high
+MAX_HEIGHT = 0.75  # of a figure, relative to the width of the text; the text of a page is 1.5 high
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -63,9 +63,10 @@ def write(
     figures = output_dir / "figures"
     results = read_results(output_dir, predictors)
     sections = build_sections(figures, results, splits, heat_map, command)
-    title = f"Image classification: {results.dataset}"
+    evaluation = results.evaluation
+    title = f"Image classification: {evaluation.dataset}"
     names = join_words([model.name for model in results.models])
-    subtitle = f"{names}, evaluated on {results.n:,} images of the {results.split} split"
+    subtitle = f"{names}, evaluated on {evaluation.n:,} images of the {evaluation.split} split"
     if "md" in formats:
         write_text(output_dir / "report.md", render_markdown(title, subtitle, sections))
     if "pdf" in formats:
@@ -82,21 +83,19 @@ def build_sections(
     models = results.models
     choice = comparison.choose(results)
     sections = [
-        comparison.summary(choice),
-        inputs.data(figures, results, splits),
-        inputs.preprocessing(models),
-        inputs.architectures(figures, models),
-        training.training(figures, models),
+        comparison.summary(results, choice),
         performance.metrics(results),
-        performance.confusion(figures, models, choice.model),
+        performance.confusion(figures, models),
         performance.classes(figures, models, choice.model),
         performance.calibration(figures, models),
         performance.robustness(figures, models),
         performance.out_of_distribution(models),
         performance.mistakes(figures, results, choice.model, splits, heat_map),
+        comparison.costs(results),
         comparison.transfer(results),
-        comparison.costs(results, choice),
-        comparison.findings(results),
+        inputs.data(figures, results, splits),
+        inputs.architectures(figures, models),
+        training.training(figures, models),
         training.reproduction(models, command),
     ]
     return [
@@ -107,7 +106,7 @@ def build_sections(
 
 
 def fit_to_page(figures: Path, block: Block) -> Block:
-    """The block; a figure that would be too high for a page is made narrower."""
+    """The block; a figure that would be higher than half a page is made narrower."""
     if not isinstance(block, FigureBlock):
         return block
     with Image.open(figures / f"{block.name}.png") as image:
@@ -140,10 +139,7 @@ def render_pdf(title: str, subtitle: str, sections: Sequence[Section], output_di
             {
                 "title": section.title,
                 "sentences": section.sentences,
-                "rows": [
-                    {"narrow": narrow, "blocks": [{"kind": block.kind, **asdict(block)} for block in blocks]}
-                    for narrow, blocks in section.rows
-                ],
+                "blocks": [{"kind": block.kind, **asdict(block)} for block in section.blocks],
             }
             for section in sections
         ],

@@ -16,10 +16,6 @@ import numpy as np
 from classifier.errors import ModelError
 from classifier.models.predictor import Predictor
 from classifier.records import (
-    ClassMetrics,
-    Comparison,
-    Confusion,
-    CorruptedAccuracy,
     Evaluation,
     Machine,
     ModelEvaluation,
@@ -68,64 +64,12 @@ class ModelResult:
         return self.evaluation.accuracy
 
     @property
-    def accuracy_interval(self) -> Interval:
-        """The 95% interval of the accuracy."""
-        return self.evaluation.accuracy_ci95
-
-    @property
-    def n_parameters(self) -> int:
-        """Parameters of the model."""
-        return self.evaluation.n_parameters
-
-    @property
-    def views(self) -> int:
-        """Views of each image whose probabilities the model averages."""
-        return self.evaluation.views or 1
-
-    def metric(self, name: str) -> float | None:
-        """A metric by its key: precision, recall, f1 (macro means), nll, brier or ece."""
-        return getattr(self.evaluation, name)
-
-    def weighted(self, name: str) -> float | None:
-        """Precision, recall or F1 as a mean over classes, weighted by their number of images."""
-        return getattr(self.evaluation.weighted, name, None)
-
-    def uncalibrated(self, name: str) -> float | None:
-        """The nll, brier or ece before temperature scaling."""
-        return getattr(self.evaluation.before_temperature, name, None)
-
-    @property
     def reliability(self) -> tuple[dict, dict | None] | None:
         """The bins of the reliability diagram, and those before temperature scaling."""
         if not self.evaluation.reliability:
             return None
         before = self.evaluation.before_temperature
         return self.evaluation.reliability.to_json(), before.reliability.to_json() if before else None
-
-    @property
-    def temperature(self) -> float | None:
-        """The temperature that is folded into the weights."""
-        return self.evaluation.temperature
-
-    @property
-    def per_class(self) -> dict[str, ClassMetrics]:
-        """The metrics of each class, in the order of the labels."""
-        return self.evaluation.per_class
-
-    @property
-    def confusion_matrix(self) -> np.ndarray:
-        """Counts (C, C): a row is the true class, a column the predicted one."""
-        return np.array(self.evaluation.confusion_matrix)
-
-    @property
-    def confusions(self) -> list[Confusion]:
-        """The most frequent confusions, most frequent first."""
-        return self.evaluation.confused
-
-    @property
-    def corruptions(self) -> CorruptedAccuracy | None:
-        """Accuracy on corrupted images."""
-        return self.evaluation.corrupted
 
     @property
     def ood(self) -> dict[str, dict[str, OodResult]]:
@@ -169,7 +113,7 @@ class ModelResult:
     @property
     def class_counts(self) -> dict[str, np.ndarray] | None:
         """{split: training and validation images per class, int (C,)}; None if not recorded or for other classes."""
-        data, labels = (self.stages[-1].data if self.stages else None), list(self.per_class)
+        data, labels = (self.stages[-1].data if self.stages else None), list(self.evaluation.per_class)
         if data is None or not data.counts or (data.labels or labels) != labels:
             return None
         if any(len(numbers) != len(labels) for numbers in data.counts.values()):
@@ -179,22 +123,16 @@ class ModelResult:
 
 @dataclass(frozen=True)
 class Results:
-    """An evaluation: its models in order, and what holds for all of them.
+    """An evaluation, and what is known of each of its models.
 
     Attributes:
-        n: readable images of the test split.
-        average: accuracy and 95% interval of the mean of all models' probabilities, if there are several models.
+        evaluation: evaluation.json.
+        models: in the order of the evaluation.
         machine: where the models were timed; None if they were not.
     """
 
-    dataset: str
-    revision: str | None
-    split: str
-    n: int
-    bf16: bool
+    evaluation: Evaluation
     models: list[ModelResult]
-    comparisons: list[Comparison]
-    average: tuple[float, Interval] | None
     machine: Machine | None
 
     @property
@@ -204,7 +142,7 @@ class Results:
 
     def difference(self, a: ModelResult, b: ModelResult) -> tuple[float, Interval] | None:
         """The accuracy of `a` minus that of `b` and its paired 95% interval; None if they were not compared."""
-        for row in self.comparisons:
+        for row in self.evaluation.comparisons or []:
             if row.models == (a.name, b.name):
                 return row.difference, row.difference_ci95
             if row.models == (b.name, a.name):
@@ -235,18 +173,7 @@ def read_results(output_dir: Path, predictors: Mapping[str, Predictor]) -> Resul
         slug = re.sub(r"[^\w.-]+", "_", row.model)
         slug = f"{slug}_{i}" if slug in {model.slug for model in models} else slug
         models.append(ModelResult(slug, row, timings.get(row.model), folder.stages, folder.history, predictor))
-    average = evaluation.average
-    return Results(
-        dataset=evaluation.dataset,
-        revision=evaluation.dataset_revision,
-        split=evaluation.split,
-        n=evaluation.n,
-        bf16=bool(evaluation.bf16),
-        models=models,
-        comparisons=evaluation.comparisons or [],
-        average=(average.accuracy, average.accuracy_ci95) if average else None,
-        machine=timing.machine if timing else None,
-    )
+    return Results(evaluation, models, timing.machine if timing else None)
 
 
 def describe_machine(machine: Machine) -> str:

@@ -3,6 +3,7 @@
 import io
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from math import ceil
 from pathlib import Path
@@ -33,7 +34,7 @@ def write(path: Path, title: str, subtitle: str, sections: Sequence[Section], fi
     Args:
         path: to write.
         title, subtitle: of the first slide, which also has the sentences of the first section.
-        sections: in order; after the first, those without `slide_blocks` are left out.
+        sections: in order; those without `slide_blocks` are left out.
         figures: folder with the figures as PNG.
         date: creation date of the file and of all files in its archive.
     """
@@ -44,7 +45,7 @@ def write(path: Path, title: str, subtitle: str, sections: Sequence[Section], fi
     properties.created = properties.modified = date.replace(tzinfo=None)
     first, *others = sections
     add_slide(presentation, title, [subtitle, *first.sentences], [], figures)
-    for section in others:
+    for section in (replace(first, sentences=[]), *others):
         if section.slide_blocks:
             add_slide(presentation, section.title, section.sentences, section.slide_blocks, figures)
     presentation.save(buffer := io.BytesIO())
@@ -106,7 +107,7 @@ def add_sentences(slide: Slide, sentences: Sequence[str], box: Box) -> float:
 
     Returns the height in inches.
     """
-    kept = list(sentences[: MAX_SENTENCES + 4 if box[3] > 4 else MAX_SENTENCES])
+    kept = list(sentences if box[3] > 4 else sentences[:MAX_SENTENCES])
     while True:
         for size in (20, 18, 16, 14):
             needed = height_of([f"•  {text}" for text in kept], box[2], size)

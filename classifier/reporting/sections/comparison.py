@@ -5,22 +5,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from classifier.records import CorruptedAccuracy
 from classifier.reporting.blocks import Section, TableBlock
 from classifier.reporting.formatting import join_words, percent, percent_interval, points, si
 from classifier.reporting.results import RANDOM_WEIGHTS, ModelResult, Results, describe_machine
 from classifier.reporting.sections.performance import (
-    SCORES,
     best_ood_score,
-    describe_calibration,
     describe_classes,
     describe_robustness,
+)
+
+RULE = (
+    "Rule for this choice: of the models whose accuracy does not differ significantly from the highest, the one with "
+    "the lowest latency (time for one image), or the one with the fewest parameters if latencies are unknown."
 )
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The model to use, and the reasons as sentences."""
+    """The model to use, and the reasons as sentences, of which the first names it."""
 
     model: ModelResult
     reasons: list[str]
@@ -35,36 +37,35 @@ def choose(results: Results) -> Choice:
     """
     top = results.most_accurate
     others = [model for model in results.models if model is not top]
-    interval = percent_interval(top.accuracy_interval)
+    interval = top.evaluation.accuracy_ci95
+    accuracy = (
+        f"{top.name} classifies {percent(top.accuracy)} of the test images correctly"
+        f"{', more than any other model' if others else ''}. With other test images of the same kind, this accuracy "
+        f"would vary: its 95% interval is {percent_interval(interval)}."
+    )
     if not others:
-        return Choice(top, [f"{top.name} has an accuracy of {percent(top.accuracy)} (95% interval {interval})."])
+        return Choice(top, [accuracy])
     candidates = [top]
     for model in others:
         difference = results.difference(top, model)
-        overlap = difference[1][0] <= 0 if difference else model.accuracy_interval[1] >= top.accuracy_interval[0]
-        if overlap:
+        if difference[1][0] <= 0 if difference else model.evaluation.accuracy_ci95[1] >= interval[0]:
             candidates.append(model)
     latencies = [model.latency for model in candidates if model.latency]
     timed = len(latencies) == len(candidates)
-    best = candidates[int(np.argmin(latencies if timed else [model.n_parameters for model in candidates]))]
+    costs = latencies if timed else [model.evaluation.n_parameters for model in candidates]
+    best = candidates[int(np.argmin(costs))]
     cost = "lowest latency" if timed else "fewest parameters"
-    reasons = [f"{top.name} has the highest accuracy, {percent(top.accuracy)} (95% interval {interval})."]
-    reasons += [describe_difference(results, top, model) for model in others]
     if len(candidates) == 1:
-        reasons.append(
-            f"{best.name} is recommended: its accuracy is significantly higher than that of any other model."
-        )
+        reason = "its accuracy is significantly higher than that of any other model."
     elif best is top:
-        reasons.append(
-            f"{best.name} is recommended: of the models whose accuracy does not differ significantly from the highest, "
-            f"it also has the {cost}."
-        )
+        reason = f"it has the highest accuracy, and of the models that do not differ significantly, the {cost}."
     else:
-        reasons.append(
-            f"{best.name} is recommended: its accuracy does not differ significantly from that of {top.name}, and of "
-            f"such models it has the {cost}."
+        reason = (
+            f"its accuracy does not differ significantly from that of {top.name}, the highest, and of such models it "
+            f"has the {cost}."
         )
-    return Choice(best, reasons)
+    differences = [describe_difference(results, top, model) for model in others]
+    return Choice(best, [f"{best.name} is recommended: {reason}", accuracy, *differences])
 
 
 def describe_difference(results: Results, a: ModelResult, b: ModelResult) -> str:
@@ -76,25 +77,77 @@ def describe_difference(results: Results, a: ModelResult, b: ModelResult) -> str
     interval = f"{points(low)} to {points(high)}"
     if low > 0 or high < 0:
         return (
-            f"The accuracy of {a.name} is {points(abs(value), sign=False)} percentage points "
-            f"{'higher' if value > 0 else 'lower'} than that of {b.name}; the paired 95% interval, {interval}, "
-            "excludes 0."
+            f"{a.name} is {points(abs(value), sign=False)} percentage points {'more' if value > 0 else 'less'} "
+            f"accurate than {b.name}. This is significant: the 95% interval of the difference, {interval}, excludes 0."
         )
     return (
-        f"The accuracies of {a.name} and {b.name} do not differ significantly: the difference is {points(value)} "
-        f"percentage points, and the paired 95% interval, {interval}, includes 0."
+        f"The accuracies of {a.name} and {b.name} do not differ significantly: the 95% interval of the difference "
+        f"({points(value)} percentage points), {interval}, includes 0."
     )
 
 
-def summary(choice: Choice) -> Section:
-    """The choice of a model, with the main strengths and weaknesses of that model."""
-    best = choice.model
-    sentences = [*choice.reasons, describe_classes(best)]
-    if best.metric("ece") is not None:
-        sentences.append(describe_calibration(best))
-    if best.corruptions:
-        sentences.append(describe_robustness(best.name, best.corruptions))
-    return Section("Summary", sentences)
+def summary(results: Results, choice: Choice) -> Section:
+    """Which model to choose, what else distinguishes the models, and their main results in a table."""
+    models, best = results.models, choice.model
+    several = len(models) > 1
+    sentences = [*choice.reasons]
+    if several:
+        sentences.append(RULE)
+    columns = {
+        "accuracy": [percent(model.accuracy) for model in models],
+        "95% interval": [percent_interval(model.evaluation.accuracy_ci95) for model in models],
+        "macro F1": [f"{model.evaluation.f1:.4f}" for model in models],
+    }
+    terms = ["Macro F1: the mean of F1 over classes."]
+    f1 = "F1 combines precision and recall; 1 is perfect."
+    sentences.append(" ".join([describe_classes(best), f1, *common_weaknesses(models)]))
+    if all(model.evaluation.ece is not None for model in models):
+        columns["ECE"] = [f"{model.evaluation.ece:.4f}" for model in models]
+        terms.append("ECE: expected calibration error; 0 is perfect.")
+        sentences.append(
+            f"On average, the probabilities of {best.name} differ by {best.evaluation.ece:.4f} from how often it is "
+            "right (expected calibration error, ECE)."
+        )
+    corrupted = {model.name: result for model in models if (result := model.evaluation.corrupted)}
+    if len(corrupted) == len(models):
+        columns["corrupted"] = [percent(result.mean) for result in corrupted.values()]
+        terms.append("Corrupted: the mean accuracy on images with noise, blur and other corruptions.")
+    if best.name in corrupted:
+        sentences.append(describe_robustness(best.name, corrupted[best.name]))
+    if all(model.ood for model in models):
+        aurocs = [model.mean_ood(best_ood_score(model)).auroc for model in models]
+        columns["OOD AUROC"] = [f"{auroc:.3f}" for auroc in aurocs]
+        terms.append("OOD AUROC: how well out-of-distribution images are detected.")
+        top = int(np.argmax(aurocs))
+        sentences.append(
+            f"{models[top].name} detects images that show none of the classes (out-of-distribution, OOD)"
+            f"{' best,' if several else ''} with an area under the ROC curve (AUROC) of {aurocs[top]:.3f}, where 0.5 "
+            "is chance and 1 is perfect."
+        )
+    columns["parameters"] = [f"{model.evaluation.n_parameters:,}" for model in models]
+    latencies = {model.name: latency for model in models if (latency := model.latency)}
+    if len(latencies) == len(models):
+        columns["latency"] = [f"{latency:.1f} ms" for latency in latencies.values()]
+        terms.append("Latency: the median time for one image.")
+        sentences += compare_latencies(results, latencies)
+    rows = list(zip((model.name for model in models), *columns.values(), strict=True))
+    title = "All models in comparison." if several else "The main results."
+    table = TableBlock(("model", *columns), rows, " ".join([title, *terms]))
+    return Section("Summary and choice of a model" if several else "Summary", sentences, [table], [table])
+
+
+def compare_latencies(results: Results, latencies: dict[str, float]) -> list[str]:
+    """How much faster, and less accurate, the fastest model is than the most accurate one, as a sentence.
+
+    `latencies` is {name: milliseconds} of all models. [] if the most accurate model is the fastest.
+    """
+    best, fastest = results.most_accurate, min(results.models, key=lambda model: latencies[model.name])
+    if fastest is best:
+        return []
+    return [
+        f"{fastest.name} is the fastest: it takes {latencies[fastest.name] / latencies[best.name]:.2f} times as long "
+        f"as {best.name} and is {points(best.accuracy - fastest.accuracy, sign=False)} percentage points less accurate."
+    ]
 
 
 def transfer(results: Results) -> Section | None:
@@ -111,30 +164,19 @@ def transfer(results: Results) -> Section | None:
             percent(model.accuracy),
             model.training_time or "–",
             f"{si(model.training_flops)}FLOP" if model.training_flops else "–",
-            f"{model.n_parameters:,}",
-            f"{si(model.inference_flops)}FLOP" if model.inference_flops else "–",
-            f"{model.latency:.1f} ms" if model.latency else "–",
         )
         for model in scratch + tuned
     ]
-    header = ("model", "initial weights", "accuracy", "training time", "compute", "parameters", "per image", "latency")
+    header = ("model", "initial weights", "accuracy", "training time", "training compute")
     caption = (
-        "Accuracy and cost. Compute: floating-point operations of training, which, like its time, do not include the "
-        "pre-training of the initial weights; per image: those of inference."
+        "Accuracy and cost of training. Compute: floating-point operations (FLOP). Neither time nor compute include "
+        "the pre-training of the initial weights."
     )
     table = TableBlock(header, rows, caption)
     best_scratch, best_tuned = (max(models, key=lambda model: model.accuracy) for models in (scratch, tuned))
     sentences = [describe_difference(results, model, best_scratch) for model in tuned]
     if best_scratch.training_time and best_tuned.training_time:
         sentences.append(compare_training_times(best_scratch, best_tuned))
-    if best_scratch.latency and best_tuned.latency:
-        faster, slower = best_scratch, best_tuned
-        if best_tuned.latency < best_scratch.latency:
-            faster, slower = slower, faster
-        sentences.append(
-            f"The median latency for one image is {faster.latency:.1f} ms for {faster.name} and "
-            f"{slower.latency:.1f} ms for {slower.name}."
-        )
     return Section("Transfer learning and training from scratch", sentences, [table], [table])
 
 
@@ -148,95 +190,42 @@ def compare_training_times(scratch: ModelResult, tuned: ModelResult) -> str:
     )
 
 
-def costs(results: Results, choice: Choice) -> Section:
-    """Accuracy and the cost of inference, and the model to use."""
+def costs(results: Results) -> Section:
+    """Accuracy and the cost of inference."""
     models = results.models
     rows = []
     for model in models:
-        cells = ["–"] * 4
+        flops = f"{si(model.inference_flops)}FLOP" if model.inference_flops else "–"
+        cells = [f"{model.evaluation.n_parameters:,}", flops, *["–"] * 3]
         if timing := model.timing:
             speeds = " / ".join(f"{speed:,.1f}" for speed in timing.images_per_second.values())
             memory = f"{timing.peak_megabytes:,}" if timing.peak_megabytes else "–"
-            latency = f"{timing.latency_ms.p50:.1f} / {timing.latency_ms.p95:.1f}"
-            cells = [f"{si(timing.flops)}FLOP", latency, speeds, memory]
-        rows.append((model.name, percent(model.accuracy), f"{model.n_parameters:,}", *cells))
+            cells[2:] = [f"{timing.latency_ms.p50:.1f} / {timing.latency_ms.p95:.1f}", speeds, memory]
+        rows.append((model.name, percent(model.accuracy), *cells))
     header = ("model", "accuracy", "parameters", "compute per image", "latency (ms)", "images per second")
-    caption = "Cost of inference; latency of one image: median / 95th percentile"
+    caption = (
+        "Cost of inference. Compute: floating-point operations (FLOP). Latency: time for one image, median / 95th "
+        "percentile"
+    )
     if results.machine:
         batches = next((" / ".join(model.timing.images_per_second) for model in models if model.timing), "–")
-        caption += f"; images per second at batch sizes {batches}. With PyTorch on {describe_machine(results.machine)}"
+        caption += f". Images per second: at batch sizes {batches}. With PyTorch on {describe_machine(results.machine)}"
     table = TableBlock((*header, "peak memory (MB)"), rows, f"{caption}.")
-    if len(models) == 1:
-        return Section("Cost", [], [table], [table])
-    rule = (
-        "Rule: of the models whose accuracy does not differ significantly from the highest (the paired 95% interval of "
-        "the difference includes 0), the one with the lowest latency is recommended, or the one with the fewest "
-        "parameters if latencies are unknown."
-    )
-    return Section("Choice of model", [*choice.reasons, rule], [table], [table])
-
-
-def findings(results: Results) -> Section | None:
-    """What holds across the models; None for a single model."""
-    models = results.models
-    if len(models) == 1:
-        return None
-    sentences = common_weaknesses(models)
-    columns = {"accuracy": [percent(model.accuracy) for model in models]}
-    corrupted = {model.name: result for model in models if (result := model.corruptions)}
-    if len(corrupted) == len(models):
-        columns["mean accuracy, corrupted"] = [percent(result.mean) for result in corrupted.values()]
-        sentences += compare_robustness(corrupted)
-    if all(model.ood for model in models):
-        scores = [best_ood_score(model) for model in models]
-        aurocs = [model.mean_ood(score).auroc for model, score in zip(models, scores, strict=True)]
-        titles = [SCORES.get(score, score) for score in scores]
-        columns["out-of-distribution AUROC"] = [f"{a:.3f} ({title})" for a, title in zip(aurocs, titles, strict=True)]
-        top = int(np.argmax(aurocs))
-        sentences.append(
-            f"{models[top].name} detects out-of-distribution images best, by {titles[top]}, with a mean AUROC of "
-            f"{aurocs[top]:.3f}."
-        )
-    if all(model.metric("ece") is not None for model in models):
-        columns["ECE"] = [f"{model.metric('ece'):.4f}" for model in models]
-    latencies = {model.name: latency for model in models if (latency := model.latency)}
-    if len(latencies) == len(models):
-        columns["latency"] = [f"{latency:.1f} ms" for latency in latencies.values()]
-        best, fastest = results.most_accurate, min(models, key=lambda model: latencies[model.name])
-        if fastest is not best:
-            ratio = latencies[fastest.name] / latencies[best.name]
-            sentences.append(
-                f"The latency of {fastest.name} is {ratio:.2f} times that of {best.name}, the most accurate model, and "
-                f"its accuracy is {points(best.accuracy - fastest.accuracy, sign=False)} percentage points lower."
-            )
-    rows = list(zip((model.name for model in models), *columns.values(), strict=True))
-    table = TableBlock(("model", *columns), rows, "All models in comparison.")
-    return Section("Findings", sentences, [table], [table])
+    return Section("Cost", [], [table], [table])
 
 
 def common_weaknesses(models: list[ModelResult]) -> list[str]:
-    """The class with the lowest F1 and the confusions that all models share, as sentences."""
-    sentences = []
-    lowest = {min(model.per_class, key=lambda label: model.per_class[label].f1) for model in models}
-    if len(lowest) == 1:
-        sentences.append(f"{lowest.pop()} has the lowest F1 with every model.")
-    pairs = [{frozenset((pair.label, pair.predicted)) for pair in model.confusions} for model in models]
-    if common := set.intersection(*pairs):
-        sentences.append(f"All models confuse {join_words(sorted('/'.join(sorted(pair)) for pair in common)[:3])}.")
-    return sentences
-
-
-def compare_robustness(corrupted: dict[str, CorruptedAccuracy]) -> list[str]:
-    """The models with the highest and the lowest mean accuracy on corrupted images, as a sentence; [] if it is equal.
-
-    `corrupted` is {name: accuracy} of at least two models.
-    """
-    (best, most), *_, (worst, least) = sorted(corrupted.items(), key=lambda item: -item[1].mean)
-    if most.mean == least.mean:
+    """The class with the lowest F1 and the confusions that all of several models share, as sentences."""
+    if len(models) == 1:
         return []
-    return [
-        f"Over all corruptions and strengths, {best} has the highest mean accuracy ({percent(most.mean)}) "
-        f"and {worst} the lowest ({percent(least.mean)}): on the same images, their difference is "
-        f"{points(most.clean - least.clean)} percentage points without corruption and "
-        f"{points(most.mean - least.mean)} with corruption."
-    ]
+    sentences = []
+    per_class = [model.evaluation.per_class for model in models]
+    lowest = {min(scores, key=lambda label: scores[label].f1) for scores in per_class}
+    if len(lowest) == 1:
+        sentences.append(f"Every model has its lowest F1 for {lowest.pop()}.")
+    pairs = [{frozenset((pair.label, pair.predicted)) for pair in model.evaluation.confused} for model in models]
+    if common := set.intersection(*pairs):
+        sentences.append(
+            f"All models confuse {join_words(sorted(' with '.join(sorted(pair)) for pair in common)[:3])}."
+        )
+    return sentences

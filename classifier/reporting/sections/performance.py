@@ -2,25 +2,31 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from classifier.data.loaders import image_batches
 from classifier.data.splits import Splits
 from classifier.evaluation.corruptions import KINDS
 from classifier.models.predictor import Predictor
-from classifier.records import Comparison, CorruptedAccuracy, OodResult
+from classifier.records import Comparison, CorruptedAccuracy, Ensemble, ModelEvaluation, OodResult
 from classifier.reporting import figures
-from classifier.reporting.blocks import Block, FigureBlock, Section, TableBlock
+from classifier.reporting.blocks import HALF, Block, FigureBlock, Section, TableBlock, figures_of_models
 from classifier.reporting.formatting import join_words, percent, percent_interval, points
-from classifier.reporting.results import Interval, ModelResult, Results
+from classifier.reporting.results import ModelResult, Results
 
-MAX_CLASSES = 30  # rows of the table of classes
-SCORES = {"max_probability": "maximum probability", "energy": "energy", "neighbours": "nearest neighbours"}
+MAX_CLASSES = 16  # in the figure and the table of classes
+SCORES = {"max_probability": "highest probability", "energy": "energy", "neighbours": "nearest neighbours"}
+SCORE_TERMS = {
+    "max_probability": "the highest probability",
+    "energy": "the energy (the log-sum-exp of the outputs)",
+    "neighbours": "the similarity of its features to those of the nearest training images (nearest neighbours)",
+}
 SLIDE_METRICS = (
     "accuracy",
-    "95% interval",
     "precision, macro",
     "recall, macro",
     "F1, macro",
@@ -36,47 +42,56 @@ HeatMap = Callable[[Predictor, Image.Image], Image.Image | None]
 
 def metrics(results: Results) -> Section:
     """All metrics of all models, and the paired comparisons."""
-    models = results.models
-    rows = metric_rows(models)
-    table = TableBlock(
-        ("metric", *(model.name for model in models)),
-        rows,
-        f"Metrics on {results.n:,} test images. Macro: mean over classes; weighted: mean over classes, weighted by "
-        "their number of images. The interval is bootstrapped over images.",
-    )
+    models, evaluation = results.models, results.evaluation
+    rows = metric_rows([model.evaluation for model in models])
+    table = TableBlock(("metric", *(model.name for model in models)), rows, f"Metrics on {evaluation.n:,} test images.")
     blocks: list[Block] = [table]
-    if results.comparisons:
-        blocks.append(comparison_table(results.comparisons))
+    if evaluation.comparisons:
+        blocks.append(comparison_table(evaluation.comparisons))
     sentences = [
-        f"The accuracy of {model.name} is {percent(model.accuracy)} (95% interval "
-        f"{percent_interval(model.accuracy_interval)})."
-        for model in models
+        "Precision is the fraction of the images predicted as a class that belong to it, recall the fraction of the "
+        "images of a class that are predicted as it, and F1 their harmonic mean.",
+        "Macro values are means over classes.",
     ]
-    if results.bf16:
+    titles = {row[0] for row in rows}
+    if "F1, weighted" in titles:
+        sentences.append("Weighted values are means over classes that count each class by its number of test images.")
+    if any(title.startswith("top-") for title in titles):
+        sentences.append("Top-k accuracy counts an image as correct if its class is among the k most probable ones.")
+    if "NLL (nats)" in titles:
+        sentences.append(
+            "NLL (negative log-likelihood, the cross-entropy) and the Brier score (the squared error of the "
+            "probabilities) are 0 if every image gets probability 1 for its class; lower is better."
+        )
+    if evaluation.bf16:
         sentences.append("The evaluation ran in bfloat16, which changes the third digit of probabilities.")
-    if results.average:
-        sentences.append(describe_average(results.average, results.most_accurate))
+    if evaluation.average:
+        sentences.append(describe_average(evaluation.average, results.most_accurate))
     on_slide = [row for row in rows if row[0] in SLIDE_METRICS or row[0].startswith("top-")]
     return Section("Results", sentences, blocks, [replace(table, rows=on_slide)])
 
 
-def metric_rows(models: list[ModelResult]) -> list[tuple[str, ...]]:
+def metric_rows(models: list[ModelEvaluation]) -> list[tuple[str, ...]]:
     """A row for each metric that at least one model has."""
 
     def row(title: str, values: Sequence[float | None], form: str = ".4f") -> tuple[str, ...]:
         return (title, *("–" if value is None else f"{value:{form}}" for value in values))
 
     rows = [row("accuracy", [model.accuracy for model in models], ".2%")]
-    rows.append(("95% interval", *(percent_interval(model.accuracy_interval) for model in models)))
     per_class = (("precision", "precision"), ("recall", "recall"), ("f1", "F1"))
-    rows += [row(f"{title}, macro", [model.metric(key) for model in models]) for key, title in per_class]
-    rows += [row(f"{title}, weighted", [model.weighted(key) for model in models]) for key, title in per_class]
-    for k in dict.fromkeys(k for model in models for k in model.evaluation.top_k_accuracy):
-        rows.append(row(f"top-{k} accuracy", [model.evaluation.top_k_accuracy.get(k) for model in models], ".2%"))
+    macro = [row(f"{title}, macro", [getattr(model, key) for model in models]) for key, title in per_class]
+    weighted = [
+        row(f"{title}, weighted", [getattr(model.weighted, key, None) for model in models]) for key, title in per_class
+    ]
+    rows += macro
+    if [cells[1:] for cells in macro] != [cells[1:] for cells in weighted]:  # equal if all classes have as many images
+        rows += weighted
+    for k in dict.fromkeys(k for model in models for k in model.top_k_accuracy):
+        rows.append(row(f"top-{k} accuracy", [model.top_k_accuracy.get(k) for model in models], ".2%"))
     for key, title in (("nll", "NLL (nats)"), ("brier", "Brier score (0 to 2)"), ("ece", "ECE (15 bins)")):
-        rows.append(row(title, [model.metric(key) for model in models]))
+        rows.append(row(title, [getattr(model, key) for model in models]))
         before = f"{title.split(' (')[0]} before temperature scaling"
-        rows.append(row(before, [model.uncalibrated(key) for model in models]))
+        rows.append(row(before, [getattr(model.before_temperature, key, None) for model in models]))
     return [cells for cells in rows if set(cells[1:]) != {"–"}]
 
 
@@ -95,57 +110,84 @@ def comparison_table(comparisons: list[Comparison]) -> TableBlock:
         )
         for row in comparisons
     ]
-    caption = "Difference in accuracy of two models on the same images, in percentage points, with a paired interval."
+    caption = (
+        "Difference in accuracy of two models on the same images, in percentage points. McNemar p: the probability of "
+        "a difference at least as large between equally accurate models. Agreement: the fraction of images with the "
+        "same predicted class."
+    )
     return TableBlock((*header, "agreement"), rows, caption)
 
 
-def describe_average(average: tuple[float, Interval], best: ModelResult) -> str:
-    """How the mean of all models' probabilities, with its accuracy and 95% interval, compares with the best model."""
-    accuracy, interval = average
-    if accuracy <= best.accuracy:
+def describe_average(average: Ensemble, best: ModelResult) -> str:
+    """How the mean of all models' probabilities compares with the best model."""
+    if average.accuracy <= best.accuracy:
         comparison = f"not higher than that of {best.name} alone"
-    elif interval[0] > best.accuracy_interval[1]:
+    elif average.accuracy_ci95[0] > best.evaluation.accuracy_ci95[1]:
         comparison = f"higher than that of {best.name} alone"
     else:
         comparison = f"higher than that of {best.name} alone, but the intervals overlap"
     return (
         "Averaging the probabilities of all models gives an accuracy of "
-        f"{percent(accuracy)} ({percent_interval(interval)}), {comparison}."
+        f"{percent(average.accuracy)} (95% interval {percent_interval(average.accuracy_ci95)}), {comparison}."
     )
 
 
-def confusion(folder: Path, models: list[ModelResult], best: ModelResult) -> Section:
-    """The confusion matrix of each model, and its most frequent confusions."""
-    sentences, blocks = [], {}
+def confusion(folder: Path, models: list[ModelResult]) -> Section | None:
+    """Which classes are confused: as matrices, or with many classes as a table of the most frequent confusions.
+
+    None with many classes if no class is confused.
+    """
+    sentences = []
     for model in models:
-        name = f"confusion_{model.slug}"
-        figures.save_confusion(folder / name, model.confusion_matrix, list(model.per_class))
-        blocks[model.name] = FigureBlock(name, f"{model.name}: number of images by true and predicted class.", 0.68)
-        if model.confusions:
-            pairs = [f"{pair.label} predicted as {pair.predicted} ({pair.n:,})" for pair in model.confusions[:3]]
-            sentences.append(f"The most frequent confusions of {model.name}: {join_words(pairs)}.")
-    return Section("Confusion", sentences, list(blocks.values()), [blocks[best.name]])
+        if pairs := [f"{pair.label} as {pair.predicted} ({pair.n:,})" for pair in model.evaluation.confused[:3]]:
+            sentences.append(f"The most frequent confusions of {model.name} are {join_words(pairs)}.")
+    labels = list(models[0].evaluation.per_class)
+    blocks: list[Block]
+    if len(labels) <= figures.MAX_MATRICES_NAMES:
+        matrices = {model.name: np.array(model.evaluation.confusion_matrix) for model in models}
+        caption = "Number of test images by true class (row) and predicted class (column)."
+        if len(models) == 1:
+            figures.save_confusion(folder / "confusion", matrices[models[0].name], labels)
+            blocks = [FigureBlock("confusion", caption, 0.6)]
+        else:
+            save = partial(figures.save_confusion_of_models, labels=labels)
+            blocks = figures_of_models(folder, "confusion", matrices, save, f"{caption} Empty cells are 0.")
+    else:
+        rows = [
+            (model.name, pair.label, pair.predicted, f"{pair.n:,}")
+            for model in models
+            for pair in model.evaluation.confused
+        ]
+        if not rows:
+            return None
+        header = ("model", "true class", "predicted class", "images")
+        blocks = [TableBlock(header, rows, "The most frequent confusions.")]
+    return Section("Confused classes", sentences, blocks, blocks[:1])
 
 
 def classes(folder: Path, models: list[ModelResult], best: ModelResult) -> Section:
     """F1 of each class."""
-    scores = {model.name: {label: scores.f1 for label, scores in model.per_class.items()} for model in models}
+    per_class = best.evaluation.per_class
+    lowest = sorted(per_class, key=lambda label: per_class[label].f1)[:MAX_CLASSES]
+    scores = {model.name: {label: model.evaluation.per_class[label].f1 for label in lowest} for model in models}
     figures.save_class_scores(folder / "class_f1", scores, "F1")
-    n = len(best.per_class)
-    few = f", for the {figures.MAX_BAR_ROWS} of {n} classes with the lowest F1" if n > figures.MAX_BAR_ROWS else ""
-    figure = FigureBlock("class_f1", f"F1 of each class{few}.", 0.9)
-    lowest = sorted(best.per_class.items(), key=lambda item: item[1].f1)[:MAX_CLASSES]
-    table = TableBlock(
-        ("class", "precision", "recall", "F1", "images"),
-        [(label, f"{row.precision:.4f}", f"{row.recall:.4f}", f"{row.f1:.4f}", f"{row.n:,}") for label, row in lowest],
-        f"{best.name}: classes by F1" + (f", the lowest {MAX_CLASSES} of {n}." if n > MAX_CLASSES else "."),
+    few = (
+        f"; the {MAX_CLASSES} of {len(per_class)} classes with the lowest F1 of {best.name}"
+        if len(per_class) > MAX_CLASSES
+        else ""
     )
-    return Section("Classes", [describe_classes(model) for model in models], [figure, table])
+    figure = FigureBlock("class_f1", f"F1 of each class{few}.", HALF)
+    rows = [
+        (label, f"{row.precision:.4f}", f"{row.recall:.4f}", f"{row.f1:.4f}", f"{row.n:,}")
+        for label, row in ((label, per_class[label]) for label in lowest)
+    ]
+    table = TableBlock(("class", "precision", "recall", "F1", "images"), rows, f"Classes by F1 of {best.name}{few}.")
+    return Section("Classes", [describe_classes(model) for model in models], [figure, table], [figure])
 
 
 def describe_classes(model: ModelResult) -> str:
     """The classes with the lowest and the highest F1."""
-    f1 = {label: scores.f1 for label, scores in model.per_class.items()}
+    f1 = {label: scores.f1 for label, scores in model.evaluation.per_class.items()}
     low, high = min(f1, key=f1.__getitem__), max(f1, key=f1.__getitem__)
     if f1[low] == f1[high]:
         return f"The F1 of {model.name} is {f1[low]:.4f} for every class."
@@ -157,31 +199,36 @@ def calibration(folder: Path, models: list[ModelResult]) -> Section | None:
     bins = {model.name: reliability for model in models if (reliability := model.reliability)}
     if not bins:
         return None
-    figures.save_reliability(folder / "reliability", bins)
-    caption = "Accuracy by confidence in 15 bins of equal width, and below, the fraction of images in each bin."
-    figure = FigureBlock("reliability", caption)
-    sentences = [describe_calibration(model) for model in models if model.name in bins]
-    return Section("Calibration", sentences, [figure], [figure])
+    caption = (
+        "Reliability diagrams: the accuracy of images by the probability of their predicted class (confidence), in 15 "
+        "bins of equal width, and below, the fraction of images in each bin. A calibrated model is on the diagonal."
+    )
+    blocks = figures_of_models(folder, "reliability", bins, figures.save_reliability, caption)
+    sentences = [
+        "A model is calibrated if its probabilities agree with how often it is right: of the images that it classifies "
+        "with a probability of 0.8, it classifies four out of five correctly.",
+        "Temperature scaling divides the outputs of a trained model by a number, the temperature, that is fitted on "
+        "the validation split; it changes the probabilities, but not which class is predicted.",
+    ]
+    sentences += [describe_calibration(model.evaluation) for model in models if model.name in bins]
+    return Section("Calibration", sentences, blocks, blocks[:1])
 
 
-def describe_calibration(model: ModelResult) -> str:
-    """The effect of temperature scaling on ECE and NLL."""
-    ece, before = model.metric("ece"), model.uncalibrated("ece")
+def describe_calibration(model: ModelEvaluation) -> str:
+    """The effect of temperature scaling on the ECE."""
+    ece, before = model.ece, model.before_temperature
     assert ece is not None  # it is computed from the bins
     if before is None:
-        return f"{model.name} has an ECE of {ece:.4f}; no temperature is recorded."
-    scaling = f"{model.name}: temperature scaling with T = {model.temperature:.3f}, fitted on the validation split,"
-    if abs(ece - before) < 5e-4:
+        return f"{model.model} has an ECE of {ece:.4f}; no temperature is recorded."
+    scaling = f"For {model.model}, the temperature {model.temperature:.3f}"
+    if abs(ece - before.ece) < 5e-4:
         return f"{scaling} leaves the ECE at {ece:.4f}."
-    return (
-        f"{scaling} {'lowers' if ece < before else 'raises'} the ECE from {before:.4f} to {ece:.4f} and changes the "
-        f"NLL from {model.uncalibrated('nll'):.4f} to {model.metric('nll'):.4f}."
-    )
+    return f"{scaling} {'lowers' if ece < before.ece else 'raises'} the ECE from {before.ece:.4f} to {ece:.4f}."
 
 
 def robustness(folder: Path, models: list[ModelResult]) -> Section | None:
     """Accuracy on corrupted images; None if it was not measured."""
-    by_model = {model.name: result for model in models if (result := model.corruptions)}
+    by_model = {model.name: result for model in models if (result := model.evaluation.corrupted)}
     if not by_model:
         return None
     by_strength = {
@@ -198,7 +245,12 @@ def robustness(folder: Path, models: list[ModelResult]) -> Section | None:
         rows.append((kind.replace("_", " "), strength, *values))
     caption = f"Accuracy on {n:,} test images at the highest strength of each corruption."
     table = TableBlock(("corruption", "highest strength", *by_model), rows, caption)
-    sentences = [describe_robustness(name, result) for name, result in by_model.items()]
+    sentences = [
+        f"Accuracy was measured again on {n:,} test images that were corrupted, for example by noise or blur, with "
+        "increasing strength."
+    ]
+    sentences += [describe_robustness(name, result) for name, result in by_model.items()]
+    sentences += compare_robustness(by_model)
     return Section("Robustness", sentences, [figure, table], [figure])
 
 
@@ -207,10 +259,26 @@ def describe_robustness(name: str, result: CorruptedAccuracy) -> str:
     accuracy = result.strongest
     worst, mildest = min(accuracy, key=accuracy.__getitem__), max(accuracy, key=accuracy.__getitem__)
     return (
-        f"On {result.n:,} images, the accuracy of {name} is {percent(result.clean)} without corruption; at the "
-        f"highest strength it is lowest under {worst.replace('_', ' ')} ({percent(accuracy[worst])}) and highest under "
-        f"{mildest.replace('_', ' ')} ({percent(accuracy[mildest])})."
+        f"Under the strongest corruptions, the accuracy of {name} is lowest for {worst.replace('_', ' ')} "
+        f"({percent(accuracy[worst])}) and highest for {mildest.replace('_', ' ')} ({percent(accuracy[mildest])}); "
+        f"without corruption it is {percent(result.clean)}."
     )
+
+
+def compare_robustness(corrupted: dict[str, CorruptedAccuracy]) -> list[str]:
+    """The models with the highest and the lowest mean accuracy on corrupted images, as a sentence; [] if it is equal.
+
+    `corrupted` is {name: accuracy}.
+    """
+    (best, most), *_ = ranked = sorted(corrupted.items(), key=lambda item: -item[1].mean)
+    worst, least = ranked[-1]
+    if most.mean == least.mean:
+        return []
+    return [
+        f"Over all corruptions and strengths, {best} has the highest mean accuracy ({percent(most.mean)}) and {worst} "
+        f"the lowest ({percent(least.mean)}). Their difference is {points(most.mean - least.mean)} percentage points; "
+        f"on the same images without corruption it is {points(most.clean - least.clean)}."
+    ]
 
 
 def out_of_distribution(models: list[ModelResult]) -> Section | None:
@@ -223,18 +291,23 @@ def out_of_distribution(models: list[ModelResult]) -> Section | None:
     overall = TableBlock(
         ("model", *titles),
         [(model.name, *(ood_cell(model.mean_ood(score)) for score in scores)) for model in models],
-        "AUROC / FPR95 by score, means over all out-of-distribution sets. AUROC: 0.5 is chance, 1 is perfect. FPR95: "
-        "the fraction of out-of-distribution images that are accepted at the threshold that accepts 95% of the test "
-        "images.",
+        "AUROC / FPR95 by score, means over all OOD sets.",
     )
-    blocks = [overall]
-    for model in models:
-        rows = [
-            (name.replace("_", " "), *(ood_cell(model.ood[score][name]) for score in scores))
-            for name in model.ood[scores[0]]
-        ]
-        blocks.append(TableBlock(("set", *titles), rows, f"{model.name}: AUROC / FPR95 by set and score."))
-    return Section("Out-of-distribution images", [describe_ood(model) for model in models], blocks, [overall])
+    best = {model.name: model.ood[best_ood_score(model)] for model in models}
+    rows = [
+        (name.replace("_", " "), *(ood_cell(sets[name]) for sets in best.values()))
+        for name in next(iter(best.values()))
+    ]
+    by_set = TableBlock(("set", *best), rows, "AUROC / FPR95 by set of OOD images, each model with its best score.")
+    sentences = [
+        "Out-of-distribution (OOD) images show none of the classes, so a model should reject them.",
+        "It rejects an image if its score is low. The scores are "
+        f"{join_words([SCORE_TERMS.get(score, score) for score in scores])}.",
+        "AUROC is the probability that a test image has a higher score than an OOD image: 0.5 is chance, 1 is perfect.",
+        "FPR95 is the fraction of OOD images that are accepted if 95% of the test images are: 0 is perfect.",
+    ]
+    sentences += [describe_ood(model) for model in models]
+    return Section("Out-of-distribution images", sentences, [overall, by_set], [overall])
 
 
 def best_ood_score(model: ModelResult) -> str:
@@ -249,11 +322,11 @@ def describe_ood(model: ModelResult) -> str:
     hardest = min(sets, key=lambda name: sets[name].auroc)
     below = ", below chance" if sets[hardest].auroc < 0.5 else ""
     text = (
-        f"{model.name} detects out-of-distribution images best by {SCORES.get(best, best)}; the hardest set is "
+        f"The best score of {model.name} is {SCORES.get(best, best)}; its hardest set is "
         f"“{hardest.replace('_', ' ')}” (AUROC {sets[hardest].auroc:.3f}{below})."
     )
     bad = [SCORES.get(score, score) for score in model.ood if model.mean_ood(score).auroc < 0.5]
-    return text + (f" Its mean AUROC is below chance by {join_words(bad)}: do not use that." if bad else "")
+    return text + (f" Its mean AUROC by {join_words(bad)} is below chance: do not use that score." if bad else "")
 
 
 def ood_cell(scores: OodResult) -> str:
@@ -265,21 +338,22 @@ def mistakes(
     folder: Path, results: Results, best: ModelResult, splits: Splits | None, heat_map: HeatMap | None
 ) -> Section | None:
     """The most confident mistakes as images; None without mistakes or without the test split."""
-    models = [model for model in results.models if model.evaluation.mistakes]
+    shown = {model.slug: model.evaluation.mistakes[: figures.MAX_MISTAKES] for model in results.models}
+    models = [model for model in results.models if shown[model.slug]]
     if not models or splits is None or splits.test is None:
         return None
-    indices = sorted({mistake.image for model in models for mistake in model.evaluation.mistakes})
-    images = dict(zip(indices, load_test_images(splits, indices, results.n), strict=True))
+    indices = sorted({mistake.image for mistakes in shown.values() for mistake in mistakes})
+    images = dict(zip(indices, load_test_images(splits, indices, results.evaluation.n), strict=True))
     sentences, blocks = [], {}
     for model in models:
         name = f"mistakes_{model.slug}"
         tiles = []
-        for mistake in model.evaluation.mistakes:
+        for mistake in shown[model.slug]:
             image = images[mistake.image]
             overlay = heat_map(model.predictor, image) if heat_map else None
             tiles.append((image, overlay, mistake.label, mistake.predicted, mistake.probability))
         figures.save_mistakes(folder / name, tiles)
-        caption = f"{model.name}: the most confident mistakes, with true → predicted class and its probability"
+        caption = f"The most confident mistakes of {model.name}: true → predicted class, and its probability"
         has_maps = any(overlay for _, overlay, *_ in tiles)
         caption += "; below, heat maps of the image regions that the prediction depends on." if has_maps else "."
         blocks[model.name] = FigureBlock(name, caption)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from classifier.records import RunRecord
 from classifier.reporting import card, figures
-from classifier.reporting.blocks import Block, CommandBlock, FigureBlock, Section, TableBlock
+from classifier.reporting.blocks import Block, CommandBlock, Section, TableBlock, figures_of_models
 from classifier.reporting.formatting import duration, join_words, percent, plural
 from classifier.reporting.results import ModelResult, describe_machine
 
@@ -17,22 +17,19 @@ def training(folder: Path, models: list[ModelResult]) -> Section | None:
         return None
     columns = [describe_settings(model) for model in trained]
     names = list(dict.fromkeys(name for column in columns for name in column))
+    names.sort(key=lambda name: sum(name not in column for column in columns))  # settings of all models come first
     several = any(len(model.stages) > 1 for model in trained)
     table = TableBlock(
         ("setting", *(model.name for model in trained)),
         [(name, *(column.get(name, "–") for column in columns)) for name in names],
         "Training settings" + ("; of a model trained in several stages, those of the last." if several else "."),
     )
-    curves = {}
-    for model in trained:
-        if model.history:
-            name = f"curves_{model.slug}"
-            figures.save_curves(folder / name, model.history)
-            curves[model.name] = FigureBlock(name, describe_curves(model))
-    blocks: list[Block] = [table, *curves.values()]
-    ranked = sorted(trained, key=lambda model: -model.accuracy)
-    best_curves = [curves[model.name] for model in ranked if model.name in curves][:2]
-    return Section("Training", [describe_training(model) for model in trained], blocks, best_curves or [table])
+    blocks: list[Block] = [table]
+    if histories := {model.name: model.history for model in trained if model.history}:
+        caption = "Loss and accuracy by epoch" + ("; of several stages, the last." if several else ".")
+        blocks = [*figures_of_models(folder, "curves", histories, figures.save_curves_of_models, caption), table]
+    sentences = [describe_training(model) for model in trained]
+    return Section("Training", sentences, blocks, blocks[:1])
 
 
 def describe_training(model: ModelResult) -> str:
@@ -43,18 +40,6 @@ def describe_training(model: ModelResult) -> str:
     if validation := model.stages[-1].validation:
         facts.append(f"reached a validation accuracy of {percent(validation.accuracy)}")
     return f"{model.name} {join_words(facts)}."
-
-
-def describe_curves(model: ModelResult) -> str:
-    """The caption of a model's learning curves."""
-    caption = f"{model.name}: loss and accuracy over {plural(len(model.history), 'epoch')}."
-    last = model.history[-1]
-    if {"train_accuracy", "validation_accuracy"} <= last.keys():
-        caption += (
-            f" In the last epoch, the accuracy was {percent(last['train_accuracy'])} on (augmented) training images "
-            f"and {percent(last['validation_accuracy'])} on the validation split."
-        )
-    return caption
 
 
 def describe_settings(model: ModelResult) -> dict[str, str]:
