@@ -77,7 +77,7 @@ def add_slide(presentation, title: str, sentences: Sequence[str], blocks: Sequen
         add_sentences(slide, sentences, (MARGIN, TOP, width - side - 2 * GAP, height))
         box = (WIDTH - MARGIN - side, TOP, side, height)
     else:
-        used = add_sentences(slide, sentences, (MARGIN, TOP, width, 0.34 * height)) + GAP if sentences else 0.0
+        used = add_sentences(slide, sentences, (MARGIN, TOP, width, 0.38 * height)) + GAP if sentences else 0.0
         box = (MARGIN, TOP + used, width, height - used)
     left, top, width, height = box
     column = (width - GAP * (len(blocks) - 1)) / len(blocks)

@@ -291,7 +291,9 @@ def out_of_distribution(models: list[ModelResult]) -> Section | None:
     overall = TableBlock(
         ("model", *titles),
         [(model.name, *(ood_cell(model.mean_ood(score)) for score in scores)) for model in models],
-        "AUROC / FPR95 by score, means over all OOD sets.",
+        "AUROC / FPR95 by score, means over all OOD sets. AUROC: the probability that a test image has a higher score "
+        "than an OOD image; 0.5 is chance, 1 is perfect. FPR95: the fraction of OOD images that are accepted if 95% of "
+        "the test images are; 0 is perfect.",
     )
     best = {model.name: model.ood[best_ood_score(model)] for model in models}
     rows = [
@@ -303,8 +305,6 @@ def out_of_distribution(models: list[ModelResult]) -> Section | None:
         "Out-of-distribution (OOD) images show none of the classes, so a model should reject them.",
         "It rejects an image if its score is low. The scores are "
         f"{join_words([SCORE_TERMS.get(score, score) for score in scores])}.",
-        "AUROC is the probability that a test image has a higher score than an OOD image: 0.5 is chance, 1 is perfect.",
-        "FPR95 is the fraction of OOD images that are accepted if 95% of the test images are: 0 is perfect.",
     ]
     sentences += [describe_ood(model) for model in models]
     return Section("Out-of-distribution images", sentences, [overall, by_set], [overall])
