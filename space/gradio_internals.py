@@ -1,24 +1,162 @@
-"""Uses of gradio's undocumented parts, in one place."""
+"""Every use of a part of gradio that its documentation does not describe.
 
-from collections.abc import Callable
+When gradio is upgraded, tests/space/test_gradio_internals.py fails until somebody has read the "Check" lines below
+against the new source and set WRITTEN_FOR; the other tests of that file show each use on a real `gr.Blocks`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
+from gradio import route_utils
 from gradio.utils import get_upload_folder
+
+WRITTEN_FOR = "6.31.0"
+MAX_SESSIONS_WITH_MESSAGES = 20_000  # an empty queue of messages takes 1 kB
+
+AnyFunction = TypeVar("AnyFunction", bound=Callable)
 
 
 def upload_folder() -> Path:
-    """The folder in which gradio stores uploads, and from which it serves files."""
+    """The folder of uploads and of all files that gradio serves.
+
+    Public is only the variable GRADIO_TEMP_DIR, without its default. Check: `gradio.utils.get_upload_folder`.
+    """
     return Path(get_upload_folder())
 
 
-def hide_from_mcp(function: Callable) -> Callable:
-    """Decorator of an endpoint that is no MCP tool: gradio's schema of a list of files is not valid for MCP."""
+def event_data(event: gr.EventData) -> dict[str, Any]:
+    """What the browser sent with an event; {} for anything but an object, as a script may send.
+
+    The public attribute access `event.name` raises TypeError in that case. Check: `EventData._data`.
+    """
+    return event._data if isinstance(event._data, dict) else {}
+
+
+def hide_from_mcp(function: AnyFunction) -> AnyFunction:
+    """Decorates an API function that is not to become a tool by MCP; gradio can only hide it from the API as well.
+
+    Check: `GradioMCPServer` in gradio/mcp.py leaves out functions whose `_mcp_type` is not "tool".
+    """
     vars(function)["_mcp_type"] = "none"
     return function
 
 
-def event_data(event: gr.EventData) -> dict[str, Any]:
-    """What the browser sent with an event."""
-    return event._data if isinstance(event._data, dict) else {}
+def refuse_form_fields() -> None:
+    """Makes gradio answer 400 to an upload form with a field that is not a file.
+
+    gradio keeps such a field in memory whatever its size, and has no setting for it: 300 MB took 860 MB.
+    Check: `upload_fn` in gradio/route_utils.py makes a `GradioMultiPartParser`, which counts fields up to `max_fields`.
+    """
+
+    class FilesOnlyParser(gradio_parser):
+        def __init__(self, *args: Any, **settings: Any):
+            super().__init__(*args, **settings | {"max_fields": 0})
+
+    route_utils.GradioMultiPartParser = FilesOnlyParser  # type: ignore[misc]
+
+
+gradio_parser = route_utils.GradioMultiPartParser
+
+
+def permanent_files(demo: gr.Blocks) -> set[str]:
+    """Paths of files that belong to components, such as examples, and are not to be deleted with old uploads.
+
+    Check: `delete_files_created_by_app` in gradio/route_utils.py reads `keep_in_cache` of each of `demo.blocks`.
+    """
+    return {path for block in demo.blocks.values() for path in getattr(block, "keep_in_cache", ())}
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument of a function that can be called: the name that the API documents, and what it takes."""
+
+    name: str
+    files: str  # "one" file, "many" (a list), or "" for neither
+    is_required: bool  # whether there is no default
+
+
+Functions = Mapping[str | int, Sequence[Argument]]
+
+
+def functions(demo: gr.Blocks) -> Functions:
+    """The arguments of all that a request can call, by name and by number; the API information lists only endpoints.
+
+    Check: `demo.fns` has `BlockFunction`s by number, each with `inputs` (components) and `api_name`.
+    """
+    endpoints: dict[str, Any] = {**demo.get_api_info()["named_endpoints"]}
+    found: dict[str | int, Sequence[Argument]] = {}
+    for number, function in demo.fns.items():
+        described = endpoints.get(f"/{function.api_name}", {}).get("parameters", [{}] * len(function.inputs))
+        found[number] = [
+            Argument(
+                parameter.get("parameter_name", f"data[{i}]"),
+                "" if not isinstance(block, gr.File) else "one" if block.file_count == "single" else "many",
+                not parameter.get("parameter_has_default", False),
+            )
+            for i, (block, parameter) in enumerate(zip(function.inputs, described, strict=True))
+        ]
+        if function.api_name:
+            found[function.api_name] = found[number]
+    return found
+
+
+class Sessions:
+    """What gradio keeps for each session: a page, a gradio_client, or a single call that came without a session.
+
+    A call without a session has its own event id as session id. gradio keeps the names of all sessions for good, and
+    answers that nobody fetches; it has no public way to count or release them.
+
+    Check in gradio/queueing.py: `pending_messages_per_session` has the messages of each session that were not fetched
+    yet, and drops the oldest session above its `max_size`; `pending_event_ids_session` has the ids of each session's
+    calls until their answers were fetched; `event_ids_to_events` has the calls that wait or run. In
+    gradio/state_holder.py: `session_data` and `time_last_used` have the `gr.State` values of each session.
+    """
+
+    def __init__(self, demo: gr.Blocks):
+        self._demo = demo
+        self._idle: set[str] = set()
+        # By default gradio drops the oldest of 2000 sessions, even while it works for it
+        demo._queue.pending_messages_per_session.max_size = MAX_SESSIONS_WITH_MESSAGES
+
+    def __contains__(self, session: str) -> bool:
+        return session in self._demo._queue.pending_messages_per_session
+
+    def unfetched_calls(self) -> Iterator[str]:
+        """Event ids of calls whose answers can still be fetched; those of a page that was closed can not."""
+        for session, calls in list(self._demo._queue.pending_event_ids_session.items()):
+            if session in self:
+                yield from list(calls)
+
+    def n_unfetched(self, session: str) -> int:
+        """How many calls of a session wait for their answers to be fetched."""
+        return len(self._demo._queue.pending_event_ids_session.get(session, ()))
+
+    def forget(self, session: str) -> None:
+        """Releases all that is kept for a session."""
+        queue, states = self._demo._queue, self._demo.state_holder
+        for kept in (
+            states.session_data,
+            states.time_last_used,
+            queue.pending_messages_per_session,
+            queue.pending_event_ids_session,
+        ):
+            kept.pop(session, None)
+
+    def forget_idle(self, seconds: float) -> None:
+        """Releases sessions that made no call for so long. Called at regular intervals."""
+        queue, last_used = self._demo._queue, list(self._demo.state_holder.time_last_used.items())
+        oldest = datetime.now() - timedelta(seconds=seconds)
+        for session, used in last_used:
+            if used < oldest:
+                self.forget(session)
+        # Sessions without a state, because they are new or because gradio dropped it when there were too many
+        idle = {*list(queue.pending_event_ids_session), *list(queue.pending_messages_per_session)}
+        idle -= {session for session, _ in last_used}
+        idle -= {event.session_hash for event in list(queue.event_ids_to_events.values())}
+        for session in idle & self._idle:  # the second time: a new one may not have its state yet
+            self.forget(session)
+        self._idle = idle

@@ -65,7 +65,7 @@ def build(classifier: PictureClassifier, notices: Sequence[str] = ()) -> Compone
         notices: lines for the visitor, such as that the Hub can't be reached.
     """
     predictors = classifier.predictors
-    minutes = (cleanup.KEEP_S + cleanup.INTERVAL_S) // 60
+    minutes = cleanup.DELETED_WITHIN_S // 60
     max_top_k = min(MAX_TOP_K, max(len(predictor.labels) for predictor in predictors.values()))
     example_paths = [path for path in EXAMPLES if path.stem.rpartition("_")[0] in classifier.labels]
 

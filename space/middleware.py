@@ -1,12 +1,14 @@
-"""What stands between the network and gradio: what costs too much, or names what is not the sender's, is refused here.
+"""Refuses requests that gradio would accept although they cost too much or can't be answered.
 
-Refusals are JSON that gradio's clients turn into an exception with the message, and a script can act on: 422 for what
-has to be sent differently, 404 for what is not there, 411 and 413 for what is too large, 503 with Retry-After for what
-may be sent again later. A tool's call by MCP that names a URL gets the message as the tool's error, which the model
-that calls it can read.
+gradio itself limits the size of an uploaded file (`max_file_size`, 413) and the length of its queue (`max_size`, 503),
+serves only files of the upload folder, and never fetches a URL of the internal network. Each method of `RequestLimits`
+named `check_…` is a rule, and begins with the threat that is left.
+
+A refusal is JSON that gradio's clients raise as an exception with its message: 422 for what has to be sent differently,
+404 for what is not there, 411 and 413 for a body of unknown or too large size, 503 with Retry-After for what can be
+sent again later.
 """
 
-import json
 import logging
 import re
 import shutil
@@ -14,287 +16,209 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-from gradio.server_messages import UnexpectedErrorMessage
-from starlette.datastructures import Headers, MutableHeaders, QueryParams
-from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, Response
+import orjson
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from space.validation import BY_URL, SCHEMES, Fault, Functions, check, strings
+from space.gradio_internals import Functions, Sessions
+from space.validation import Refused, check_call
 
-MAX_CALL_BYTES = 1_000_000  # of a call's JSON: 500 files are named in 200 kB
-MAX_MCP_BYTES = 10_000_000  # of a message by MCP, which holds an image as base64
-MAX_UPLOAD_BYTES = 2_000_000_000  # of one request; page and gradio_client send a gallery's files in several
-MIN_FREE_BYTES = 1_000_000_000  # on the disk with the uploads, which are deleted after an hour
-MIN_FREE_FOR_CALLS = 500_000_000  # what was uploaded is still classified for a while: that writes previews and tables
-MAX_UNFETCHED = 256  # calls of a visit: gradio keeps their answers until they are fetched
-MAX_UNFETCHED_PAGE = 32  # of these, with calls of the page's own functions, whose answers tell of all its pictures
+MAX_CALL_BYTES = 1_000_000  # of the JSON of a call: 500 files take 200 kB
+MAX_MCP_BYTES = 10_000_000  # of a message by MCP, which contains an image as base64
+MIN_FREE_BYTES = 1_000_000_000  # on the disk of the uploads, for a request that uploads files
+MIN_FREE_FOR_CALLS = 500_000_000  # for a call, which writes small files: previews and tables
+MAX_UNFETCHED = 64  # calls of a session whose answers were not fetched; a gradio_client makes 40 at once, at most
+MAX_SESSION_ID = 255  # characters
 RETRY_AFTER_S = 10
 UPLOAD = "/gradio_api/upload"
 MCP = "/gradio_api/mcp"
 CALL = "/gradio_api/call/"
-DATA = "/gradio_api/queue/data"
+QUEUE_DATA = "/gradio_api/queue/data"
 CALLS = ("/gradio_api/queue/", CALL, "/gradio_api/run/", "/gradio_api/api/")
-WORK = (UPLOAD, *CALLS)
-POSTED = (*WORK, MCP, "/gradio_api/cancel", "/gradio_api/reset")  # what page and clients send to; gradio has more
-# What has no use here: one prints what it is asked for into the log, the other writes what a visit shows to the disk,
-# for good.
-UNUSED = ("/gradio_api/custom_component/", "/gradio_api/deep_link")
-FETCHED = tuple(
-    f"/gradio_api/{name}{scheme}" for name in ("file=", "file/", "proxy=") for scheme in ("http:", "https:")
+WORK = (UPLOAD, MCP, *CALLS)
+POSTED = (*WORK, "/gradio_api/cancel", "/gradio_api/reset")  # what the page and gradio's clients send POST requests to
+UNUSED = (
+    "/gradio_api/custom_component/",  # prints its path into the log
+    "/gradio_api/deep_link",  # writes the state of a session to the disk, for good
+    "/gradio_api/file=http",  # fetches any URL outside of the internal network for anyone
+    "/gradio_api/file/",  # the same
 )
 
 log = logging.getLogger("space")
 
 
 @dataclass
-class State:
-    """What `server` and `RequestLimits` tell each other."""
+class Activity:
+    """Shared by the server and `RequestLimits`."""
 
-    stopping: bool = False  # set by server.py: new work is refused with 503, what was accepted is answered
-    open: int = 0  # requests for work, or for its results, that are being answered
-
-
-class Answers(Protocol):
-    """The answers that wait to be fetched, of a visit or of one call by its number."""
-
-    def has_visit(self, visit: str) -> bool:
-        """Whether a visit is known."""
-
-    def has_call(self, call: str) -> bool:
-        """Whether a call is known whose answer was not fetched yet."""
-
-    def unfetched(self, visit: str) -> int:
-        """Calls of a visit whose answer was not fetched yet."""
-
-    def forget(self, call: str) -> None:
-        """Lets go of what is kept for a call."""
+    is_stopping: bool = False  # set by the server: new work is refused with 503, accepted work is finished
+    open_requests: int = 0  # requests for work or for its results that are being answered
 
 
-class NoRoom(Exception):
-    """The disk is too full to go on with an upload."""
-
-
+@dataclass
 class RequestLimits:
-    """ASGI middleware around gradio.
+    """ASGI middleware around gradio."""
 
-    Args:
-        app: gradio's.
-        state: shared with whoever wants to stop.
-        uploads: a folder on the disk that must keep MIN_FREE_BYTES.
-        functions: what can be called.
-        answers: gradio's.
-        arrived: called with the paths of the files that an upload brought.
-    """
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        state: State,
-        uploads: Path,
-        functions: Functions,
-        answers: Answers,
-        arrived: Callable[[list[str]], None],
-    ):
-        self.app, self.state, self.uploads, self.functions, self.answers = app, state, uploads, functions, answers
-        self.arrived = arrived
+    app: ASGIApp
+    activity: Activity
+    uploads: Path  # the folder of uploads
+    functions: Functions  # what can be called
+    sessions: Sessions
+    on_upload: Callable[[list[str]], None]  # gets the paths of the files of each upload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuses, or passes on; then logs a line that holds neither a file's name nor an address."""
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        if scope["path"].lower().startswith(FETCHED):
-            return await refusal(422, f"{BY_URL}the file")(scope, receive, send)
-        if scope["path"].startswith(UNUSED) or (scope["method"] == "POST" and not scope["path"].startswith(POSTED)):
-            return await refusal(404, "not part of this app")(scope, receive, send)
-        if scope["method"] != "POST" and not scope["path"].startswith(WORK):
+        """Answers a request, and logs a line that contains neither file names nor addresses."""
+        path = route_path(scope)
+        if scope["type"] != "http" or (scope["method"] != "POST" and not path.startswith(CALLS + UNUSED)):
             return await self.app(scope, receive, send)
         began, status = time.perf_counter(), 0
 
-        async def observed(message: Message) -> None:
+        async def send_and_note(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                if status == 503:  # gradio's own, for a full queue, too
+                if status == 503:  # also gradio's own, when its queue is full
                     MutableHeaders(scope=message)["retry-after"] = str(RETRY_AFTER_S)
             await send(message)
 
-        self.state.open += 1
+        self.activity.open_requests += 1
         try:
-            await self.answer(scope, receive, observed)
+            await self.answer(Request(scope, receive), path, send_and_note)
         finally:
-            self.state.open -= 1
-            what = re.sub(r"[^\w/]", "?", "/".join(scope["path"].split("/")[2:4]), flags=re.ASCII)  # not an event's id
-            log.info("%s %s %d %.3f s", scope["method"], what[:40], status, time.perf_counter() - began)
+            self.activity.open_requests -= 1
+            name = "/".join(path.split("/")[2:4]) if path.startswith(POSTED) else "other"  # without the id of a call
+            name = re.sub(r"[^\w/]", "?", name[:40], flags=re.ASCII)  # threat: forged lines of the log
+            log.info("%s %s %d %.3f s", scope["method"], name, status, time.perf_counter() - began)
 
-    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuses, or lets gradio answer."""
-        reply = None
-        if scope["method"] == "POST":
-            most = MAX_UPLOAD_BYTES if is_upload(scope) else MAX_MCP_BYTES if is_message(scope) else MAX_CALL_BYTES
-            reply = self.refused_unread(scope, most)
-            if is_upload(scope):
-                receive, send = self.with_room(receive), self.telling(send)
-            elif not reply:
-                body = await read(receive)
-                reply = (
-                    refused_message(body, scope["path"])
-                    if is_message(scope)
-                    else self.refused_call(body, scope["path"])
-                )
-                receive = replay(body, receive)
-        elif scope["method"] == "GET":
-            reply = self.refused_answer(scope)
+    async def answer(self, request: Request, path: str, send: Send) -> None:
+        """Refuses a request by the first rule that applies, or lets gradio answer it."""
+        receive, is_post = request.receive, request.method == "POST"
         try:
-            await (reply or self.app)(scope, receive, send)
-        except NoRoom:
-            await no_room()(scope, receive, send)
+            self.check_route(request, path)
+            if is_post:
+                self.check_stopping(path)
+                self.check_body_size(request, path)
+                self.check_disk(path)
+            else:
+                self.check_answer_exists(request, path)
+            if is_post and path.startswith(UPLOAD):
+                receive, send = self.with_disk_check(receive, path), self.with_notification(send)
+            elif is_post and path.startswith(CALLS):
+                body = await request.body()
+                self.check_arguments(body, path)
+                receive = replay(body, receive)
+            await self.app(request.scope, receive, send)
+        except Refused as refused:
+            await refusal(refused)(request.scope, receive, send)
         except ClientDisconnect:  # in the middle of an upload
             return
         finally:
-            if scope["method"] == "GET" and scope["path"].startswith(CALL):
-                self.answers.forget(called(scope))
+            if not is_post and path.startswith(CALL):  # gradio would keep an empty session for good
+                self.sessions.forget(event_id(path))
 
-    def refused_unread(self, scope: Scope, most: int) -> Response | None:
-        """The refusal of a request of at most so many bytes, by what is known before its body is read."""
-        headers = Headers(scope=scope)
-        length = headers.get("content-length", "")
-        if self.state.stopping and scope["path"].startswith((*WORK, MCP)):
-            return refusal(503, f"the server stops: try again in {RETRY_AFTER_S} s")
-        if not length.isdecimal() or "transfer-encoding" in headers:
-            return refusal(411, "the body's length is not told: send Content-Length")
-        if int(length) > most:
-            return refusal(
-                413, f"{int(length) / 1e6:,.1f} MB in one request: at most {most / 1e6:,.0f} MB, send fewer files"
-            )
-        least = MIN_FREE_BYTES if is_upload(scope) or is_message(scope) else MIN_FREE_FOR_CALLS
-        if scope["path"].startswith((*WORK, MCP)) and not self.has_room(least):
-            return no_room()
-        return None
-
-    def refused_call(self, body: bytes, path: str) -> Response | None:
-        """The refusal of a call by what is in it; what is no JSON is gradio's to tell."""
-        if not path.startswith(CALLS):
-            return None
-        try:
-            content = json.loads(body)
-            function = check(path, content, self.functions, self.uploads)
-            visit = content.get("session_hash") if isinstance(content, dict) else None
-            most = MAX_UNFETCHED if function is None or function.is_public else MAX_UNFETCHED_PAGE
-            if isinstance(visit, str) and self.answers.unfetched(visit) >= most:
-                raise Fault(f"{most} answers wait for this visit: fetch them first", 503)
-        except Fault as fault:
-            return refusal(fault.status, str(fault))
-        except (ValueError, RecursionError):
-            return None
-        return None
-
-    def refused_answer(self, scope: Scope) -> Response | None:
-        """The refusal to give an answer that is not there: gradio would begin, and end in a trace."""
-        if scope["path"].startswith(CALL) and not self.answers.has_call(called(scope)):
-            return refusal(404, "no such call, or its answer was fetched before: call again")
-        visit = QueryParams(scope["query_string"]).get("session_hash")
-        if scope["path"] == DATA and visit and not self.answers.has_visit(visit):
-            unknown = UnexpectedErrorMessage(message="404: Not Found", session_not_found=True).model_dump_json()
-            return Response(f"data: {unknown}\n\n", media_type="text/event-stream")  # as gradio begins
-        return None
-
-    def has_room(self, least: int = MIN_FREE_BYTES) -> bool:
-        """Whether there are so many free bytes where uploads go; by default, whether there is room for more of them."""
-        return shutil.disk_usage(self.uploads).free >= least
-
-    def with_room(self, receive: Receive) -> Receive:
-        """A `receive` that raises NoRoom once the disk is too full for what comes; the sweep takes what is there by
-        then.
+    def check_route(self, request: Request, path: str) -> None:
+        """gradio has more routes than the page and its clients use: they read bodies of any size, start ffmpeg, or
+        change a call that waits; those that GET requests can reach are described at UNUSED.
         """
+        if path.startswith(UNUSED) or (request.method == "POST" and not path.startswith(POSTED)):
+            raise Refused("not part of this app", 404)
 
-        async def receive_with_room() -> Message:
-            if not self.has_room():
-                raise NoRoom
+    def check_stopping(self, path: str) -> None:
+        """Work that is accepted while the server stops would be lost."""
+        if self.activity.is_stopping and path.startswith(WORK):
+            raise Refused(f"the server stops: try again in {RETRY_AFTER_S} s", 503)
+
+    def check_body_size(self, request: Request, path: str) -> None:
+        """gradio keeps the body of a request in memory, whatever its size; that of an upload it writes to the disk."""
+        if path.startswith(UPLOAD):
+            return
+        length, most = (
+            request.headers.get("content-length", ""),
+            MAX_MCP_BYTES if path.startswith(MCP) else MAX_CALL_BYTES,
+        )
+        if not length.isdecimal() or "transfer-encoding" in request.headers:
+            raise Refused("a body of unknown length: send Content-Length", 411)
+        if int(length) > most:
+            raise Refused(f"{int(length) / 1e6:,.1f} MB in one request: at most {most / 1e6:,.0f} MB", 413)
+
+    def check_disk(self, path: str) -> None:
+        """Uploads fill the disk faster than they are deleted; calls may use a part of it that uploads may not."""
+        least = MIN_FREE_BYTES if path.startswith((UPLOAD, MCP)) else MIN_FREE_FOR_CALLS if path.startswith(WORK) else 0
+        if shutil.disk_usage(self.uploads).free < least:
+            raise Refused(f"no room for more files at the moment: try again in {RETRY_AFTER_S} s", 503)
+
+    def with_disk_check(self, receive: Receive, path: str) -> Receive:
+        """A `receive` that applies `check_disk` before each part of an upload, which may be larger than the disk."""
+
+        async def receive_if_room() -> Message:
+            self.check_disk(path)
             return await receive()
 
-        return receive_with_room
+        return receive_if_room
 
-    def telling(self, send: Send) -> Send:
-        """A `send` that tells `arrived` of the files that gradio lists when it took an upload."""
+    def check_answer_exists(self, request: Request, path: str) -> None:
+        """gradio writes a traceback and breaks the connection for an answer that does not exist or was fetched."""
+        session = request.query_params.get("session_hash")
+        if (path.startswith(CALL) and event_id(path) not in self.sessions.unfetched_calls()) or (
+            path == QUEUE_DATA and session and session not in self.sessions
+        ):
+            raise Refused("no such call, or its answer was fetched before: call again", 404)
+
+    def check_arguments(self, body: bytes, path: str) -> None:
+        """gradio writes a traceback for text that can't be encoded, and for most arguments of a wrong type; it keeps
+        sessions of any name, and their answers until they are fetched.
+        """
+        try:
+            content = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            raise Refused("not JSON in UTF-8") from None
+        check_call(path, content, self.functions, self.uploads)
+        session = content.get("session_hash") if isinstance(content, dict) else None
+        if isinstance(session, str) and len(session) > MAX_SESSION_ID:
+            raise Refused(f"session_hash: {len(session):,} characters, at most {MAX_SESSION_ID}")
+        if isinstance(session, str) and self.sessions.n_unfetched(session) >= MAX_UNFETCHED:
+            raise Refused(f"{MAX_UNFETCHED} answers wait for this session: fetch them first", 503)
+
+    def with_notification(self, send: Send) -> Send:
+        """A `send` that calls `on_upload` with the paths in gradio's answer to an upload. Not a rule."""
         status, body = 0, b""
 
-        async def send_and_tell(message: Message) -> None:
+        async def send_and_notify(message: Message) -> None:
             nonlocal status, body
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            else:
-                body += message.get("body", b"")
+            status, body = message.get("status", status), body + message.get("body", b"")
             await send(message)
             if status == 200 and message["type"] == "http.response.body" and not message.get("more_body", False):
-                self.arrived(json.loads(body))
+                self.on_upload(orjson.loads(body))
 
-        return send_and_tell
-
-
-def called(scope: Scope) -> str:
-    """The number of the call whose answer is asked for."""
-    return scope["path"].rpartition("/")[2]
+        return send_and_notify
 
 
-def is_upload(scope: Scope) -> bool:
-    """Whether files are sent."""
-    return scope["method"] == "POST" and scope["path"].startswith(UPLOAD)
+def route_path(scope: Scope) -> str:
+    """The path of a request as Starlette's router matches it: without the prefix that a proxy may keep in it."""
+    path, prefix = scope.get("path", ""), scope.get("root_path", "")
+    return path.removeprefix(prefix) if path.startswith(f"{prefix}/") else path
 
 
-def is_message(scope: Scope) -> bool:
-    """Whether it is a message by MCP; what MCP asks for otherwise is a stream that stays open, and works on nothing."""
-    return scope["method"] == "POST" and scope["path"].startswith(MCP)
-
-
-def refused_message(body: bytes, path: str) -> Response | None:
-    """The refusal of a call of a tool by what it names; gradio makes a file of any string that looks like a URL."""
-    try:
-        message = json.loads(body)
-        named = any(text.strip().lower().startswith(SCHEMES) for text in strings(message))
-    except (ValueError, RecursionError):
-        return None
-    if not named or (isinstance(message, dict) and message.get("method") != "tools/call"):
-        return None
-    text = f"{BY_URL}its bytes, as data:image/jpeg;base64,…"
-    if not isinstance(message, dict) or path.startswith(f"{MCP}/messages"):  # by SSE, an answer to this is not read
-        return refusal(422, text)
-    result = {"content": [{"type": "text", "text": text}], "isError": True}
-    return JSONResponse({"jsonrpc": "2.0", "id": message.get("id"), "result": result})
-
-
-async def read(receive: Receive) -> bytes:
-    """A request's body."""
-    parts, more = [], True
-    while more:
-        message = await receive()
-        parts.append(message.get("body", b""))
-        more = message.get("more_body", False)
-    return b"".join(parts)
+def event_id(path: str) -> str:
+    """The id of the call whose answer is fetched at `path`."""
+    return path.rpartition("/")[2]
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives `body`, then what comes after it."""
-    is_given = False
+    """A `receive` that returns a body that was read already, then what follows it."""
+    messages = iter([{"type": "http.request", "body": body}])
 
-    async def again() -> Message:
-        nonlocal is_given
-        if is_given:
-            return await receive()
-        is_given = True
-        return {"type": "http.request", "body": body, "more_body": False}
+    async def receive_again() -> Message:
+        return next(messages, None) or await receive()
 
-    return again
+    return receive_again
 
 
-def no_room() -> JSONResponse:
-    """The refusal of an upload, or of a call, for which the disk is too full."""
-    return refusal(503, f"no room for more files at the moment: try again in {RETRY_AFTER_S} s")
-
-
-def refusal(status: int, message: str) -> JSONResponse:
-    """An answer that page and gradio_client show as a message."""
+def refusal(refused: Refused) -> JSONResponse:
+    """An answer that the page and gradio_client show as a message."""
+    message = str(refused)
     detail = [{"__type__": "validate", "is_valid": False, "parameter_name": "request", "message": message}]
-    return JSONResponse({"detail": detail, "error": message}, status)
+    return JSONResponse({"detail": detail, "error": message}, refused.status)

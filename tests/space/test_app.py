@@ -298,21 +298,13 @@ def test_tools_by_mcp(url, models, files):
 
 def test_mcp_is_bounded_as_well(url, files):
     address = f"{url}/gradio_api/file={files['good']}"
-    refused = ({"image": address}, {"image": address.upper()}, {"image": f" {address}"})
-    _, results = call_tools(url, *(("classify", arguments) for arguments in refused), ("compare", refused[0]))
+    _, results = call_tools(url, ("classify", {"image": address}), ("compare", {"image": address}))
     assert all(result.isError and "given by URL" in result.content[0].text for result in results)
     mcp = f"{url}/gradio_api/mcp/"
-    message = {
-        "jsonrpc": "2.0",
-        "id": 1,
-        "method": "tools/call",
-        "params": {"name": "classify", "arguments": refused[0]},
-    }
-    assert httpx.post(f"{mcp}messages/?session_id=1", json=message).status_code == 422
-    assert httpx.post(mcp, json=[message]).status_code == 422
     assert httpx.post(mcp, content=b" " * (middleware.MAX_MCP_BYTES + 1)).status_code == 413
     server = {"path": str(files["good"]), "meta": {"_type": "gradio.FileData"}}
-    calls = [("classify", {"image": image}) for image in ("/etc/passwd", server, "data:image/png;base64,AAAA")]
+    images = (address.upper(), f" {address}", "/etc/passwd", server, "data:image/png;base64,AAAA")
+    calls = [("classify", {"image": image}) for image in images]
     _, results = call_tools(url, *calls)
     assert all(result.isError and "root:" not in result.content[0].text for result in results)
     assert "not an image" in results[-1].content[0].text

@@ -11,14 +11,21 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from urllib.parse import quote
 
+import gradio as gr
 import httpx
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import ValidationError
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
 
 from space import components, middleware, validation
 from space import server as serving
-from space.endpoints import Result
+from space.gradio_internals import Sessions
+from space.middleware import UPLOAD, Activity, RequestLimits
+from space.pictures import Picture
 from tests.helpers.models import save_tiny_vit
 from tests.helpers.paths import ROOT
 from tests.helpers.pictures import encoded, picture
@@ -67,16 +74,16 @@ def test_a_url_is_refused_and_not_fetched(app, elsewhere, endpoint):
     image = {"path": address, "meta": {"_type": "gradio.FileData"}}
     with pytest.raises(ValidationError, match="given by URL: download it, then send the file"):
         Client(app[0], verbose=False).predict(image if endpoint == "/classify" else [image], api_name=endpoint)
-    for path in (address, address.replace("http", "HTTP", 1)):
-        for data in (
-            [image | {"path": path}, None, 5],
-            [[image | {"path": path}], None, 5],
-            [{"deep": [[{"path": path}]]}],
-        ):
-            reply = httpx.post(f"{app[0]}/gradio_api/call{endpoint}", json={"data": data})
-            assert reply.status_code == 422 and "given by URL" in reply.json()["error"]
+    for path in (address, address.replace("http", "HTTP", 1), f" {address}"):
+        file = image | {"path": path}
+        reply = httpx.post(
+            f"{app[0]}/gradio_api/call{endpoint}", json={"data": [file if endpoint == "/classify" else [file], None, 5]}
+        )
+        assert reply.status_code == 422 and "given by URL" in reply.json()["error"]
+        for data in ([[file], file, file], [{"deep": [[file]]}, [file], 5]):
+            assert httpx.post(f"{app[0]}/gradio_api/call{endpoint}", json={"data": data}).status_code == 422
         for way in ("file=", "file/", "proxy="):
-            assert httpx.get(f"{app[0]}/gradio_api/{way}{path}").status_code == 422
+            assert httpx.get(f"{app[0]}/gradio_api/{way}{path}", timeout=60).status_code in (400, 403, 404)
     assert not asked
 
 
@@ -90,11 +97,21 @@ def test_too_many_files_and_bytes_are_refused_at_once(app):
     url = f"{app[0]}/gradio_api"
     files = [{"path": f"/tmp/{i}.png", "meta": {"_type": "gradio.FileData"}} for i in range(validation.MAX_FILES + 1)]
     many = httpx.post(f"{url}/call/classify_gallery", json={"data": [files, None, 5]})
-    assert (many.status_code, many.json()["error"]) == (422, "501 files: at most 500 a request")
+    assert (many.status_code, many.json()["error"]) == (422, "501 files: at most 500 in a call")
     long = httpx.post(f"{url}/call/classify", content=b" " * (middleware.MAX_CALL_BYTES + 1))
     assert long.status_code == 413 and "at most 1 MB" in long.json()["error"]
-    assert raw(app[0], f"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: {3_000_000_000}\r\n\r\n") == 413
-    assert raw(app[0], "POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n") == 411
+    head = "POST /gradio_api/call/classify HTTP/1.1\r\nHost: x\r\n"  # answered before a body is sent
+    assert raw(app[0], f"{head}Content-Length: {3_000_000_000}\r\n\r\n") == 413
+    assert raw(app[0], f"{head}Transfer-Encoding: chunked\r\n\r\n") == 411
+
+
+def test_an_upload_has_nothing_but_files(app):
+    """gradio would keep other fields in memory."""
+    url, log = app
+    for path in ("upload", "upload?upload_id=1"):
+        reply = httpx.post(f"{url}/gradio_api/{path}", data={"x": "y"}, files={"files": ("a.png", b"x")})
+        assert reply.status_code == 400 and "Too many fields" in reply.text
+    assert "Traceback" not in log.read_text()
 
 
 def test_others_files_are_not_to_be_read_by_guessing(app, tmp_path):
@@ -136,6 +153,7 @@ def test_what_the_app_does_not_use_is_not_there(app, elsewhere):
         "vibe-edit",
         "stream/x/close",
         "custom_component/a/client/b/c.js",
+        "file/x",
     ):
         assert httpx.post(f"{url}/gradio_api/{route}", files={"video": ("a.mp4", b"a")}).status_code == 404
     assert httpx.post(f"{url}/login", data={"username": "a", "password": "b"}).status_code == 404
@@ -174,7 +192,7 @@ def test_a_line_of_the_log_can_not_be_forged(app):
 
 def test_names_are_shown_as_they_are():
     name = "<img src=x onerror=alert(1)>.png"
-    shown = components.failures([Result(name, f"/tmp/{name}", error="<b>broken")])
+    shown = components.failures([Picture(name, error="<b>broken")])
     assert "<img" not in shown and "<b>broken" not in shown and "&lt;img src=x onerror=alert(1)&gt;.png" in shown
 
 
@@ -254,3 +272,17 @@ def test_sigterm_answers_what_was_accepted_and_refuses_what_comes(model, tmp_pat
         assert len(rows["data"]) == 500 and {row[2] for row in rows["data"]} == {"ok"}
         assert process.wait(timeout=serving.STOP_WITHIN_S + 20) == 0
         assert "Traceback" not in (tmp_path / "app.log").read_text()
+
+
+@pytest.mark.parametrize("status", [200, 413])
+def test_the_files_of_an_upload_are_reported(tmp_path, status):
+    """Around an app that answers an upload as gradio does, with the paths of the files."""
+    reported = []
+
+    async def upload(_):
+        return JSONResponse(["/uploads/a.png", "/uploads/b.png"], status)
+
+    app = Starlette(routes=[Route(UPLOAD, upload, methods=["POST"])])
+    limited = RequestLimits(app, Activity(), tmp_path, {}, Sessions(gr.Blocks()), reported.extend)
+    assert TestClient(limited).post(UPLOAD, content=b"files").status_code == status
+    assert reported == (["/uploads/a.png", "/uploads/b.png"] if status == 200 else [])
