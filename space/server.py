@@ -14,8 +14,8 @@ import gradio as gr
 from PIL import Image
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
-from starlette.routing import Mount, Route
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
 from classifier.errors import ClassifierError, ModelError
@@ -50,6 +50,13 @@ def serve(demo: gr.Blocks, classifier: PictureClassifier) -> None:
     def health(_: Request) -> PlainTextResponse:
         return PlainTextResponse("ok") if ready.is_set() else PlainTextResponse("starting", status_code=503)
 
+    files = StaticFiles(directory=STATIC)
+
+    async def static_file(request: Request) -> Response:  # a Mount fails behind a proxy that removes its prefix
+        response = await files.get_response(request.path_params["path"], request.scope)
+        response.headers["cache-control"] = "no-cache"  # browsers ask whether it changed, as with a new version
+        return response
+
     port = os.environ.get("PORT") or os.environ.get("GRADIO_SERVER_PORT") or "7860"
     if not port.isdigit():
         raise ClassifierError(f"PORT is {port!r}: it has to be a number, such as 7860")
@@ -80,7 +87,7 @@ def serve(demo: gr.Blocks, classifier: PictureClassifier) -> None:
         mcp_server=True,
         footer_links=["api", "settings"],
         app_kwargs={
-            "routes": [Route("/health", health), Mount("/page", StaticFiles(directory=STATIC))],
+            "routes": [Route("/health", health), Route("/page/{path:path}", static_file)],
             "middleware": [limits],
         },
         state_session_capacity=MAX_SESSIONS,

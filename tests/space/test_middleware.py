@@ -171,6 +171,24 @@ def test_what_the_app_does_not_use_is_not_there(app, elsewhere):
     assert "printed" not in log.read_text()
 
 
+@pytest.mark.parametrize("prefix", ["", "/some/where"])
+def test_a_path_may_keep_the_prefix_of_a_proxy(model, tmp_path, prefix):
+    """The rules hold for both, and what the page loads is there, whether or not the proxy removes its prefix."""
+    with running_app([model], tmp_path, {"GRADIO_ROOT_PATH": "/some/where"}) as (url, _):
+        api = f"{url}{prefix}/gradio_api"
+        assert httpx.post(f"{api}/stream/x", json={}).status_code == 404
+        assert httpx.post(f"{api}/call/classify", json={"data": ["x", None, 5]}).status_code == 422
+        assert httpx.get(f"{api}/call/classify/none").status_code == 404
+        [path] = httpx.post(f"{api}/upload", files={"files": ("a.png", encoded(picture(0)))}).json()
+        image = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        event = httpx.post(f"{api}/call/classify", json={"data": [image, None, 5]}, timeout=60).json()["event_id"]
+        assert "event: complete" in httpx.get(f"{api}/call/classify/{event}", timeout=60).text
+        static = sorted(file.name for file in serving.STATIC.iterdir() if file.is_file())
+        assert static and all(httpx.get(f"{url}{prefix}/page/{name}").status_code == 200 for name in static)
+        assert httpx.get(f"{url}{prefix}/page/..%2Fserver.py").status_code == 404
+        assert "Traceback" not in (tmp_path / "app.log").read_text()
+
+
 def test_an_upload_that_is_broken_off_leaves_no_trace(app):
     url, log = app
     start, head = log.stat().st_size, "POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n"
