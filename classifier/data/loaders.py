@@ -1,4 +1,4 @@
-"""Decodes the images of a split: small ones into one tensor, large ones as a stream."""
+"""Decodes the images of a split: small ones into one tensor, large ones in batches or one by one."""
 
 import hashlib
 import io
@@ -138,60 +138,6 @@ def _readable(rows: list[Row[Pixels]], split: str, splits: Splits) -> Iterator[t
             yield row, row.image
 
 
-class Stream:
-    """Iterates over batches (images, labels (N,)) of a split, decoded by worker processes. Made by `stream`."""
-
-    def __init__(self, loader: torch.utils.data.DataLoader, splits: Splits):
-        self.loader = loader
-        self.splits = splits
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for images, labels, failures in self.loader:
-            for where, error in failures:  # not raised in the worker, which would put a traceback into the message
-                skip_or_raise(self.splits, where, error)
-            if len(labels):
-                yield images, labels
-
-
-def stream(
-    split: str,
-    splits: Splits,
-    transform: Callable[[Image.Image], torch.Tensor],
-    batch_size: int,
-    num_workers: int = 0,
-    *,
-    shuffle: bool = False,
-    seed: int = 0,
-) -> Stream:
-    """Makes batches of images that are too large, or too many, to be held in memory.
-
-    Args:
-        split: train, validation or test.
-        splits: from `load_splits`. Unreadable files are added to its `skipped` if it may skip them, and make their
-            batch smaller.
-        transform: takes an upright RGB Pillow image and gives a tensor (3, H, W).
-        batch_size: images in a batch.
-        num_workers: number of processes that decode and transform; with 0 this process does it.
-        shuffle: whether every pass draws a new order.
-        seed: seed of the orders and of the workers' random numbers.
-
-    Raises:
-        DataError: while iterating, an unreadable file.
-    """
-    loader = torch.utils.data.DataLoader(
-        DecodedSplit(split, splits, transform),
-        batch_size=batch_size,
-        shuffle=shuffle,
-        num_workers=num_workers,
-        collate_fn=collate,
-        generator=torch.Generator().manual_seed(seed),
-    )
-    return Stream(loader, splits)
-
-
 class DecodedSplit(torch.utils.data.Dataset):
     """A split as items (transform(image), label), or (name, exception) for an unreadable file; see `collate`."""
 
@@ -266,7 +212,7 @@ def skip_or_raise(splits: Splits, where: str, error: Exception) -> None:
             f"{where} of {splits.name} is not a readable image ({first_line(error)}): repair or remove it, or pass "
             "--skip_unreadable to go on without"
         )
-    if where not in splits.skipped:  # a stream finds it again every epoch
+    if where not in splits.skipped:  # a streamed split finds it again every epoch
         splits.skipped.append(where)
 
 

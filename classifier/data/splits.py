@@ -3,7 +3,7 @@
     splits = load_splits("uoft-cs/cifar10")  # a Hub id, id@revision, a folder, or a table of paths and labels
     print(survey_splits(splits, Path("unreadable.txt")))  # 50,000 images, 10 classes, smallest 4,500 (airplane); …
     images, labels = as_tensor("train", splits)  # uint8 (45000, 3, 32, 32), int64 (45000,)
-    loader = stream("train", splits, transform, batch_size=64, num_workers=2, shuffle=True)
+    batches = image_batches("train", splits, 64)  # of large images: PIL images at their own sizes, and labels
 
 There are always three splits, unless `cut` is off. A missing validation split is cut from train, by class and by seed.
 A missing test split is cut from train too, in the same way on every run, so that no run trains on images that another

@@ -19,7 +19,7 @@ from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor, resize
 
 from classifier.data.columns import undecoded
-from classifier.data.loaders import as_tensor, fingerprint, image_batches, stream
+from classifier.data.loaders import DecodedSplit, as_tensor, collate, fingerprint, image_batches, skip_or_raise
 from classifier.data.sources import list_files
 from classifier.data.splits import Splits, load_splits, sample_by_class, sample_by_name
 from classifier.data.survey import survey_splits
@@ -693,29 +693,28 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_stream_gives_what_as_tensor_gives(tmp_path, workers):
+def test_a_decoded_split_gives_what_as_tensor_gives(tmp_path, workers):
     folder = image_folder(tmp_path / "pets")
     splits = load_splits(str(folder), skip_unreadable=True)
     images, labels = as_tensor("train", splits)
-    batches = list(stream("train", splits, to_tensor, batch_size=5, num_workers=workers))
-    assert torch.equal(torch.cat([batch for batch, _ in batches]), images)
-    assert torch.equal(torch.cat([batch for _, batch in batches]), labels)
+    decoded = DecodedSplit("train", splits, to_tensor)
+    loader = torch.utils.data.DataLoader(decoded, batch_size=5, num_workers=workers, collate_fn=collate)
+    batches = list(loader)
+    assert torch.equal(torch.cat([batch for batch, _, _ in batches]), images)
+    assert torch.equal(torch.cat([batch for _, batch, _ in batches]), labels)
     pairs = [pair for batch in image_batches("train", splits, 5) for pair in zip(*batch, strict=True)]
     assert torch.equal(torch.stack([to_tensor(image) for image, _ in pairs]), images)
     assert [label for _, label in pairs] == labels.tolist()
 
-    first, second = (stream("train", splits, to_tensor, 5, workers, shuffle=True, seed=1) for _ in range(2))
-    one, two = torch.cat([x for x, _ in first]), torch.cat([x for x, _ in first])
-    assert not torch.equal(one, two)  # every pass has an order of its own
-    assert torch.equal(one, torch.cat([x for x, _ in second]))
-
     broken = Path(sorted(paths(splits, "train"))[-2])
     broken.write_bytes(b"not an image")
-    assert sum(len(batch) for batch, _ in stream("train", splits, to_tensor, 5, workers)) == len(images) - 1
-    assert len(splits.skipped) == 1
-    strict = load_splits(str(folder))
+    batches = list(loader)
+    assert sum(len(batch) for batch, _, _ in batches) == len(images) - 1
+    [(where, error)] = [failure for _, _, failures in batches for failure in failures]
+    skip_or_raise(splits, where, error)
+    assert splits.skipped == [where]
     with pytest.raises(DataError, match=rf"{broken} .*--skip_unreadable") as caught:
-        list(stream("train", strict, to_tensor, 5, workers))
+        skip_or_raise(load_splits(str(folder)), where, error)
     assert "Traceback" not in str(caught.value)
 
 
