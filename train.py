@@ -15,16 +15,17 @@ From benchmarks/seeds_fast.json and models/cnn/evaluation.json.
 """
 
 import argparse
-import importlib
 import json
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.tracking import GeneralTracker, TensorBoardTracker, TrackioTracker
 from transformers import ViTImageProcessor
 
 from classifier import errors, runs
@@ -151,7 +152,8 @@ def main() -> None:
     resume = protocol.checkpoint_to_resume(
         args.output_dir, args.resume_from_checkpoint, find_checkpoint, overwrite=args.overwrite_output_dir
     )
-    start_log = tracker(args)
+    if args.report_to != "none" and not find_spec(args.report_to):
+        raise ModelError(f"--report_to {args.report_to} needs a package: pip install {args.report_to}")
     if args.push_to_hub:
         check_login()
     state = PartialState(cpu=default_device().type == "cpu")
@@ -177,7 +179,9 @@ def main() -> None:
     model.to(device)
     train, validation = ((images.to(device), labels.to(device)) for images, labels in tensors.values())
     state.print(describe_plan(model, train[0], recipe, bf16))
-    with start_log() if state.is_main_process else nullcontext(no_log) as log, protocol.explaining_how_to_resume():
+    tracked = args.report_to != "none" and state.is_main_process
+    log_to = tracking(args.report_to, args.output_dir) if tracked else nullcontext(lambda metrics: None)
+    with log_to as log, protocol.explaining_how_to_resume():
         options = RunOptions(
             args.output_dir,
             mean=mean,
@@ -309,40 +313,19 @@ def load_parent(folder: Path, model: CifarCnnForImageClassification) -> RunRecor
     return parent
 
 
-def no_log(metrics: dict) -> None:
-    """Logs nothing."""
-
-
-def tracker(args: argparse.Namespace) -> Callable[[], AbstractContextManager[Callable[[dict], None]]]:
-    """A context manager that gives a function which logs an epoch's metrics to the tracker of --report_to."""
-    if args.report_to == "none":
-        return lambda: nullcontext(no_log)
+@contextmanager
+def tracking(report_to: str, output_dir: Path) -> Iterator[Callable[[dict], None]]:
+    """Gives a function that logs an epoch's metrics to the tracker of --report_to."""
+    tracker: GeneralTracker
+    if report_to == "tensorboard":
+        tracker = TensorBoardTracker("tensorboard", output_dir)  # the folder's name within output_dir
+    else:
+        tracker = TrackioTracker("cifar10-cnn", name=output_dir.name, space_id=None)  # local: no Space is made
+    tracker.start()
     try:
-        package = importlib.import_module(
-            {"tensorboard": "torch.utils.tensorboard"}.get(args.report_to, args.report_to)
-        )
-    except ImportError:
-        raise ModelError(f"--report_to {args.report_to} needs a package: pip install {args.report_to}") from None
-
-    @contextmanager
-    def tensorboard() -> Iterator[Callable[[dict], None]]:
-        with package.SummaryWriter(args.output_dir / "tensorboard") as writer:
-
-            def log(metrics: dict) -> None:
-                for name, value in metrics.items():
-                    writer.add_scalar(name, value, metrics["epoch"])
-
-            yield log
-
-    @contextmanager
-    def trackio() -> Iterator[Callable[[dict], None]]:
-        package.init(project="cifar10-cnn", name=args.output_dir.name, space_id=None)  # local: no Space is made
-        try:
-            yield package.log
-        finally:
-            package.finish()
-
-    return {"tensorboard": tensorboard, "trackio": trackio}[args.report_to]
+        yield lambda metrics: tracker.log(metrics, step=metrics["epoch"])
+    finally:
+        tracker.finish()
 
 
 if __name__ == "__main__":
