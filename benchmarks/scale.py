@@ -25,8 +25,7 @@ from PIL import Image
 from classifier import predict
 from classifier import runs as record
 from classifier.data.sources import IMAGE_SUFFIXES
-from classifier.data.splits import load_images
-from classifier.data.unlabelled import Files
+from classifier.data.unlabelled import Files, Rows
 from classifier.errors import DataError, run
 from classifier.files import write_json
 
@@ -104,14 +103,14 @@ def repeat_photographs(source: Path, folder: Path, n: int) -> dict:
 
 def write_small(dataset: str, folder: Path, n: int) -> dict:
     """Writes the first n test images as files, with the bytes of the dataset; returns a description of them."""
-    rows = load_images(dataset, split="test")
-    if len(rows.rows) < n:
-        raise DataError(f"{dataset} has {len(rows.rows):,} test images: pass a lower --images")
+    images = Rows(dataset, split="test")
+    if len(images) < n:
+        raise DataError(f"{dataset} has {len(images):,} test images: pass a lower --images")
     folder.mkdir()
     pixels = []
     for i in range(n):
         path = folder / f"{i:06}.png"
-        path.write_bytes(rows.rows[i][rows.column]["bytes"])
+        path.write_bytes(images.rows[i][images.column]["bytes"])
         with Image.open(path) as image:
             pixels.append(image.width * image.height)
     return describe(folder) | {"distinct": n, "median_megapixels": statistics.median(pixels) / 1e6}

@@ -15,13 +15,12 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import datasets
 import numpy as np
 
 from classifier.data.columns import cast_images, encode_labels, find_column, rename_labels, undecoded
-from classifier.data.sources import SPLIT_NAMES, digest_of_files, load_source, rename_splits
+from classifier.data.sources import load_source, rename_splits
 from classifier.errors import DataError
 
 # The test cut of a dataset without a test split. Both are fixed, so that every run is tested on the same images.
@@ -99,24 +98,6 @@ class Splits:
 
     def _with(self, split: str, rows: datasets.Dataset, class_indices: np.ndarray) -> "Splits":
         return replace(self, **{split: rows}, class_indices=self.class_indices | {split: class_indices})
-
-
-class Images(NamedTuple):
-    """The images of one split, in its order, without labels.
-
-    Attributes:
-        rows: each cell of `column` is {"bytes", "path"}, undecoded, or None.
-        column: the image column.
-        split: the dataset's own name of the split.
-        name: the Hub id, or the name of the folder without its parents.
-        revision: the Hub's commit; for a folder, a digest of the names, sizes and dates of its files.
-    """
-
-    rows: datasets.Dataset
-    column: str
-    split: str
-    name: str
-    revision: str
 
 
 def load_splits(
@@ -223,34 +204,6 @@ def _draw_test(data: Splits, dataset: Path) -> tuple[np.ndarray, str]:
         indices = sample_by_class(labels, max(1, round(TEST_FRACTION * len(labels))), TEST_SEED)
         names = [f"{i} of {len(labels)}" for i in indices]
     return indices, hashlib.sha256("\n".join(sorted(names)).encode(errors="surrogateescape")).hexdigest()[:32]
-
-
-def load_images(dataset: str, *, split: str | None = None, image_column: str | None = None) -> Images:
-    """Loads the images of one split, which needs neither labels nor a train split. Nothing is decoded.
-
-    Args:
-        dataset: as in `load_splits`, except for single files.
-        split: by default test, or the only split of the dataset.
-        image_column: as in `load_splits`.
-
-    Raises:
-        DataError: the dataset, the split or the column can't be used. The message says which, and what to do.
-    """
-    if Path(dataset).is_file():
-        raise DataError(f"{dataset} is a file: pass the folder that holds it")
-    source = load_source(dataset)
-    wanted = split or ("test" if len(source.splits) > 1 else next(iter(source.splits)))
-    matches = [name for name in source.splits if SPLIT_NAMES.get(name.lower()) == wanted]
-    if wanted not in source.splits and not matches:
-        available = ", ".join(source.splits)
-        raise DataError(f"{source.name} has no {wanted} split, only {available}: pass one of them as --split")
-    split = wanted if wanted in source.splits else matches[0]
-    rows = source.splits[split]
-    column = find_column(source.name, rows, image_column, datasets.Image, "image")
-    rows = undecoded(cast_images(source.name, {split: rows}, column)[split], column)
-    if not len(rows):
-        raise DataError(f"the {split} split of {source.name} is empty: pass another --split")
-    return Images(rows, column, split, source.name, source.revision or digest_of_files(Path(dataset)))
 
 
 def sample_by_class(labels: np.ndarray, n: int, seed: int) -> np.ndarray:

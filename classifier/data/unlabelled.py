@@ -9,8 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from classifier.data.sources import IMAGE_SUFFIXES, TABLE_SUFFIXES, TABLES
-from classifier.data.splits import load_images
+import datasets
+
+from classifier.data.columns import cast_images, find_column, undecoded
+from classifier.data.sources import IMAGE_SUFFIXES, SPLIT_NAMES, TABLE_SUFFIXES, TABLES, digest_of_files, load_source
 from classifier.errors import DataError
 
 OTHER, LINK = "other files", "links to folders"  # kinds of what is left out of a folder
@@ -94,28 +96,50 @@ class Files:
 
 
 class Rows:
-    """The images of a dataset's split. Arguments and errors as `load_images`."""
+    """The images of one split of a dataset, in its order. Neither labels nor a train split are needed.
+
+    Args:
+        source: as in `load_splits`, except for single files.
+        split: by default test, or the only split of the dataset.
+        image_column: as in `load_splits`.
+
+    Raises:
+        DataError: the dataset, the split or the column can't be used. The message says which, and what to do.
+    """
 
     def __init__(self, source: str, split: str | None = None, image_column: str | None = None):
-        self.images = load_images(source, split=split, image_column=image_column)
+        if Path(source).is_file():
+            raise DataError(f"{source} is a file: pass the folder that holds it")
+        name, splits, revision, *_ = load_source(source)
+        wanted = split or ("test" if len(splits) > 1 else next(iter(splits)))
+        matches = [own for own in splits if own == wanted] or [
+            own for own in splits if SPLIT_NAMES.get(own.lower()) == wanted
+        ]
+        if not matches:
+            raise DataError(f"{name} has no {wanted} split, only {', '.join(splits)}: pass one of them as --split")
+        self.split, rows = matches[0], splits[matches[0]]
+        self.column = find_column(name, rows, image_column, datasets.Image, "image")
+        self.rows = undecoded(cast_images(name, {self.split: rows}, self.column)[self.split], self.column)
+        if not len(self.rows):
+            raise DataError(f"the {self.split} split of {name} is empty: pass another --split")
         self.left_out: Counter[str] = Counter()
         self.settings = {
-            "source": self.images.name,
-            "split": self.images.split,
-            "image_column": self.images.column,
-            "content": self.images.revision,  # instead of a stamp per row
+            "source": name,
+            "split": self.split,
+            "image_column": self.column,
+            "content": revision or digest_of_files(Path(source)),  # instead of a stamp per row
         }
 
     def __len__(self) -> int:
-        return len(self.images.rows)
+        return len(self.rows)
 
     def items(self, start: int, stop: int) -> list[Item]:
         """The images from `start` to before `stop`."""
-        return [Item(f"{self.images.split}/{row}", row) for row in range(start, min(stop, len(self)))]
+        return [Item(f"{self.split}/{row}", row) for row in range(start, min(stop, len(self)))]
 
     def read(self, item: Item) -> str | bytes:
         """The bytes, or the path, to decode; no bytes for an empty cell, which is an error there."""
-        cell = self.images.rows[item.where][self.images.column] or {"bytes": None, "path": None}
+        cell = self.rows[item.where][self.column] or {"bytes": None, "path": None}
         return (cell["path"] or b"") if cell["bytes"] is None else cell["bytes"]
 
 
@@ -125,7 +149,7 @@ def open_source(
     """A folder, a pattern, or a dataset. A folder of parquet files without images is a dataset.
 
     Args:
-        source: a folder, a pattern as `Files` takes it, or a dataset as `load_images` takes it.
+        source: a folder, a pattern as `Files` takes it, or a dataset as `Rows` takes it.
         split: of a dataset.
         image_column: of a dataset.
         leave_out: absolute paths of what is written meanwhile. They can't be in the folder of a dataset.
