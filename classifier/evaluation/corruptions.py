@@ -38,13 +38,11 @@ class Kind:
     """A kind of corruption.
 
     Attributes:
-        name: its key in `KINDS`.
         unit: what the strengths measure.
         strengths: five values from mild to strong, which may be decreasing.
         apply: function of images, uint8 (N, 3, H, W), one of the strengths and the seed; returns images of that shape.
     """
 
-    name: str
     unit: str
     strengths: tuple[float, float, float, float, float]
     apply: Callable[[torch.Tensor, float, int], torch.Tensor]
@@ -141,26 +139,18 @@ def _rotation(images: torch.Tensor, degrees: float, seed: int) -> torch.Tensor:
     return _resample(images, theta.view(-1, 2, 3))
 
 
-KINDS: dict[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        Kind(
-            "gaussian_noise",
-            "standard deviation, black to white being 1",
-            (0.04, 0.06, 0.08, 0.09, 0.10),
-            _gaussian_noise,
-        ),
-        Kind("gaussian_blur", "sigma, pixels of an image of 32", (0.4, 0.6, 0.7, 0.8, 1.0), _gaussian_blur),
-        Kind("brightness", "added to HSV's value, which is in [0, 1]", (0.05, 0.1, 0.15, 0.2, 0.3), _brightness),
-        Kind("contrast", "factor of the distance to the mean colour", (0.75, 0.5, 0.4, 0.3, 0.15), _contrast),
-        Kind("jpeg_compression", "quality, of 100", (80, 65, 58, 50, 40), _jpeg_compression),
-        Kind("pixelate", "fraction of the pixels a side that is left", (0.95, 0.9, 0.85, 0.75, 0.65), _pixelate),
-        # Ours. Third and fifth are the bounds of Engstrom et al. (arXiv:1712.02779) on CIFAR-10: 3 pixels, 30 degrees.
-        Kind(
-            "shift", "fraction of the shorter side, along both axes", (1 / 32, 2 / 32, 3 / 32, 5 / 32, 8 / 32), _shift
-        ),
-        Kind("rotation", "degrees", (5, 10, 15, 20, 30), _rotation),
-    )
+KINDS = {
+    "gaussian_noise": Kind(
+        "standard deviation, black to white being 1", (0.04, 0.06, 0.08, 0.09, 0.10), _gaussian_noise
+    ),
+    "gaussian_blur": Kind("sigma, pixels of an image of 32", (0.4, 0.6, 0.7, 0.8, 1.0), _gaussian_blur),
+    "brightness": Kind("added to HSV's value, which is in [0, 1]", (0.05, 0.1, 0.15, 0.2, 0.3), _brightness),
+    "contrast": Kind("factor of the distance to the mean colour", (0.75, 0.5, 0.4, 0.3, 0.15), _contrast),
+    "jpeg_compression": Kind("quality, of 100", (80, 65, 58, 50, 40), _jpeg_compression),
+    "pixelate": Kind("fraction of the pixels a side that is left", (0.95, 0.9, 0.85, 0.75, 0.65), _pixelate),
+    # Ours. Third and fifth are the bounds of Engstrom et al. (arXiv:1712.02779) on CIFAR-10: 3 pixels, 30 degrees.
+    "shift": Kind("fraction of the shorter side, along both axes", (1 / 32, 2 / 32, 3 / 32, 5 / 32, 8 / 32), _shift),
+    "rotation": Kind("degrees", (5, 10, 15, 20, 30), _rotation),
 }
 
 
