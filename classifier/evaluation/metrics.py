@@ -10,6 +10,8 @@ from scipy.special import log_softmax, logsumexp, softmax
 from scipy.stats import binomtest
 from sklearn.metrics import brier_score_loss, top_k_accuracy_score
 
+DRAWS = 1000  # resamples of a bootstrap; all are drawn with seed 0
+
 
 def nll(logits: np.ndarray, labels: np.ndarray) -> float:
     """Mean negative log-likelihood, in nats, of (N, C) logits and (N,) class indices.
@@ -121,48 +123,41 @@ def fit_temperature(
     return float(np.exp(result.x))
 
 
-def bootstrap_interval(
-    values: np.ndarray, draws: int = 1000, seed: int = 0, level: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of `values` (N,), over images.
+def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
+    """95% percentile bootstrap interval of the mean of `values` (N,), over images.
 
-    Args:
-        values: one number per image; for accuracy, 1 where the prediction is correct and 0 elsewhere.
-        draws: number of resamples; one of them is in memory at a time.
-        seed: of the resampling.
-        level: confidence level, in (0, 1).
+    For accuracy, a value is 1 where the prediction is correct and 0 elsewhere. One resample is in memory at a time.
     """
     n = len(values)
-    rng = np.random.default_rng(seed)
-    means = [values[rng.integers(n, size=n)].mean() for _ in range(draws)]
-    return percentiles(means, level)
+    rng = np.random.default_rng(0)
+    return percentiles([values[rng.integers(n, size=n)].mean() for _ in range(DRAWS)])
 
 
-def percentiles(samples: Sequence[float] | np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """The central interval that contains a fraction `level` of the samples."""
-    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
+def percentiles(samples: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """The central interval that contains 95% of the samples."""
+    low, high = np.quantile(samples, [(1 - 0.95) / 2, (1 + 0.95) / 2])
     return float(low), float(high)
 
 
 def bootstrap(
-    labels: np.ndarray, predicted: np.ndarray, draws: int = 1000, seed: int = 0, num_labels: int | None = None
+    labels: np.ndarray, predicted: np.ndarray, draws: int = DRAWS, num_labels: int | None = None
 ) -> dict[str, tuple[float, float]]:
     """95% percentile bootstrap intervals over images: {"accuracy", "precision", "recall", "f1"}, the last three macro
     means.
 
     Drawing images is the same as drawing the number of images with each pair of label and prediction, which is all
-    that these metrics need. A division by zero counts as 0, as in scikit-learn with `zero_division=0`.
+    that these metrics need; their order doesn't matter. A division by zero counts as 0, as in scikit-learn with
+    `zero_division=0`.
 
     Args:
         labels: class indices, (N,).
         predicted: class indices, (N,).
         draws: number of resamples.
-        seed: of the resampling; the order of the images doesn't matter.
         num_labels: number of classes in the macro means; by default the classes that occur.
     """
     names, pairs = np.unique(np.stack([labels, predicted], axis=1), return_inverse=True)
     cells, counts = np.unique(pairs.reshape(-1, 2), axis=0, return_counts=True)  # (E, 2), (E,)
-    drawn = resample_counts(counts, draws, seed)  # (draws, E)
+    drawn = resample_counts(counts, draws)  # (draws, E)
     ones = np.ones(len(cells))
     in_class = [
         csr_array((ones, (np.arange(len(cells)), column)), shape=(len(cells), len(names))) for column in cells.T
@@ -183,14 +178,12 @@ def bootstrap(
     }
 
 
-def compare(logits_a: np.ndarray, logits_b: np.ndarray, labels: np.ndarray, draws: int = 1000, seed: int = 0) -> dict:
-    """Compares models a and b on the same images.
+def compare(logits_a: np.ndarray, logits_b: np.ndarray, labels: np.ndarray) -> dict:
+    """Compares models a and b on the same images, in any order.
 
     Args:
         logits_a, logits_b: (N, C) each.
         labels: class indices, (N,).
-        draws: number of resamples.
-        seed: of the resampling; the order of the images doesn't matter.
 
     Returns:
         difference: accuracy of a minus accuracy of b, and `difference_ci95`, its paired percentile bootstrap interval.
@@ -201,7 +194,7 @@ def compare(logits_a: np.ndarray, logits_b: np.ndarray, labels: np.ndarray, draw
     a, b = logits_a.argmax(axis=1), logits_b.argmax(axis=1)
     only_a, only_b = int(((a == labels) & (b != labels)).sum()), int(((a != labels) & (b == labels)).sum())
     n, discordant = len(labels), only_a + only_b
-    drawn = resample_counts(np.array([only_a, only_b, n - discordant]), draws, seed)
+    drawn = resample_counts(np.array([only_a, only_b, n - discordant]), DRAWS)
     return {
         "difference": (only_a - only_b) / n,
         "difference_ci95": percentiles((drawn[:, 0] - drawn[:, 1]) / n),
@@ -212,11 +205,11 @@ def compare(logits_a: np.ndarray, logits_b: np.ndarray, labels: np.ndarray, draw
     }
 
 
-def resample_counts(counts: np.ndarray, draws: int, seed: int) -> np.ndarray:
+def resample_counts(counts: np.ndarray, draws: int) -> np.ndarray:
     """Numbers of images of each kind (draws, E) when all images, `counts` (E,) of each kind, are resampled with
     replacement.
     """
-    return np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=draws)
+    return np.random.default_rng(0).multinomial(counts.sum(), counts / counts.sum(), size=draws)
 
 
 def most_confused(confusion_matrix: np.ndarray, n: int) -> list[tuple[int, int, int]]:

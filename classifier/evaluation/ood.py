@@ -56,7 +56,7 @@ class Neighbours:
         return np.partition(cosines, -self.k, axis=1)[:, -self.k]
 
 
-def fit_neighbours(features: np.ndarray, most: int = 1000, k: int = 5, seed: int = 0) -> Neighbours:
+def fit_neighbours(features: np.ndarray, most: int = 1000, k: int = 5) -> Neighbours:
     """Draws a sample of the training features. No labels are needed.
 
     On models/cnn neither number matters much: with 200 to 5,000 features, and k up to half the number of features per
@@ -66,7 +66,6 @@ def fit_neighbours(features: np.ndarray, most: int = 1000, k: int = 5, seed: int
         features: (N, D), of training images; may be memory-mapped.
         most: size of the sample.
         k: which neighbour is used; less than the number of features per class.
-        seed: of the draw.
 
     Raises:
         DataError: fewer than k images.
@@ -75,7 +74,7 @@ def fit_neighbours(features: np.ndarray, most: int = 1000, k: int = 5, seed: int
         raise DataError(
             f"{len(features)} training images have no {k} nearest neighbours: pass more images, or a smaller k"
         )
-    kept = np.sort(np.random.default_rng(seed).permutation(len(features))[:most])  # reads a memory map in order
+    kept = np.sort(np.random.default_rng(0).permutation(len(features))[:most])  # reads a memory map in order
     return Neighbours(normalize(features[kept].astype(np.float32)).astype(np.float16), k)
 
 
