@@ -28,9 +28,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from classifier.data.duplicates import Pairs, first_copies, has_earlier_copy, near_duplicates, thumbnail
-from classifier.data.loaders import DecodedSplit, fingerprint, image_batches
+from classifier.data.loaders import DecodedSplit, decode_cell, decode_rows, fingerprint, image_batches
 from classifier.data.splits import Splits, load_splits
-from classifier.data.survey import scan_rows
 from classifier.errors import DataError, run
 from classifier.evaluation import predictions
 from classifier.evaluation.label_errors import FOLDS, LabelErrors, find_label_errors
@@ -133,7 +132,7 @@ def read_images(splits: Splits) -> tuple[ImageTable, list[Finding]]:
     present = [name for name in SPLITS if getattr(splits, name) is not None]
     with tqdm(total=sum(len(splits[name]) for name in present), unit=" images", desc="decoding") as bar:
         for name in present:
-            for rows in scan_rows(name, splits, BATCH):
+            for rows in decode_rows(name, splits, BATCH, decode_cell):
                 for row in rows:
                     if isinstance(row.image, Exception):
                         reason = " ".join(str(row.image).split()) or type(row.image).__name__

@@ -1,6 +1,5 @@
 """Surveys what is in a dataset before anything is trained on it."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from classifier.data.loaders import Row, cell_path, cell_source, decode_cell, decode_rows, describe_row, undecoded_cells
+from classifier.data.loaders import cell_path, cell_source, describe_row, undecoded_cells
 from classifier.data.splits import Splits
 from classifier.errors import DataError, first_line
 from classifier.files import write_text
@@ -43,9 +42,9 @@ class Survey:
         text += f"; median {self.size[0]}×{self.size[1]}"
         return text + (f"; {self.unreadable} unreadable" if self.unreadable else "")
 
-    def is_small(self, most: int = 128) -> bool:
-        """Whether the images are for `as_tensor` as they are: all of one size, of at most `most` pixels a side."""
-        return self.has_one_size and max(self.size) <= most
+    def is_small(self) -> bool:
+        """Whether the images are for `as_tensor` as they are: all of one size, of at most 128 pixels a side."""
+        return self.has_one_size and max(self.size) <= 128
 
 
 def survey_splits(splits: Splits, listing: Path) -> Survey:
@@ -83,11 +82,6 @@ def survey_splits(splits: Splits, listing: Path) -> Survey:
     width, height = np.median(np.array(sizes), axis=0).astype(int).tolist()
     by_label = dict(zip(splits.labels, counts.tolist(), strict=True))
     return Survey(by_label, total, (width, height), len(set(sizes)) == 1, len(unreadable))
-
-
-def scan_rows(split: str, splits: Splits, batch_size: int) -> Iterator[list[Row[Image.Image]]]:
-    """Yields every row of a split, in batches. An unreadable image is a row too: it is neither skipped nor raised."""
-    return decode_rows(split, splits, batch_size, decode_cell)
 
 
 def channel_mean_std(images: torch.Tensor) -> tuple[list[float], list[float]]:
