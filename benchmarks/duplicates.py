@@ -65,7 +65,6 @@ def measure_model(predictor: Predictor, splits: Splits, is_copy: np.ndarray) -> 
         predictor,
         partial(image_batches, "test", splits, 64),
         images=fingerprint("test", splits),
-        folder=predictions.CACHE,
         n=len(splits.test),
         name="test",
     )

@@ -161,7 +161,6 @@ def compute_features(predictor: Predictor, splits: Splits, images: ImageTable) -
                 predictor,
                 partial(image_batches, SPLITS[split], splits, BATCH),
                 images=fingerprint(SPLITS[split], splits),
-                folder=predictions.CACHE,
                 n=len(splits[SPLITS[split]]),
                 name=f"{splits.name} {SPLITS[split]}",
             ).features

@@ -88,7 +88,6 @@ def predictions_of(predictor: Predictor, split: str, splits: Splits) -> Predicti
         predictor,
         lambda: image_batches(split, splits, BATCH_SIZE),
         images=fingerprint(split, splits),
-        folder=predictions.CACHE,
         n=len(splits[split]),
         name=f"{splits.name} {split}",
     )
@@ -194,7 +193,6 @@ def ood_results(
             predictor,
             partial(batches, images),
             images=f"{key} {name} {len(images)} of {side}",
-            folder=predictions.CACHE,
             n=len(images),
             name=name,
         )
@@ -255,7 +253,6 @@ def corrupted_accuracy(predictor: Predictor, splits: Splits, n: int) -> Corrupte
             predictor,
             partial(batches, kind, strength),
             images=f"{key} {kind} {strength}",
-            folder=predictions.CACHE,
             n=len(rows),
             name=f"{kind} {strength}",
         )

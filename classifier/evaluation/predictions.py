@@ -1,6 +1,6 @@
 """Logits and features of many images, computed once and then read from a cache.
 
-test = compute(predictor, lambda: image_batches("test", splits, 64), images=digest, folder=cache)
+test = compute(predictor, lambda: image_batches("test", splits, 64), images=digest)
 metrics.nll(test.logits, test.labels)
 """
 
@@ -50,17 +50,17 @@ def compute(
     batches: Callable[[], Batches],
     *,
     images: str,
-    folder: Path,
     n: int | None = None,
     name: str = "",
 ) -> Predictions:
     """Predictions for some images, read from the cache if this very model has predicted them before.
 
+    The name of a file in the cache is a digest of everything that its content depends on.
+
     Args:
         predictor: the model; no other thread may use it meanwhile.
         batches: returns batches of images and labels; not called if the predictions are cached.
         images: identifies the images and their labels, such as `loaders.fingerprint`.
-        folder: the cache. The name of a file is a digest of everything that its content depends on.
         n: number of images, for the progress bar.
         name: name of the images, for the progress bar.
 
@@ -68,7 +68,7 @@ def compute(
         DataError: there are no images.
         ModelError: the output has NaN or infinity.
     """
-    path = folder / f"{digest(predictor, images)}.npz"
+    path = CACHE / f"{digest(predictor, images)}.npz"
     if path.exists():
         with np.load(path) as arrays:
             return Predictions(**arrays)
