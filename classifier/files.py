@@ -13,9 +13,8 @@ from classifier.errors import ModelError, first_sentence
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a temporary path beside `path`, with its suffix; it takes `path`'s place if the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(
-        f".{path.stem}.part{path.suffix}"
-    )  # one name, so that a killed writer leaves one at most
+    # One name, so that a killed writer leaves one file at most.
+    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
         yield temporary
         with temporary.open("rb") as file:

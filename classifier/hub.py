@@ -125,8 +125,7 @@ def _damaged(folder: Path) -> list[Path]:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether the content of a file matches the digest in the name of its blob: SHA-256 for large files, else git's
-    SHA-1.
+    """Whether a file matches the digest in the name of its blob: SHA-256 for large files, else git's SHA-1.
 
     A cache without symbolic links has no blobs; then every file counts as whole.
     """

@@ -135,8 +135,7 @@ def coarse_features(thumbnails: torch.Tensor) -> torch.Tensor:
 
 
 def similarity(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Highest correlation (P,) of P pairs of images, uint8 (P, 3, SIDE, SIDE), over positions and sizes of one in the
-    other.
+    """Highest correlation (P,) of image pairs, uint8 (P, 3, SIDE, SIDE), over positions and sizes of one in the other.
 
     Local mean and contrast are normalised first, because edges and textures identify a picture and areas such as sky
     and grass do not. Sizes are tried for pairs that correlate at some position.

@@ -142,8 +142,7 @@ def percentiles(samples: Sequence[float] | np.ndarray) -> tuple[float, float]:
 def bootstrap(
     labels: np.ndarray, predicted: np.ndarray, draws: int = DRAWS, num_labels: int | None = None
 ) -> dict[str, tuple[float, float]]:
-    """95% percentile bootstrap intervals over images: {"accuracy", "precision", "recall", "f1"}, the last three macro
-    means.
+    """95% percentile bootstrap intervals over images of "accuracy" and the macro means "precision", "recall" and "f1".
 
     Drawing images is the same as drawing the number of images with each pair of label and prediction, which is all
     that these metrics need; their order doesn't matter. A division by zero counts as 0, as in scikit-learn with
@@ -206,9 +205,7 @@ def compare(logits_a: np.ndarray, logits_b: np.ndarray, labels: np.ndarray) -> d
 
 
 def resample_counts(counts: np.ndarray, draws: int) -> np.ndarray:
-    """Numbers of images of each kind (draws, E) when all images, `counts` (E,) of each kind, are resampled with
-    replacement.
-    """
+    """Numbers of images of each kind, (draws, E), in resamples with replacement of `counts` (E,) images of each."""
     return np.random.default_rng(0).multinomial(counts.sum(), counts / counts.sum(), size=draws)
 
 

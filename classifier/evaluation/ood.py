@@ -79,9 +79,7 @@ def fit_neighbours(features: np.ndarray, most: int = 1000, k: int = 5) -> Neighb
 
 
 def threshold(id_scores: np.ndarray, keep: float = 0.95) -> float:
-    """The highest score that a fraction `keep` of images in distribution reach, such as validation images. Images with
-    a lower score count as OOD.
-    """
+    """The highest score that a fraction `keep` of in-distribution images reach. Images with a lower one are OOD."""
     return float(-np.quantile(-id_scores, keep, method="inverted_cdf"))
 
 
@@ -126,9 +124,7 @@ def uniform_noise(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def blobs(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Light shapes on black: 32×32 pixels that are 1 with probability 0.7 are blurred, set to 0 below 0.75 and
-    enlarged.
-    """
+    """Light shapes on black: 32×32 pixels, 1 with probability 0.7, are blurred, set to 0 below 0.75 and enlarged."""
     noise = (rng.random((len(images), 32, 32, 3), np.float32) < 0.7).astype(np.float32)
     blurred = gaussian_filter(noise, sigma=1.5, axes=(1, 2, 3))  # blurs the channels too, so colours are pale
     return enlarge(to_8_bits(255 * np.where(blurred < 0.75, 0, blurred)), images.shape[2:])

@@ -101,8 +101,7 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
 
 
 def digest(predictor: Predictor, images: str) -> str:
-    """32 hex digits of SHA-256 over the weights, the settings of model and processor, the images, and the fields of
-    `Predictions`.
+    """32 hex digits of SHA-256 over weights, settings of model and processor, images, and fields of `Predictions`.
 
     Settings that do not affect predictions are left out.
     """

@@ -226,8 +226,7 @@ def trained_size(model: PreTrainedModel) -> int | None:
 
 
 def parameter_depths(model: PreTrainedModel) -> dict[str, int]:
-    """{parameter: depth}: 0 before the first block, the block's number from 1, and one more than the last block for the
-    head.
+    """{parameter: depth}: 0 before the first block, the block's number from 1, and the next number for the head.
 
     Blocks are recognised by their names in transformers and timm (`layers.3`, `stages.1.layers.0`, `blocks.2.1`) and
     numbered in the order in which the model registers them. Layers after the last block, such as a norm, have the depth
@@ -301,8 +300,7 @@ AttentionInterface.register("matmul", matmul_attention)
 
 
 def forward(model: nn.Module, pixels: torch.Tensor, unwrapped: PreTrainedModel | None = None) -> torch.Tensor:
-    """Logits (N, C) of pixel values (N, 3, H, W); position embeddings are interpolated if the model was trained at
-    another size.
+    """Logits (N, C) of pixel values (N, 3, H, W) of any size, to which position embeddings are interpolated.
 
     Args:
         model: called with the pixels.

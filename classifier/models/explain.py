@@ -88,8 +88,7 @@ def preprocessed_image(predictor: Predictor, image: ImageInput) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, heat: np.ndarray, alpha: float = 0.5) -> Image.Image:
-    """The heat map blended with the image, in a perceptually uniform scale that colour-blind people can read; dark
-    means 0.
+    """The heat map blended with the image, in a perceptually uniform scale for the colour-blind too; dark means 0.
 
     Args:
         image: uint8 (H, W, 3), from `preprocessed_image`.
@@ -177,8 +176,7 @@ def grid_shape(n: int, size: tuple[int, int]) -> tuple[int, int]:
 
 
 class Recorder(TorchFunctionMode):
-    """Records attention weights and feature maps of one image of `size` (H, W) that this thread computes inside a
-    `with` block.
+    """Records attention weights and feature maps of one image of `size` (H, W) in a `with` block of this thread.
 
     Attributes:
         attentions: softmax weights of each attention; (1, heads, T, T) if it is over all tokens of the image.
@@ -215,9 +213,7 @@ class Recorder(TorchFunctionMode):
         return out
 
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        """Fused attention in two steps. It does not return its weights, but applied to the identity matrix, they are
-        its output.
-        """
+        """Fused attention in two steps, as it gives no weights: they are its output for the identity matrix."""
         identity = torch.eye(key.shape[-2], dtype=key.dtype, device=key.device).expand(*key.shape[:-1], -1)
         weights = F.scaled_dot_product_attention(query, key, identity, *args, **kwargs)
         self.attentions.append(weights)

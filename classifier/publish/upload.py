@@ -59,8 +59,7 @@ def send(
     revision: str | None = None,
     dataset: str | None = None,
 ) -> str:
-    """Sends a complete folder with its card, in one commit that says what it is and how good. Gives the commit's
-    address.
+    """Sends a complete folder with its card, in one commit that says what it is and how good; gives its address.
 
     Args:
         folder: a model's.

@@ -47,9 +47,7 @@ def validate(predictor: Predictor, splits: Splits) -> tuple[torch.Tensor, np.nda
 
 
 def fold(head: torch.nn.Linear, temperature: float, inputs: torch.Tensor) -> np.ndarray:
-    """Divides the head's parameters by a temperature, rounds them to float16, in which they are stored, and returns
-    the head's logits (N, C) for inputs (N, D).
-    """
+    """Divides the head by a temperature, rounds it to float16 and returns its logits (N, C) for inputs (N, D)."""
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.div_(temperature)

@@ -34,9 +34,7 @@ def copy_state(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def save_checkpoint(path: Path, model, optimizers, best, progress: Progress, settings: dict) -> None:
-    """Writes all that `load_checkpoint` needs to one safetensors file, whole or not at all; ModelError on a full
-    disk.
-    """
+    """Writes all that `load_checkpoint` needs to one file, whole or not at all; ModelError on a full disk."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
     for i, optimizer in enumerate(optimizers):

@@ -351,9 +351,7 @@ def validate(model: Cnn, data: Tensors, mean: list[float], std: list[float], bf1
 
 
 def estimate_seconds(model: Cnn, images: torch.Tensor, recipe: CnnRecipe, bf16: bool) -> float:
-    """Estimated training time on this machine, from a forward and backward pass of one chunk of images (N, C, H, W) at
-    each size.
-    """
+    """Estimated training time here, by a forward and backward pass of one chunk of images (N, C, H, W) at each size."""
     keep_freed_memory()
     trial = copy.deepcopy(model).train()
     trial.to(memory_format=torch.channels_last)

@@ -14,9 +14,7 @@ from torch.nn import functional as F
 
 
 class Convolve(torch.autograd.Function):
-    """A depthwise convolution of x (N, C, H, W) by a weight (C, 1, k, k), k odd and at least 3; the bias is (C,) or
-    None.
-    """
+    """A depthwise convolution of x (N, C, H, W) by a weight (C, 1, k, k), k = 3, 5, …, with a bias (C,) or None."""
 
     @staticmethod
     def forward(ctx, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int, padding: int):
@@ -40,9 +38,7 @@ class Convolve(torch.autograd.Function):
 def gradient_by_input(
     grad: torch.Tensor, shape: torch.Size, weight: torch.Tensor, stride: int, padding: int
 ) -> torch.Tensor:
-    """A convolution of stride 1: the output's gradient, with zeros at positions that the stride skipped, by the flipped
-    weight.
-    """
+    """A convolution of the output's gradient, with zeros where the stride skipped, by the flipped weight."""
     n, c, height, width = shape
     k = weight.shape[-1]
     if stride > 1:

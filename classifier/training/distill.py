@@ -57,10 +57,7 @@ class Teacher:
 
 
 def loss(logits: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
-    """Cross-entropy (nats, summed) of logits (N, C) with a teacher's probabilities, times the square of the
-    temperature.
-    """
+    """Cross-entropy (nats, summed) of logits (N, C) with a teacher's probabilities, times the temperature squared."""
     losses = TEMPERATURE**2 * F.cross_entropy(logits / TEMPERATURE, targets, reduction="none")
-    return (
-        losses.sum() if weight is None else losses @ (targets @ weight)
-    )  # an image's weight, not a class's share of it
+    # The weight is an image's, not a class's share of its target.
+    return losses.sum() if weight is None else losses @ (targets @ weight)

@@ -239,9 +239,7 @@ class FinetuneTrainer(Trainer):
         return 3 * len(inputs["labels"]) * self.flops[self.size_now()]
 
     def _save(self, output_dir=None, state_dict=None) -> None:
-        """Saves parameters under their names in memory: `Trainer` saves the Hub's older ones, and skips those on
-        loading.
-        """
+        """Saves parameters under their names in memory: `Trainer` saves the Hub's older ones but can't load those."""
         if self.args.should_save:
             self.accelerator.unwrap_model(self.model).save_pretrained(
                 output_dir, state_dict=state_dict, save_original_format=False

@@ -36,8 +36,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrix: torch.Tensor, steps: int = 3) -> torch.Tensor:
-    """(m, n) -> a matrix with the same singular vectors and singular values near 1, by a quintic Newton-Schulz
-    iteration.
+    """(m, n) -> a matrix with the same singular vectors and values near 1, by a quintic Newton-Schulz iteration.
 
     In bfloat16; the coefficients are Muon's, which raise small singular values fast rather than converge to exactly 1.
     """
