@@ -20,7 +20,7 @@ from PIL import Image
 from classifier import runs
 from classifier.cli import add_hub_flags, positive_int
 from classifier.data.splits import Splits, load_splits
-from classifier.errors import DataError, ModelError, run
+from classifier.errors import DataError, ModelError, first_few, run
 from classifier.evaluation import profiling
 from classifier.evaluation.evaluate_model import compare_models, ensemble, evaluate_model, predictions_of
 from classifier.files import write_text
@@ -166,7 +166,7 @@ def check_labels(model: str, predictor: Predictor, splits: Splits) -> None:
     if set(predictor.labels) == set(splits.labels):
         return
     apart = [
-        f"{who} {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
+        f"{who} {first_few(names)}"
         for who, names in (
             ("only the model has", sorted(set(predictor.labels) - set(splits.labels))),
             ("only the data has", sorted(set(splits.labels) - set(predictor.labels))),

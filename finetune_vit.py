@@ -43,7 +43,7 @@ from transformers.utils import logging
 
 from classifier import errors, runs
 from classifier.data.loaders import as_tensor
-from classifier.errors import ModelError, Stopped
+from classifier.errors import ModelError, Stopped, first_few, first_line
 from classifier.files import write_text
 from classifier.hub import HUB_ID, check_login
 from classifier.models import backbone
@@ -166,7 +166,7 @@ def parse_args() -> tuple[FinetuneArguments, Training]:
         for tracker in get_reporting_integration_callbacks(args.report_to):
             tracker()  # which says whether its package is there
     except (ValueError, RuntimeError, ImportError) as error:
-        raise ModelError(f"these flags don't go together ({str(error).splitlines()[0]}): see --help") from error
+        raise ModelError(f"these flags don't go together ({first_line(error)}): see --help") from error
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if flags.folds is not None and flags.folds < 2:
@@ -381,8 +381,7 @@ def dataset(job: Job, name: str, crop_scale: float | None) -> InMemory | Streame
 
 def describe_training(initialized: list[str], freeze: str) -> str:
     """The weights that were re-initialised, and the part of the model that is trained."""
-    names = ", ".join(initialized[:4]) + (" …" if len(initialized) > 4 else "")
-    head = f"{names} re-initialised" if initialized else "its head fits the labels"
+    head = f"{first_few(initialized, 4)} re-initialised" if initialized else "its head fits the labels"
     part = "its head alone is trained, on cached features" if freeze == "backbone" else "all of it is trained"
     return f"{head}; {part} (--freeze)"
 

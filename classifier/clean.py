@@ -30,7 +30,7 @@ from tqdm import tqdm
 from classifier.data.duplicates import Pairs, first_copies, has_earlier_copy, near_duplicates, thumbnail
 from classifier.data.loaders import DecodedSplit, decode_cell, decode_rows, fingerprint, image_batches
 from classifier.data.splits import Splits, load_splits
-from classifier.errors import DataError, run
+from classifier.errors import DataError, first_few, run
 from classifier.evaluation import predictions
 from classifier.evaluation.label_errors import FOLDS, LabelErrors, find_label_errors
 from classifier.files import replacing, write_json
@@ -248,8 +248,8 @@ def describe(summary: dict, findings: list[Finding]) -> Iterator[str]:
             yield describe_labels(summary["label_errors"], n, by_split)
         elif kind == "unreadable":
             unreadable = [finding for finding in findings if finding.kind == kind]
-            files = [finding.file or f"row {finding.index} of {finding.split}" for finding in unreadable[:5]]
-            yield f"unreadable: {n:,}{by_split}" + (f": {', '.join(files)}{' …' if n > 5 else ''}" if n else "")
+            files = [finding.file or f"row {finding.index} of {finding.split}" for finding in unreadable]
+            yield f"unreadable: {n:,}{by_split}" + (f": {first_few(files)}" if n else "")
         else:
             differing = summary["with_another_label"][kind]
             two_labels = f", {differing:,} with two labels" if differing else ""

@@ -1,7 +1,7 @@
 """Errors that a user can cause, and the one line they become at a command's edge."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 
 class ClassifierError(Exception):
@@ -49,11 +49,16 @@ def run(main: Callable[[], None]) -> None:
         raise SystemExit(130) from None
 
 
-def first_sentence(error: Exception) -> str:
-    """The first sentence of an exception's message, or its type, without the full stop."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(" .:")
-
-
-def first_line(error: BaseException) -> str:
+def first_line(error: BaseException | str) -> str:
     """The first line of an exception's message, or its type."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def first_sentence(error: BaseException | str) -> str:
+    """The first sentence of `first_line`, without the full stop."""
+    return first_line(error).split(". ")[0].rstrip(" .:")
+
+
+def first_few(names: Sequence[str], most: int = 5) -> str:
+    """The first names, and … if there are more."""
+    return ", ".join(names[:most]) + (" …" if len(names) > most else "")

@@ -18,7 +18,7 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RevisionResolutionError
 
 from classifier import runs
-from classifier.errors import HubError, ModelError
+from classifier.errors import HubError, ModelError, first_sentence
 
 # user/name or user/name@revision
 HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
@@ -166,6 +166,5 @@ def is_unavailable(error: Exception) -> bool:
 
 
 def first_reason(error: Exception) -> str:
-    """First sentence of an error, in one line."""
-    text = getattr(error, "server_message", None) or str(error).strip() or type(error).__name__
-    return text.splitlines()[0].split(". ")[0].rstrip(" .:")
+    """First sentence of the Hub's own message, if the error has one, or of the error."""
+    return first_sentence(getattr(error, "server_message", None) or error)

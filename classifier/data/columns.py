@@ -7,7 +7,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from classifier.errors import DataError, first_line
+from classifier.errors import DataError, first_few, first_line
 
 
 def find_column(name: str, rows: datasets.Dataset, column: str | None, kind: type, flag: str) -> str:
@@ -164,8 +164,7 @@ def check_same_classes(name: str, split: str, train: list[str], other: list[str]
         (split, "train", sorted(set(other) - set(train))),
     ):
         if missing:
-            some = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
             raise DataError(
-                f"the classes of {name} differ between splits: {some} in {here} but not in {there}; name the classes "
-                "alike, and give each images in both"
+                f"the classes of {name} differ between splits: {first_few(missing)} in {here} but not in {there}; "
+                "name the classes alike, and give each images in both"
             )

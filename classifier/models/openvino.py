@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from classifier.errors import ModelError
+from classifier.errors import ModelError, first_line
 from classifier.models.loading import quiet
 
 LOGIT_TOLERANCE = 1e-3  # largest difference of the logits of random images
@@ -53,8 +53,9 @@ def compile_model(model: PreTrainedModel, size: int) -> Callable[[torch.Tensor],
                 traced, example_input=torch.zeros(2, 3, size, size), input=[-1, 3, size, size]
             )
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"OpenVINO can't convert {type(model).__name__} ({reason}): use it uncompiled") from error
+        raise ModelError(
+            f"OpenVINO can't convert {type(model).__name__} ({first_line(error)}): use it uncompiled"
+        ) from error
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",

@@ -26,7 +26,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
-from classifier.errors import ModelError
+from classifier.errors import ModelError, first_line
 from classifier.files import replacing, write_json
 from classifier.models import cnn
 from classifier.models.predictor import Predictor, load_predictor
@@ -131,9 +131,8 @@ def to_onnx(folder: Path) -> float:
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:
-            reason = str(error).strip().splitlines()[0]
             raise ModelError(
-                f"can't write {folder} as ONNX ({reason}): use an architecture that torch.onnx exports"
+                f"can't write {folder} as ONNX ({first_line(error)}): use an architecture that torch.onnx exports"
             ) from error
         assert program is not None  # torch.onnx.export returns None only with dynamo=False
         ClearMetadataAndDocStringPass()(program.model)  # removes stack traces, which contain local paths

@@ -8,7 +8,7 @@ other images, or on few.
 import torch
 from torch.nn import functional as F
 
-from classifier.errors import ModelError
+from classifier.errors import ModelError, first_few
 from classifier.models import backbone, processor
 from classifier.models.predictor import load_predictor
 from classifier.training.depthwise import channels_last
@@ -33,9 +33,8 @@ class Teacher:
         predictor = load_predictor(path_or_id, device=device)
         if set(predictor.labels) != set(labels):
             raise ModelError(
-                f"the teacher {path_or_id} knows "
-                f"{', '.join(predictor.labels[:5])}{' …' if len(predictor.labels) > 5 else ''}, "
-                f"not {', '.join(labels[:5])}{' …' if len(labels) > 5 else ''}: fine-tune it on this dataset first"
+                f"the teacher {path_or_id} knows {first_few(predictor.labels)}, not {first_few(labels)}: "
+                "fine-tune it on this dataset first"
             )
         self.model = predictor.model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.order = [predictor.labels.index(label) for label in labels]

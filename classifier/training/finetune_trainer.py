@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from classifier.data.loaders import skip_or_raise
-from classifier.errors import DataError, ModelError
+from classifier.errors import DataError, ModelError, first_line
 from classifier.models import backbone
 from classifier.models import processor as processors
 from classifier.training import depthwise, distill
@@ -205,7 +205,7 @@ class FinetuneTrainer(Trainer):
                 raise
             parts = 2 * self.args.gradient_accumulation_steps
             raise ModelError(
-                f"no memory for a batch after step {self.state.global_step} ({str(error).splitlines()[0]}): go on "
+                f"no memory for a batch after step {self.state.global_step} ({first_line(error)}): go on "
                 f"with half of one, by --resume_from_checkpoint last --gradient_accumulation_steps {parts}, "
                 "or with a lower --per_device_eval_batch_size where it was validation"
             ) from error
@@ -256,7 +256,7 @@ class FinetuneTrainer(Trainer):
             shutil.rmtree(folder, ignore_errors=True)
             kept = last_checkpoint(output_dir)
             raise ModelError(
-                f"can't save {folder} ({str(error).splitlines()[0]}): free some space, then go on with "
+                f"can't save {folder} ({first_line(error)}): free some space, then go on with "
                 + (f"--resume_from_checkpoint last, from step {kept.name.partition('-')[2]}" if kept else "a new run")
             ) from error
 
@@ -270,7 +270,7 @@ def explaining_memory() -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise ModelError(
-            f"a batch does not fit into memory ({str(error).splitlines()[0]}): pass a lower --image_size, "
+            f"a batch does not fit into memory ({first_line(error)}): pass a lower --image_size, "
             "--gradient_checkpointing, a lower --per_device_eval_batch_size, or a lower "
             "--per_device_train_batch_size with more --gradient_accumulation_steps"
         ) from error
