@@ -32,9 +32,8 @@ import pickle
 import re
 import sys
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import tee
 from pathlib import Path
@@ -43,7 +42,6 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image
 from pyarrow import parquet
 from tqdm import tqdm
 
@@ -111,20 +109,11 @@ def predict_images(
 
     A batch always holds the same images, because the last digits of a probability depend on the whole batch.
     """
-
-    def predict_batch(decoded: list[Image.Image | ImageError]) -> list[Prediction | ImageError]:
-        good = [image for image in decoded if not isinstance(image, ImageError)]
+    decoded = decoder.decode_many(images, reduce_to=predictor.reduce_to, look_ahead=BATCH_SIZE)
+    for batch in batched(decoded, BATCH_SIZE):
+        good = [image for image in batch if not isinstance(image, ImageError)]
         results = zip(*predictor.predict_with_ood(good, BATCH_SIZE), strict=True)
-        return [image if isinstance(image, ImageError) else next(results) for image in decoded]
-
-    pending: deque[Future] = deque()
-    with ThreadPoolExecutor(1, "predict") as thread:
-        for decoded in batched(decoder.decode_many(images, reduce_to=predictor.reduce_to), BATCH_SIZE):
-            pending.append(thread.submit(predict_batch, decoded))
-            if len(pending) > 1:
-                yield from pending.popleft().result()
-        for future in pending:
-            yield from future.result()
+        yield from (image if isinstance(image, ImageError) else next(results) for image in batch)
 
 
 def compile_or_warn(predictor: Predictor) -> None:

@@ -49,7 +49,7 @@ TIME_LIMIT_S = 10.0  # wall time for one image
 START_LIMIT_S = 60.0  # wall time until a new worker is ready, which takes 0.2 s on an idle machine
 WORKER_MEMORY = 3 << 30  # bytes of address space (Linux only): the worst case of 120 megapixels (WebP with alpha)
 WORKERS = 2
-LOOK_AHEAD = 2  # images per worker that decode_many works on beyond the one that it hands out
+LOOK_AHEAD = 2  # images per worker that decode_many works on, by default, beyond the one that it hands out
 _ROOT = Path(__file__).parents[2]
 _REQUEST = struct.Struct("!cIQ")  # b"p" path or b"b" bytes; reduce_to in pixels, 0 for none; length of the body
 # b"i" image, b"e" error, b"r" ready; width; height; length of the body (RGB, or UTF-8)
@@ -263,15 +263,18 @@ class Decoder:
         *,
         reduce_to: int | None = None,
         decode: Callable[..., Image.Image] | None = None,
+        look_ahead: int | None = None,
     ) -> Iterator[Image.Image | ImageError]:
         """Decodes with all workers at once. Yields in the order of `sources`, an ImageError in the place of a bad file.
 
         Args:
-            sources: paths or bytes. It may be endless: LOOK_AHEAD items per worker are read in advance.
+            sources: paths or bytes. It may be endless: `look_ahead` items are read in advance.
             reduce_to: as in `decode`.
             decode: called instead of `self.decode`, for callers that have some of the images already.
+            look_ahead: images that are decoded in advance; LOOK_AHEAD per worker if None.
         """
         decode = decode or self.decode
+        look_ahead = LOOK_AHEAD * self.workers if look_ahead is None else look_ahead
 
         def attempt(source: ImageFile) -> Image.Image | ImageError:
             try:
@@ -284,7 +287,7 @@ class Decoder:
             pending: deque[Future[Image.Image | ImageError]] = deque()
             for source in sources:
                 pending.append(threads.submit(attempt, source))
-                if len(pending) > LOOK_AHEAD * self.workers:
+                if len(pending) > look_ahead:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
