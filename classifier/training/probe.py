@@ -1,8 +1,8 @@
 """Features of a frozen backbone, computed once and memory-mapped, and linear heads trained on them, a grid at once.
 
 train, validation = (extract(model, processor, each, folder=cache) for each in (train, validation))
-heads = fit_heads(train, validation, num_labels=10, epochs=60)
-accuracies = cross_validate(train, validation, num_labels=10, folds=5, epochs=60)
+heads = fit_heads(train, validation, HeadSettings(num_labels=10, epochs=60))
+accuracies = cross_validate(train, validation, HeadSettings(num_labels=10, epochs=60), folds=5)
 """
 
 import hashlib
@@ -75,7 +75,6 @@ class Heads:
     weight_decay: float
     best_epoch: int
     history: list[dict]  # a dict an epoch, as in metrics.jsonl
-    train_seconds: float
 
 
 def extract(
@@ -219,7 +218,7 @@ def fit_heads(train: Features, validation: Features, settings: HeadSettings) -> 
                 best, kept, best_g, best_epoch = reached, heads[g].clone(), g, epoch + 1
     weight = (kept[:-1] / std[:, None]).T
     bias = kept[-1] - weight @ mean
-    return Heads(weight, bias, *grid[best_g], best_epoch, history[best_g], time.perf_counter() - began)
+    return Heads(weight, bias, *grid[best_g], best_epoch, history[best_g])
 
 
 def cross_validate(train: Features, validation: Features, settings: HeadSettings, *, folds: int) -> list[float]:
