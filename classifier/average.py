@@ -99,11 +99,9 @@ def parse_args() -> argparse.Namespace:
 
 
 def check_averageable(folders: list[Path], predictors: list[Predictor], digests: list[str], run: RunRecord) -> None:
-    """ModelError unless the models are stages of one fine-tuning with the same labels and shapes.
+    """ModelError unless the models, the last one first, are stages of one fine-tuning with the same labels and shapes.
 
-    Args:
-        folders, predictors, digests: of each model and of its weights, the last stage first.
-        run: the record of the last stage.
+    `digests` are those of their weights; `run` is the record of the last stage.
     """
     first = predictors[0]
     if first.model.config.model_type == CifarCnnConfig.model_type:  # averages several views, and has one stage
@@ -136,12 +134,7 @@ def choose(
 ) -> list[int]:
     """Indices of the models whose mean is best: the best one, then each next one if the mean is better with it.
 
-    Args:
-        predictor: computes with each mean; its weights are overwritten.
-        states: the weights of each model.
-        losses: negative log-likelihood of each model on validation.
-        folders: of the models, for the messages.
-        splits: with validation.
+    `losses` are the models' negative log-likelihoods on validation. The weights of `predictor` are overwritten.
     """
     order = sorted(range(len(states)), key=lambda i: losses[i])
     taken, best = order[:1], losses[order[0]]

@@ -216,8 +216,7 @@ def label_findings(images: ImageTable, label_errors: LabelErrors, names: list[st
 def summarize(findings: list[Finding], images: ImageTable, leaked: np.ndarray, splits: Splits) -> dict:
     """Content of clean.json: counts by kind and split, and the rows of each split that have a copy in an earlier one.
 
-    Args:
-        leaked: bool (N,), from `has_earlier_copy`.
+    `leaked` is bool (N,), from `has_earlier_copy`.
     """
     counts: dict[str, Counter] = {kind: Counter() for kind in KINDS}
     for finding in findings:

@@ -78,14 +78,9 @@ class Chunk(NamedTuple):
 def label(
     chunks: Iterable[Chunk], predictor: Predictor, decoder: Decoder, read: Callable[[Item], ImageFile], k: int
 ) -> Iterator[tuple[Chunk, Iterator[dict]]]:
-    """Each chunk with its rows, in order. The rows have to be taken before the next chunk is.
+    """Each chunk with its rows of `k` labels, in order. The rows have to be taken before the next chunk is.
 
-    Args:
-        chunks: are read some images ahead.
-        predictor: the model.
-        decoder: of images.
-        read: an item -> what to decode.
-        k: labels per image.
+    Chunks are read some images ahead. `read` gives what to decode for an item.
     """
 
     def to_row(index: int, item: Item, result: Prediction | ImageError) -> dict:

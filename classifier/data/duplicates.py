@@ -96,9 +96,7 @@ def has_earlier_copy(split: np.ndarray, first_copy: np.ndarray, pairs: Pairs) ->
 def candidates(thumbnails: torch.Tensor, bounds: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The nearest neighbours of each image and of its mirror image in each split: (first, second, mirrored).
 
-    Args:
-        thumbnails: uint8 (N, 3, SIDE, SIDE).
-        bounds: index at which each split begins, and N.
+    `thumbnails` are uint8 (N, 3, SIDE, SIDE); `bounds` are the indices at which splits begin, and N.
     """
     plain, flipped = coarse_features(thumbnails), coarse_features(thumbnails.flip(3))  # (N, D)
     n = len(plain)
@@ -179,12 +177,7 @@ def best_correlation(a: Spectra, b: Spectra, size: int) -> torch.Tensor:
     """Highest correlation (P,) over all positions of images of `size` pixels in images of SIDE pixels.
 
     This is the masked normalised cross-correlation of Padfield (doi:10.1109/TIP.2011.2181402) for images whose mean is
-    already 0.
-
-    Args:
-        a: `spectra` of images of SIDE pixels a side.
-        b: `spectra` of images of `size` pixels a side.
-        size: pixels a side.
+    already 0. The arguments are `spectra`: `a` of images of SIDE pixels a side, `b` of images of `size`.
     """
 
     def correlate(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

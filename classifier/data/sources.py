@@ -91,12 +91,8 @@ def rename_splits(source: Source, is_trained_on: bool) -> dict[str, datasets.Dat
 
     A single split counts as train, whatever it is called, unless it is called test.
 
-    Args:
-        source: the dataset.
-        is_trained_on: whether a train split is needed.
-
     Raises:
-        DataError: there is no train split.
+        DataError: there is no train split, or test is the only one although the dataset `is_trained_on`.
     """
     names = {name: SPLIT_NAMES.get(name.lower()) for name in source.splits}
     if len(names) == 1:

@@ -238,12 +238,7 @@ def sample_by_name(files: Sequence[str], labels: np.ndarray) -> np.ndarray:
     Small classes are exceptions: every class keeps at least one image, and a class of five or more gives at least one.
     At least one image is drawn in all if some class has two.
 
-    Args:
-        files: unique file names.
-        labels: class indices, int (N,).
-
-    Returns:
-        Sorted indices, int64.
+    Takes unique file names and class indices, int (N,); gives sorted indices, int64.
     """
     digests = [hashlib.sha256(f"{TEST_SEED} {file}".encode(errors="surrogateescape")).digest()[:8] for file in files]
     score = np.array([int.from_bytes(digest) / 2**64 for digest in digests])  # in [0, 1)

@@ -172,10 +172,7 @@ def ood_results(
 ) -> dict[str, dict[str, OodResult]] | None:
     """How well each score separates test images from each out-of-distribution set; None for n = 0.
 
-    Args:
-        predictor, test, splits: the model, its predictions for test, and the data.
-        n: images of each set that is made.
-        others: data sets of none of the labels.
+    The sets are `others`, which have none of the labels, and those that are made, of n images each.
     """
     if not n:
         return None

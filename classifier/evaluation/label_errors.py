@@ -22,11 +22,9 @@ class LabelErrors:
 
 
 def find_label_errors(features: np.ndarray, labels: np.ndarray) -> LabelErrors:
-    """Checks each label by a classifier that was not trained on its image.
+    """Checks each label, int (N,), by a classifier of features (N, D) that was not trained on its image.
 
-    Args:
-        features: (N, D).
-        labels: int (N,). Classes of fewer than FOLDS images are left out.
+    Classes of fewer than FOLDS images are left out.
     """
     likelier, margins = np.full(len(labels), -1), np.zeros(len(labels))
     rows = np.flatnonzero(np.bincount(labels)[labels] >= FOLDS)

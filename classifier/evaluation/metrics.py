@@ -29,9 +29,7 @@ def nll_per_image(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def brier(logits: np.ndarray, labels: np.ndarray) -> float:
     """Mean squared distance of the probabilities from the one-hot labels, summed over classes, in [0, 2] (Brier, 1950).
 
-    Args:
-        logits: (N, C).
-        labels: class indices, (N,).
+    Arguments as `nll`.
     """
     probabilities = softmax(logits.astype(np.float64), axis=1)
     return float(brier_score_loss(labels, probabilities, labels=range(logits.shape[1]), scale_by_half=False))
@@ -48,12 +46,8 @@ class Reliability(NamedTuple):
 def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> Reliability:
     """Sorts images by their top probability p into M bins of equal width; bin m has (m - 1) / M < p ≤ m / M.
 
-    scikit-learn's `calibration_curve` leaves out empty bins and returns no counts, which the ECE needs.
-
-    Args:
-        logits: (N, C).
-        labels: class indices, (N,).
-        bins: M.
+    scikit-learn's `calibration_curve` leaves out empty bins and returns no counts, which the ECE needs. Arguments as
+    `nll`; `bins` is M.
     """
     top = softmax(logits.astype(np.float64), axis=1).max(axis=1)
     bin_index = np.searchsorted(np.arange(1, bins) / bins, top)  # (N,), 0 ... M - 1
@@ -87,8 +81,7 @@ def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
 def ensemble_logits(logits: Sequence[np.ndarray]) -> np.ndarray:
     """Logits (N, C) of an ensemble: the logarithm of the mean of its members' probabilities (arXiv:1612.01474).
 
-    Args:
-        logits: (N, C) for each member, calibrated or not, with the classes in the same order.
+    The members' logits are (N, C) too, calibrated or not, with the classes in the same order.
     """
     members = np.stack([log_softmax(member.astype(np.float64), axis=1) for member in logits])
     return logsumexp(members, axis=0) - np.log(len(members))
@@ -178,11 +171,7 @@ def bootstrap(
 
 
 def compare(logits_a: np.ndarray, logits_b: np.ndarray, labels: np.ndarray) -> dict:
-    """Compares models a and b on the same images, in any order.
-
-    Args:
-        logits_a, logits_b: (N, C) each.
-        labels: class indices, (N,).
+    """Compares models a and b by their logits (N, C) of the same images, whose class indices are (N,).
 
     Returns:
         difference: accuracy of a minus accuracy of b, and `difference_ci95`, its paired percentile bootstrap interval.
@@ -212,11 +201,8 @@ def resample_counts(counts: np.ndarray, draws: int) -> np.ndarray:
 def most_confused(confusion_matrix: np.ndarray, n: int) -> list[tuple[int, int, int]]:
     """The `n` most frequent mistakes as (true class, predicted class, number of images), most frequent first.
 
-    Ties are in order of the class indices. Mistakes that never occurred are left out.
-
-    Args:
-        confusion_matrix: (C, C), a row for each true class.
-        n: most mistakes to return.
+    The confusion matrix (C, C) has a row for each true class. Ties are in order of the class indices. Mistakes that
+    never occurred are left out.
     """
     mistakes = np.array(confusion_matrix)
     np.fill_diagonal(mistakes, 0)
@@ -229,10 +215,7 @@ def most_confused(confusion_matrix: np.ndarray, n: int) -> list[tuple[int, int, 
 def most_confident_mistakes(logits: np.ndarray, labels: np.ndarray, n: int) -> np.ndarray:
     """Indices of at most `n` wrongly predicted images, those with the highest top probability first.
 
-    Args:
-        logits: (N, C).
-        labels: class indices, (N,).
-        n: number of images. Ties are in order of the index.
+    Ties are in order of the index. Arguments as `nll`.
     """
     wrong = np.flatnonzero(logits.argmax(axis=1) != labels)
     top = log_softmax(logits[wrong].astype(np.float64), axis=1).max(axis=1)

@@ -29,11 +29,8 @@ def to_rgb(image: Image.Image, *, reduce_to: int | None = None) -> Image.Image:
     to sRGB. 8-bit RGB without a profile keeps every bit. Of an animation the current frame is converted, which is the
     first one after opening.
 
-    There are no limits on time or memory, so this is for trusted images.
-
-    Args:
-        image: of any mode.
-        reduce_to: pixels of the shorter side to which a larger image is shrunk, with its aspect ratio kept.
+    A larger image is shrunk to a shorter side of `reduce_to` pixels, with its aspect ratio kept. There are no limits on
+    time or memory, so this is for trusted images.
 
     Raises:
         one of MALFORMED: the file of the image is damaged.

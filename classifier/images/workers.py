@@ -220,9 +220,7 @@ class Decoder:
     def decode(self, source: ImageFile, *, reduce_to: int | None = None) -> Image.Image:
         """Decodes a file, given by its path or its bytes, to an upright 8-bit sRGB image of mode RGB.
 
-        Args:
-            source: the path or the bytes.
-            reduce_to: pixels of the shorter side to which a larger image is shrunk.
+        A larger image is shrunk to a shorter side of `reduce_to` pixels.
 
         Raises:
             ImageError: the file is no image or exceeds a limit. The message names the file, never its folder.

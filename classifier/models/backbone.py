@@ -278,9 +278,7 @@ def matmul_attention(
 
     Args:
         module: the attention layer.
-        query: (N, heads, T, D).
-        key: (N, heads, T, D).
-        value: (N, heads, T, D).
+        query, key, value: (N, heads, T, D) each.
         attention_mask: added to the scores, if given.
         scaling: factor of the scores; D ** -0.5 by default.
         dropout: rate of dropout on the attention weights.

@@ -138,12 +138,8 @@ def upsample(heat: torch.Tensor, size: tuple[int, int], stride: int | None = Non
 def grad_cam(features: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
     """Grad-CAM (arXiv:1610.02391, equations 1 and 2): each channel weighted by its mean gradient; below 0 becomes 0.
 
-    Args:
-        features: a feature map, (C, h, w).
-        gradients: gradients of the label's logit with respect to it, (C, h, w).
-
-    Returns:
-        (h, w), at least 0.
+    Takes a feature map and the gradients of the label's logit with respect to it, (C, h, w) each; gives (h, w), at
+    least 0.
     """
     return (gradients.mean(dim=(1, 2), keepdim=True) * features).sum(dim=0).relu()
 

@@ -36,9 +36,7 @@ class LogitsModel(nn.Module):
 def compile_model(model: PreTrainedModel, size: int) -> Callable[[torch.Tensor], torch.Tensor]:
     """A function from pixel values (N, 3, H, W), for any N, to logits (N, C). Concurrent calls run one at a time.
 
-    Args:
-        model: on the CPU, in float32.
-        size: pixels a side.
+    The model is on the CPU, in float32; H = W = `size` pixels.
 
     Raises:
         ModelError: the architecture can't be converted, or gives other logits when compiled.

@@ -175,11 +175,8 @@ def prove_parity(folder: Path, images: Sequence[Image.Image]) -> float:
     """Loads the folder by `transformers.pipeline` in a process without this project, and compares probabilities.
 
     The process gets the folder, the images as PNG, an empty cache and no network. It runs code from the folder only if
-    it is this project's cnn.py, byte for byte.
-
-    Args:
-        folder: the model.
-        images: N images, mode RGB; a few dozen of the kind that the model was trained on.
+    it is this project's cnn.py, byte for byte. The images, mode RGB, are a few dozen of the kind that the model was
+    trained on.
 
     Returns:
         The largest difference of its probabilities from those of `load_predictor` in float32.

@@ -12,12 +12,7 @@ from classifier.training.runtime import seeded_generator
 
 
 class InMemory(torch.utils.data.Dataset):
-    """A split of small images as tensors: a batch is an index.
-
-    Args:
-        images: uint8 (N, 3, H, W).
-        labels: int64 (N,).
-    """
+    """A split of small images as tensors, uint8 (N, 3, H, W), with labels, int64 (N,): a batch is an index."""
 
     def __init__(self, images: torch.Tensor, labels: torch.Tensor):
         self.images, self.labels = images, labels
