@@ -46,12 +46,7 @@ class Predictions:
 
 
 def compute(
-    predictor: Predictor,
-    batches: Callable[[], Batches],
-    *,
-    images: str,
-    n: int | None = None,
-    name: str = "",
+    predictor: Predictor, batches: Callable[[], Batches], *, images: str, n: int | None = None, name: str = ""
 ) -> Predictions:
     """Predictions for some images, read from the cache if this very model has predicted them before.
 
