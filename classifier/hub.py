@@ -1,6 +1,6 @@
 """Access to the Hub: ids, login, and download of a revision with the cache as a fallback.
 
-    folder, commit, notice = pull("user/cifar10-cnn", "main")
+    folder, name, commit, notice = pull("user/cifar10-cnn", "main")
 
 The token is that of `hf auth login` or HF_TOKEN.
 """
@@ -28,23 +28,25 @@ REFUSED = (OSError, httpx2.HTTPError, RuntimeError, ValueError, RevisionResoluti
 ATTEMPTS = 3  # the client does not retry after a 503
 
 
-class Snapshot(NamedTuple):
-    """Files of a repository on the local disk.
+class Location(NamedTuple):
+    """Where the files of a model are.
 
     Attributes:
         folder: folder with the files.
-        commit: their commit, 40 hex digits.
-        notice: why this is not the current revision of the Hub, "" if it is.
+        name: name of the folder, or Hub id.
+        revision: commit of the Hub, 40 hex digits, or "local".
+        notice: why that is not the current commit of the Hub, "" if it is.
     """
 
     folder: Path
-    commit: str
+    name: str
+    revision: str
     notice: str = ""
 
 
 def pull(
     repo: str, revision: str | None = None, *, files: Sequence[str] = runs.PULLED, patience: float | None = None
-) -> Snapshot:
+) -> Location:
     """Downloads files of a Hub model and verifies their digests.
 
     If the Hub is down, slow or refuses the request, the cached revision is returned and `notice` says so.
@@ -59,7 +61,7 @@ def pull(
         HubError: the Hub can't be reached or is slow, and nothing is cached.
         ModelError: the Hub has no such repository or revision, or the token gives no access to it.
     """
-    results: list[Snapshot | Exception] = []
+    results: list[Location | Exception] = []
 
     def fetch() -> None:
         for attempt in range(ATTEMPTS):
@@ -76,12 +78,12 @@ def pull(
     thread.start()
     thread.join(patience)
     result = results[0] if results else TimeoutError(f"it took more than {patience:g} s")
-    if isinstance(result, Snapshot):
+    if isinstance(result, Location):
         return result
     reason = first_reason(result)
     if cached := _cached(repo, revision, files):
         return cached._replace(
-            notice=f"The Hub did not give {repo} ({reason}): commit {cached.commit[:7]}, from the cache."
+            notice=f"The Hub did not give {repo} ({reason}): commit {cached.revision[:7]}, from the cache."
         )
     where = f"{repo}@{revision}" if revision else repo
     if is_unavailable(result):
@@ -94,7 +96,7 @@ def pull(
     ) from result
 
 
-def _fetch(repo: str, revision: str | None, files: Sequence[str]) -> Snapshot:
+def _fetch(repo: str, revision: str | None, files: Sequence[str]) -> Location:
     """Downloads the current files. The revision is recorded as cached only when all its files are complete."""
     commit = str(HfApi().model_info(repo, revision=revision, timeout=10).sha)
     folder = Path(snapshot_download(repo, revision=commit, allow_patterns=list(files)))
@@ -106,15 +108,15 @@ def _fetch(repo: str, revision: str | None, files: Sequence[str]) -> Snapshot:
         if damaged := _damaged(folder):
             raise OSError(f"{damaged[0].name} arrived damaged twice")
     HfApi().resolve_revision(repo, revision=revision)  # records the commit of the branch in the cache
-    return Snapshot(folder, commit)
+    return Location(folder, repo, commit)
 
 
-def _cached(repo: str, revision: str | None, files: Sequence[str]) -> Snapshot | None:
+def _cached(repo: str, revision: str | None, files: Sequence[str]) -> Location | None:
     """The last completely downloaded revision, None if there is none. Does not use the network."""
     try:
         commit = HfApi().resolve_revision(repo, revision=revision, local_files_only=True).resolved
         folder = Path(snapshot_download(repo, revision=commit, allow_patterns=list(files), local_files_only=True))
-        return None if _damaged(folder) else Snapshot(folder, commit)
+        return None if _damaged(folder) else Location(folder, repo, commit)
     except REFUSED:
         return None
 

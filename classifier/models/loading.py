@@ -18,27 +18,11 @@ from transformers import (
 from transformers.utils import logging
 
 from classifier.errors import ModelError, first_sentence
-from classifier.hub import HUB_ID, pull
+from classifier.hub import HUB_ID, Location, pull
 from classifier.models import cnn  # noqa: F401  registers the scratch CNN with the Auto classes of transformers
 from classifier.runs import PULLED
 
 OLD_OOD_KEYS = ("known_threshold", "known_at")  # what models have that were trained before `ood` was one key
-
-
-class Location(NamedTuple):
-    """Where the files of a model are.
-
-    Attributes:
-        folder: folder with the files.
-        name: name of the folder, or Hub id.
-        revision: commit of the Hub, or "local".
-        notice: why that is not the current commit of the Hub, "" if it is.
-    """
-
-    folder: Path
-    name: str
-    revision: str
-    notice: str = ""
 
 
 def locate(path_or_id: str | Path, files: Sequence[str] | None = None, *, patience: float | None = None) -> Location:
@@ -52,8 +36,7 @@ def locate(path_or_id: str | Path, files: Sequence[str] | None = None, *, patien
     if Path(path_or_id).is_dir():
         return Location(Path(path_or_id), Path(path_or_id).resolve().name, "local")
     if match := HUB_ID.fullmatch(str(path_or_id)):
-        folder, commit, notice = pull(match["repo"], match["revision"], files=files or PULLED, patience=patience)
-        return Location(folder, match["repo"], commit, notice)
+        return pull(match["repo"], match["revision"], files=files or PULLED, patience=patience)
     raise ModelError(f"no model folder {path_or_id}: train one (train.py, finetune_vit.py), or name a Hub model")
 
 
