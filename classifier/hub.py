@@ -5,7 +5,6 @@
 The token is that of `hf auth login` or HF_TOKEN.
 """
 
-import hashlib
 import re
 import threading
 import time
@@ -16,6 +15,7 @@ from typing import NamedTuple
 import httpx2  # the HTTP client of huggingface_hub, whose errors an unreachable Hub raises
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RevisionResolutionError
+from huggingface_hub.utils.sha import git_hash
 
 from classifier import runs
 from classifier.errors import HubError, ModelError, first_sentence
@@ -135,8 +135,7 @@ def _is_whole(path: Path) -> bool:
     if re.fullmatch("[0-9a-f]{64}", digest):
         return runs.sha256(path) == digest
     if re.fullmatch("[0-9a-f]{40}", digest):
-        data = path.read_bytes()
-        return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest() == digest
+        return git_hash(path.read_bytes()) == digest
     return True
 
 
