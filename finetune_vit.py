@@ -189,12 +189,7 @@ def parse_args() -> tuple[FinetuneArguments, Training]:
 
 @dataclass
 class Job:
-    """Everything that training works on.
-
-    Attributes:
-        class_weights: (num_labels,), or None for equal ones.
-        resume: the checkpoint to continue from.
-    """
+    """Everything that training works on."""
 
     flags: FinetuneArguments
     args: Training
@@ -202,8 +197,8 @@ class Job:
     processor: BaseImageProcessor
     data: protocol.TrainingData
     plan: Plan
-    class_weights: torch.Tensor | None
-    resume: Path | None
+    class_weights: torch.Tensor | None  # (num_labels,), or None for equal ones
+    resume: Path | None  # the checkpoint to continue from
 
 
 def main() -> None:

@@ -29,19 +29,12 @@ ATTEMPTS = 3  # the client does not retry after a 503
 
 
 class Location(NamedTuple):
-    """Where the files of a model are.
+    """Where the files of a model are."""
 
-    Attributes:
-        folder: folder with the files.
-        name: name of the folder, or Hub id.
-        revision: commit of the Hub, 40 hex digits, or "local".
-        notice: why that is not the current commit of the Hub, "" if it is.
-    """
-
-    folder: Path
-    name: str
-    revision: str
-    notice: str = ""
+    folder: Path  # with the files
+    name: str  # name of the folder, or Hub id
+    revision: str  # commit of the Hub, 40 hex digits, or "local"
+    notice: str = ""  # why that is not the current commit of the Hub, "" if it is
 
 
 def pull(

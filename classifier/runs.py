@@ -34,21 +34,13 @@ T = TypeVar("T", Evaluation, Timing)
 
 
 class RunFile(NamedTuple):
-    """A file, or a pattern of files, in a run's folder.
+    """A file, or a pattern of files, in a run's folder."""
 
-    Attributes:
-        pattern: relative to the folder.
-        stale: deleted before another training in the same folder, because it describes the weights of the old one.
-        pulled: fetched from the Hub for inference. Everything that is pulled is pushed too.
-        pushed: part of a repository on the Hub.
-        replaced: deleted from the repository when the folder that is pushed has no such file.
-    """
-
-    pattern: str
-    stale: bool = False
-    pulled: bool = False
-    pushed: bool = True
-    replaced: bool = True
+    pattern: str  # relative to the folder
+    stale: bool = False  # deleted before another training in the same folder, as it describes the old weights
+    pulled: bool = False  # fetched from the Hub for inference; what is pulled is pushed too
+    pushed: bool = True  # part of a repository on the Hub
+    replaced: bool = True  # deleted from the repository when the folder that is pushed has no such file
 
 
 FILES = (

@@ -29,19 +29,12 @@ Pixels = TypeVar("Pixels")  # what a decoder makes of a cell: a Pillow image or 
 
 @dataclass(frozen=True)
 class Row(Generic[Pixels]):
-    """A row of a split, decoded.
+    """A row of a split, decoded."""
 
-    Attributes:
-        index: its number in the split.
-        file: the image's path, or the name that the table has for it; None where it has none.
-        image: upright RGB, or the exception that says why it can't be decoded.
-        label: class index.
-    """
-
-    index: int
-    file: str | None
-    image: Pixels | Exception
-    label: int
+    index: int  # its number in the split
+    file: str | None  # the image's path, or the name that the table has for it; None where it has none
+    image: Pixels | Exception  # upright RGB, or the exception that says why it can't be decoded
+    label: int  # class index
 
 
 def as_tensor(split: str, splits: Splits, size: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -48,20 +48,13 @@ UNLOADABLE = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsErr
 
 
 class Source(NamedTuple):
-    """A dataset as it was loaded, before its columns are checked.
+    """A dataset as it was loaded, before its columns are checked."""
 
-    Attributes:
-        name: the Hub id, or the name of the folder or table without its parents.
-        splits: the rows of each split, by the dataset's own names.
-        revision: the Hub's commit, None for a folder or table.
-        image_column, label_column: their names, None where the types of the columns have to show which they are.
-    """
-
-    name: str
-    splits: dict[str, datasets.Dataset]
-    revision: str | None = None
-    image_column: str | None = None
-    label_column: str | None = None
+    name: str  # the Hub id, or the name of the folder or table without its parents
+    splits: dict[str, datasets.Dataset]  # the rows of each split, by the dataset's own names
+    revision: str | None = None  # the Hub's commit, None for a folder or table
+    image_column: str | None = None  # None where the types of the columns have to show which it is
+    label_column: str | None = None  # likewise
 
 
 def digest_of_files(folder: Path) -> str:

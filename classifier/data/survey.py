@@ -17,21 +17,13 @@ from classifier.images.convert import MALFORMED
 
 @dataclass(frozen=True)
 class Survey:
-    """What a dataset holds, according to its labels and the headers of its files.
+    """What a dataset holds, according to its labels and the headers of its files."""
 
-    Attributes:
-        counts: number of training images of each class.
-        n: number of images in train and validation.
-        size: median width and height, in pixels, as stored.
-        has_one_size: whether all images have that size.
-        unreadable: number of images that can't be opened.
-    """
-
-    counts: dict[str, int]
-    n: int
-    size: tuple[int, int]
-    has_one_size: bool
-    unreadable: int
+    counts: dict[str, int]  # number of training images of each class
+    n: int  # number of images in train and validation
+    size: tuple[int, int]  # median width and height, in pixels, as stored
+    has_one_size: bool  # whether all images have that size
+    unreadable: int  # number of images that can't be opened
 
     def __str__(self) -> str:
         """One line for the user. The sizes of the classes are those in train."""

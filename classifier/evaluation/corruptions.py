@@ -35,17 +35,11 @@ CHUNK = 64  # images in memory in float32
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of corruption.
+    """A kind of corruption."""
 
-    Attributes:
-        unit: what the strengths measure.
-        strengths: five values from mild to strong, which may be decreasing.
-        apply: function of images, uint8 (N, 3, H, W), one of the strengths and the seed; returns images of that shape.
-    """
-
-    unit: str
-    strengths: tuple[float, float, float, float, float]
-    apply: Callable[[torch.Tensor, float, int], torch.Tensor]
+    unit: str  # what the strengths measure
+    strengths: tuple[float, float, float, float, float]  # five values from mild to strong, which may be decreasing
+    apply: Callable[[torch.Tensor, float, int], torch.Tensor]  # images uint8 (N, 3, H, W), strength, seed -> images
 
 
 def corrupt(images: torch.Tensor, kind: str, strength: int, seed: int = 0) -> torch.Tensor:

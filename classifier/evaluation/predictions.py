@@ -30,19 +30,12 @@ Batches = Iterable[tuple[list[Image.Image], list[int]]]
 
 @dataclass
 class Predictions:
-    """Predictions for N images.
+    """Predictions for N images."""
 
-    Attributes:
-        logits: float32 (N, C), from `Predictor.logits`.
-        features: float32 (N, D), input of the last linear layer; the mean over the views of an image.
-        views: float32 (N, V, C), logits of each view; V is 1 if the model does not average several views.
-        labels: int64 (N,).
-    """
-
-    logits: np.ndarray
-    features: np.ndarray
-    views: np.ndarray
-    labels: np.ndarray
+    logits: np.ndarray  # float32 (N, C), from `Predictor.logits`
+    features: np.ndarray  # float32 (N, D), input of the last linear layer; the mean over the views of an image
+    views: np.ndarray  # float32 (N, V, C), logits of each view; V is 1 if the model does not average several views
+    labels: np.ndarray  # int64 (N,)
 
 
 def compute(

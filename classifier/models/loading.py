@@ -41,15 +41,14 @@ def locate(path_or_id: str | Path, files: Sequence[str] | None = None, *, patien
 
 
 class OodSettings(NamedTuple):
-    """The key `ood` of config.json: how a model recognises images of none of its labels (out-of-distribution).
+    """The key `ood` of config.json: how a model recognises images of none of its labels (out-of-distribution)."""
 
-    Attributes:
-        threshold: an image whose score, log Σ exp of the logits, is below is out-of-distribution; None: not known.
-        resize_to: pixels a side to which a larger image is squashed for a second score; None: one score is enough.
-    """
-
-    threshold: float | None = None
-    resize_to: int | None = None
+    threshold: float | None = (
+        None  # an image with a lower log Σ exp of the logits is out-of-distribution; None: unknown
+    )
+    resize_to: int | None = (
+        None  # pixels a side to which a larger image is squashed for a second score; None: no second
+    )
 
 
 def read_ood(config: dict) -> OodSettings:

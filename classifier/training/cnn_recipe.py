@@ -55,25 +55,14 @@ class CnnRecipe:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What is particular to one run of a recipe.
+    """What is particular to one run of a recipe."""
 
-    Attributes:
-        output_dir: where checkpoint and metrics.jsonl go.
-        mean, std: of the pixels, a number a channel, in [0, 1].
-        seed: of order and augmentation.
-        patience: epochs without a better validation accuracy after which training stops; None never does.
-        bf16: convolutions and matrix products in bfloat16 (autocast).
-        resume: a checkpoint to continue from.
-        parent: digest of the weights that the model came with; None for fresh ones, whose whitening layer is then set.
-        log: called with each epoch's metrics.
-    """
-
-    output_dir: Path
-    mean: list[float]
-    std: list[float]
-    seed: int = 0
-    patience: int | None = None
-    bf16: bool = False
-    resume: Path | None = None
-    parent: str | None = None
-    log: Callable[[dict], None] = lambda metrics: None
+    output_dir: Path  # where checkpoint and metrics.jsonl go
+    mean: list[float]  # of the pixels of each channel, in [0, 1]
+    std: list[float]  # likewise
+    seed: int = 0  # of order and augmentation
+    patience: int | None = None  # epochs without a better validation accuracy after which to stop; None: never
+    bf16: bool = False  # convolutions and matrix products in bfloat16 (autocast)
+    resume: Path | None = None  # a checkpoint to continue from
+    parent: str | None = None  # digest of the weights to start from; None for fresh ones: the whitening layer is set
+    log: Callable[[dict], None] = lambda metrics: None  # called with each epoch's metrics

@@ -11,23 +11,14 @@ from classifier.models import processor as processors
 
 @dataclass
 class Plan:
-    """Image sizes and learning rates of a run.
+    """Image sizes and learning rates of a run."""
 
-    Attributes:
-        image_size: pixels a side that the model gets.
-        crop_pct: fraction of the side that the centre crop keeps.
-        sizes: stages of training, (share of the steps, pixels a side).
-        layer_decay: learning rate of a block, as a fraction of the next one's.
-        reduce_to: pixels; the shorter side of a photograph is reduced to this before the processor.
-        ood_resize_to: pixels a side of small training images, the size at which out-of-distribution scores of
-            photographs are computed too; None for large ones.
-    """
-
-    image_size: int
-    crop_pct: float
-    sizes: tuple[tuple[float, int], ...]
-    layer_decay: float
-    reduce_to: int
+    image_size: int  # pixels a side that the model gets
+    crop_pct: float  # fraction of the side that the centre crop keeps
+    sizes: tuple[tuple[float, int], ...]  # stages of training, (share of the steps, pixels a side)
+    layer_decay: float  # learning rate of a block, as a fraction of the next one's
+    reduce_to: int  # pixels; the shorter side of a photograph is reduced to this before the processor
+    # Pixels a side of small training images, at which photographs get a second out-of-distribution score; or None.
     ood_resize_to: int | None
 
 

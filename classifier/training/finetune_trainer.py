@@ -39,26 +39,16 @@ IGNORED = -100  # the label of an image that can't be read
 
 @dataclass(frozen=True)
 class FinetuneRecipe:
-    """How a model is fine-tuned, beyond what `TrainingArguments` says.
+    """How a model is fine-tuned, beyond what `TrainingArguments` says."""
 
-    Attributes:
-        sizes: (share of the steps, pixels a side), one after another; the shares sum to 1.
-        crop_scale: smallest fraction of the area that a training crop keeps.
-        mirror: whether half of the images are mirrored.
-        mixup, cutmix: see `augment.mix`.
-        layer_decay: learning rate of a depth, as a fraction of that of the next deeper one (arXiv:2106.08254).
-        class_weights: (num_labels,), or None for equal ones.
-        teacher: its probabilities are the targets; None trains on the labels.
-    """
-
-    sizes: tuple[tuple[float, int], ...]
-    crop_scale: float = 1.0
-    mirror: bool = False
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    layer_decay: float = 1.0
-    class_weights: torch.Tensor | None = None
-    teacher: distill.Teacher | None = None
+    sizes: tuple[tuple[float, int], ...]  # (share of the steps, pixels a side), one after another; the shares sum to 1
+    crop_scale: float = 1.0  # smallest fraction of the area that a training crop keeps
+    mirror: bool = False  # whether half of the images are mirrored
+    mixup: float = 0.0  # see `augment.mix`
+    cutmix: float = 0.0  # likewise
+    layer_decay: float = 1.0  # learning rate of a depth, as a fraction of the next deeper one's (arXiv:2106.08254)
+    class_weights: torch.Tensor | None = None  # (num_labels,), or None for equal ones
+    teacher: distill.Teacher | None = None  # its probabilities are the targets; None trains on the labels
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

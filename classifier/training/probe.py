@@ -46,23 +46,14 @@ class Features:
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """How heads are trained.
+    """How heads are trained."""
 
-    Attributes:
-        num_labels: classes.
-        epochs: passes over the features.
-        batch_size: images a step.
-        label_smoothing: share of a target that is spread over all classes.
-        class_weights: (num_labels,), or None for equal ones.
-        seed: of the order.
-    """
-
-    num_labels: int
-    epochs: int
-    batch_size: int = 512
-    label_smoothing: float = 0.0
-    class_weights: torch.Tensor | None = None
-    seed: int = 0
+    num_labels: int  # classes
+    epochs: int  # passes over the features
+    batch_size: int = 512  # images a step
+    label_smoothing: float = 0.0  # share of a target that is spread over all classes
+    class_weights: torch.Tensor | None = None  # (num_labels,), or None for equal ones
+    seed: int = 0  # of the order
 
 
 @dataclass

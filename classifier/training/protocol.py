@@ -25,14 +25,10 @@ SPLITS = ("train", "validation")
 
 @dataclass
 class TrainingData:
-    """The images of a run.
+    """The images of a run."""
 
-    Attributes:
-        splits: train and validation.
-        tensors: images uint8 (N, 3, H, W) and labels int64 (N,) of each split; None if images are decoded as needed.
-    """
-
-    splits: Splits
+    splits: Splits  # train and validation
+    # Images uint8 (N, 3, H, W) and labels int64 (N,) of each split; None if images are decoded as needed.
     tensors: dict[str, tuple[torch.Tensor, torch.Tensor]] | None
 
     @cached_property
@@ -47,25 +43,15 @@ class TrainingData:
 
 @dataclass
 class TrainingResult:
-    """What training gave, beside the model's weights.
+    """What training gave, beside the model's weights."""
 
-    Attributes:
-        history: a dict an epoch, as in metrics.jsonl.
-        best_epoch: the epoch whose weights were kept; None if those of the last one were.
-        train_seconds: without validation.
-        images_seen: in training steps.
-        train_flops: floating-point operations of training.
-        inference_flops: floating-point operations of a prediction for one image.
-        recipe: the settings that were used, for the record.
-    """
-
-    history: list[dict]
-    best_epoch: int | None
-    train_seconds: float
-    images_seen: int
-    train_flops: int
-    inference_flops: int
-    recipe: dict
+    history: list[dict]  # a dict an epoch, as in metrics.jsonl
+    best_epoch: int | None  # the epoch whose weights were kept; None if those of the last one were
+    train_seconds: float  # without validation
+    images_seen: int  # in training steps
+    train_flops: int  # floating-point operations of training
+    inference_flops: int  # floating-point operations of a prediction for one image
+    recipe: dict  # the settings that were used, for the record
 
 
 def check_parent(flag: str, parent: str | Path, output_dir: Path) -> None:
