@@ -95,14 +95,14 @@ class RequestLimits:
 
     async def answer(self, request: Request, path: str, send: Send) -> None:
         """Refuses a request by the first rule that applies, or lets gradio answer it."""
-        receive, is_post = request.receive, request.method == "POST"
+        receive, is_post, is_get = request.receive, request.method == "POST", request.method == "GET"
         try:
             self.check_route(request, path)
             if is_post:
                 self.check_stopping(path)
                 self.check_body_size(request, path)
                 self.check_disk(path)
-            else:
+            elif is_get:
                 self.check_answer_exists(request, path)
             if is_post and path.startswith(UPLOAD):
                 receive, send = self.with_disk_check(receive, path), self.with_notification(send)
@@ -116,7 +116,7 @@ class RequestLimits:
         except ClientDisconnect:  # in the middle of an upload
             return
         finally:
-            if not is_post and path.startswith(CALL):  # gradio would keep an empty session for good
+            if is_get and path.startswith(CALL):  # gradio would keep an empty session for good
                 self.sessions.forget(event_id(path))
 
     def check_route(self, request: Request, path: str) -> None:
@@ -135,10 +135,8 @@ class RequestLimits:
         """gradio keeps the body of a request in memory, whatever its size; that of an upload it writes to the disk."""
         if path.startswith(UPLOAD):
             return
-        length, most = (
-            request.headers.get("content-length", ""),
-            MAX_MCP_BYTES if path.startswith(MCP) else MAX_CALL_BYTES,
-        )
+        length = request.headers.get("content-length", "")
+        most = MAX_MCP_BYTES if path.startswith(MCP) else MAX_CALL_BYTES
         if not length.isdecimal() or "transfer-encoding" in request.headers:
             raise Refused("a body of unknown length: send Content-Length", 411)
         if int(length) > most:
