@@ -1,7 +1,7 @@
 """Writes the results in README.md and docs/ from the JSON files in benchmarks/ and models/.
 
 Run `python -m benchmarks.results`. It replaces the text between the two marks in README.md, docs/results.md and
-docs/scale.md.
+docs/serving.md.
 """
 
 import json
@@ -16,7 +16,7 @@ from classifier.reporting import card
 from classifier.runs import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
-IMAGES, MACHINES, PRICE = 100_000_000, 100, 0.04  # the example of docs/scale.md; the price is in dollars per vCPU-hour
+IMAGES, MACHINES, PRICE = 100_000_000, 100, 0.04  # the example of docs/serving.md; dollars per vCPU-hour
 BEGIN, END = "<!-- results: written by benchmarks/results.py -->", "<!-- end of results -->"
 
 
@@ -314,7 +314,7 @@ def place(text: str, rendered: Callable[[], str] = render) -> str:
     return f"{before}{BEGIN}\n\n{rendered()}\n\n{END}{rest.split(END)[1]}"
 
 
-PAGES = {"README.md": render, "docs/results.md": render_details, "docs/scale.md": render_scale}
+PAGES = {"README.md": render, "docs/results.md": render_details, "docs/serving.md": render_scale}
 
 if __name__ == "__main__":
     for name, rendered in PAGES.items():

@@ -1,4 +1,4 @@
-"""Times `python -m classifier.predict` on one and on two cores, for docs/scale.md.
+"""Times `python -m classifier.predict` on one and on two cores, for docs/serving.md.
 
     python -m benchmarks.scale models/cnn models/vit --photos path/to/photographs --dataset uoft-cs/cifar10
 
@@ -6,7 +6,7 @@ Three ways take turns, so that other load on the machine affects all of them: on
 one with two threads on two cores, and two with one thread each, side by side, each on all images. Each labels
 photographs and CIFAR-10's test images, both as files. The speed is the sum of the rates that the commands report,
 from the first image to the last; the rest of their time counts as start. The speed of listing file names is measured
-too. Writes benchmarks/scale.json, from which benchmarks/results.py makes the tables of docs/scale.md.
+too. Writes benchmarks/scale.json, from which benchmarks/results.py makes the tables of docs/serving.md.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The tables of docs/scale.md follow from benchmarks/scale.json."""
+"""The tables of docs/serving.md follow from benchmarks/scale.json."""
 
 import json
 

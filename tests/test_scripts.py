@@ -41,7 +41,7 @@ def test_errors_are_one_line_with_the_next_step(words, message, tmp_path):
     assert not list(tmp_path.iterdir())  # and nothing was left behind
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/results.md", "docs/scale.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md", "docs/serving.md"])
 def test_pages_show_the_figures_of_the_files(page):
     from benchmarks import results
 
