@@ -1,13 +1,13 @@
 """Writes the results in README.md and docs/ from the JSON files in benchmarks/ and models/.
 
-Run `python -m benchmarks.results`. It replaces the text between the two marks in README.md, docs/results.md and
+Run `python -m benchmarks.results`. It replaces the text between the pairs of marks in README.md, docs/results.md and
 docs/serving.md.
 """
 
 import json
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from classifier.files import write_text
@@ -20,15 +20,74 @@ IMAGES, MACHINES, PRICE = 100_000_000, 100, 0.04  # the example of docs/serving.
 BEGIN, END = "<!-- results: written by benchmarks/results.py -->", "<!-- end of results -->"
 
 
-def render() -> str:
-    """The results of the README as Markdown: embedded models, recipes over several seeds, fine-tuning, and the app."""
+def render_install() -> str:
+    """Sentences on the time and the disk space that an installation needs."""
+    found = json.loads((Path(__file__).parent / "install.json").read_text())
+    return (
+        f"The installation takes about {found['seconds'] / 60:.0f} minutes on {describe_machine(found['machine'])}, "
+        f"with other programs running, and {found['bytes'] / 1e9:.1f} GB of disk (`benchmarks/install.py`). Of these, "
+        f"{found['cuda_bytes'] / 1e9:.1f} GB are libraries for NVIDIA GPUs; docs/troubleshooting.md says how to leave "
+        "them out."
+    )
+
+
+def render_readme() -> str:
+    """The table of the README: the embedded models and the fast recipe, as Markdown."""
+    fast = json.loads((Path(__file__).parent / "seeds_fast.json").read_text())
+    machines = [run["machine"] for run in fast["runs"]]
+    rows = {
+        fast["accuracy"]["mean"]: f"`train.py --recipe fast` | {fast['accuracy']['mean']:.2%} "
+        f"± {fast['accuracy']['std']:.2%} | {fast['n_parameters'] / 1e6:.1f} M "
+        f"| {card.total_time([(fast['train_seconds']['mean'], None)])}"
+    }
+    for folder in embedded_models():
+        measured, stages = folder.evaluation.model, folder.stages
+        low, high = measured.accuracy_ci95
+        machines += [stage.machine.to_json() for stage in stages]
+        rows[measured.accuracy] = (
+            f"`models/{folder.path.name}`, {origin(stages[0])} | {measured.accuracy:.2%} ({low:.2%} to {high:.2%}) "
+            f"| {measured.n_parameters / 1e6:.1f} M | {card.spent(stages)}"
+        )
+    lines = [
+        "| model | test accuracy | parameters | training |",
+        "|---|---|---|---|",
+        *(f"| {row} |" for _, row in sorted(rows.items(), reverse=True)),
+        "",
+        "The accuracy is the fraction of CIFAR-10's 10,000 test pictures whose label is right, after training on 98% "
+        "of the 50,000 others. In brackets: the 95% confidence interval. After ±: the standard deviation over "
+        f"{len(fast['runs'])} seeds. The training times were measured on {describe_machines(machines)}.",
+    ]
+    return "\n".join(lines)
+
+
+def render_details() -> str:
+    """All results, for docs/results.md, as Markdown."""
+    sections = {
+        "The embedded models": render_embedded(),
+        "The fast recipe over several seeds": render_seeds(),
+        "Fine-tuned backbones": "\n".join(render_backbones()),
+        "Fine-tuning compared with the plain recipe": render_finetuning(),
+        "Settings that brought no gain": render_ablations(),
+        "Ordinary photographs": render_photographs(),
+        "Copies in the test split": render_duplicates(),
+        "The app": render_serving(),
+    }
+    return "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
+
+
+def embedded_models() -> list[RunFolder]:
+    """The folders of the embedded models."""
+    return [RunFolder(path.parent) for path in sorted((ROOT / "models").glob("*/evaluation.json"))]
+
+
+def render_embedded() -> str:
+    """The table of the embedded models, and what its words mean."""
     lines = [
         "| model | test accuracy (95% interval) | macro F1 | with one view | parameters | training | GFLOP per image |",
         "|---|---|---|---|---|---|---|",
     ]
     trained_on: list[dict] = []
-    for path in sorted(path.parent for path in (ROOT / "models").glob("*/evaluation.json")):
-        folder = RunFolder(path)
+    for folder in embedded_models():
         measured, stages = folder.evaluation.model, folder.stages
         low, high = measured.accuracy_ci95
         one_view = measured.accuracy if measured.accuracy_one_view is None else measured.accuracy_one_view
@@ -38,7 +97,7 @@ def render() -> str:
         how += ", averaged" if stages[-1].averaged else ""
         views = f" ({measured.views} views)" if measured.views else ""
         lines.append(
-            f"| `models/{path.name}`, {origin(stages[0])} "
+            f"| `models/{folder.path.name}`, {origin(stages[0])} "
             f"| {measured.accuracy:.2%} ({low:.2%} to {high:.2%}) "
             f"| {measured.f1:.4f} | {one_view:.2%} | {measured.n_parameters / 1e6:.1f} M "
             f"| {card.spent(stages)}{how}, {flops / 1e15:.2f} PFLOP "
@@ -46,6 +105,17 @@ def render() -> str:
         )
     lines += [
         "",
+        "A view is the picture itself, its mirror image, or the picture shifted by a pixel; the CNN averages the "
+        "probabilities of several views. A stage is a training run that starts from the weights of the previous stage. "
+        f"The times were measured on {describe_machines(trained_on)}, mostly while other programs were running. All "
+        "models were trained in bfloat16.",
+    ]
+    return "\n".join(lines)
+
+
+def render_seeds() -> str:
+    """The table of recipes that were run with several seeds."""
+    lines = [
         "| recipe, mean ± standard deviation over seeds | test accuracy | with one view | training | images/s |",
         "|---|---|---|---|---|",
     ]
@@ -63,55 +133,44 @@ def render() -> str:
             f"| {spread('images_per_second', ',.0f')} |"
         )
         machines += [run["machine"] for run in found["runs"]]
-    lines += [
-        "",
-        "A view is the picture itself, its mirror image, or the picture shifted by a pixel; the CNN averages the "
-        "probabilities of several views. A stage is a training run that starts from the weights of the previous stage. "
-        f"The times in the first table were measured on {describe_machines(trained_on)}, mostly while other programs "
-        f"were running; those in the second on {describe_machines(machines)}, with nothing else running. All were "
-        "trained in bfloat16.",
-        "",
-        render_finetuning(),
-    ]
-    startup = json.loads((Path(__file__).parent / "startup.json").read_text())
-    first, memory = startup["first_answer_s"], startup["resident_mb"]
-    lines += [
-        "",
-        f"`python app.py` gives its first answer after {first['median']:.1f} s ({first['min']:.1f} to "
+    lines += ["", f"The times were measured on {describe_machines(machines)}, with nothing else running."]
+    return "\n".join(lines)
+
+
+def render_serving() -> str:
+    """The app's start, and its speed with many images and with many clients."""
+    startup, gallery, load = (
+        json.loads((Path(__file__).parent / f"{name}.json").read_text()) for name in ("startup", "gallery", "load")
+    )
+    first, memory, rows = startup["first_answer_s"], startup["resident_mb"], load["rows"]
+    right, asked = sum(row["outcomes"]["right"] for row in rows), sum(row["requests"] for row in rows)
+    both = 1 / (1 / load["echo"]["requests_per_second"] + 1 / load["judged_images_per_second"])
+    lines = [
+        f"**Start.** `python app.py` gives its first answer after {first['median']:.1f} s ({first['min']:.1f} to "
         f"{first['max']:.1f} s in {startup['runs']} starts, `benchmarks/startup.py`). With its workers it then uses "
-        f"{memory['median'] / 1024:.1f} GB of memory. {render_serving()}",
+        f"{memory['median'] / 1024:.1f} GB of memory.",
+        "",
+        f"**Many pictures.** {gallery['photographs']} photographs of {math.prod(gallery['pixels']) / 1e6:.0f} "
+        f"megapixels through `/classify_gallery` take {gallery['app_s']:.1f} s and {gallery['app_resident_mb']:,} MB "
+        f"of memory. That is {gallery['obvious_over_app']:.1f} times as fast as a `gr.Gallery` with a `pipeline`, and "
+        f"takes {gallery['app_over_parts']:.2f} times as long as upload, decoding and model alone "
+        "(`benchmarks/gallery.py`).",
+        "",
+        f"**Many clients.** Of {asked:,} single requests, {right:,} got the right answer (`benchmarks/load.py`). One "
+        "request in a hundred takes longer than the last column says.",
+        "",
+        "| clients at a time | requests per second | 99th percentile of the latency |",
+        "|---|---|---|",
+        *(f"| {row['clients']} | {row['requests_per_second']:.1f} | {row['latency_s']['p99']:.2f} s |" for row in rows),
+        "",
+        f"The clients run on the same {load['machine']['threads']} cores as the app. An app that only returns the "
+        f"file, together with the prediction alone, would reach {both:.0f} requests per second there.",
     ]
     return "\n".join(lines)
 
 
-def render_details() -> str:
-    """The results of docs/results.md as Markdown."""
-    return "\n".join([*render_backbones(), "", render_ablations(), "", render_photographs()])
-
-
-def render_serving() -> str:
-    """Sentences on the app's speed with many images and with many clients."""
-    gallery, load = (json.loads((Path(__file__).parent / f"{name}.json").read_text()) for name in ("gallery", "load"))
-    rows, big = load["rows"], f"{math.prod(gallery['pixels']) / 1e6:.0f}"
-    right, asked = sum(row["outcomes"]["right"] for row in rows), sum(row["requests"] for row in rows)
-    speeds = ", ".join(
-        f"{row['requests_per_second']:.1f} with {row['clients']} (p99 {row['latency_s']['p99']:.2f} s)" for row in rows
-    )
-    both = 1 / (1 / load["echo"]["requests_per_second"] + 1 / load["judged_images_per_second"])
-    return (
-        f"{gallery['photographs']} photographs of {big} megapixels through `/classify_gallery` take "
-        f"{gallery['app_s']:.1f} s and {gallery['app_resident_mb']:,} MB of memory. That is "
-        f"{gallery['obvious_over_app']:.1f} times as fast as a `gr.Gallery` with a `pipeline`, and takes "
-        f"{gallery['app_over_parts']:.2f} times as long as upload, decoding and model alone (`benchmarks/gallery.py`)."
-        f"\n\nOf {asked:,} single requests, {right:,} got the right answer. Requests per second by number of "
-        f"concurrent clients: {speeds}. The clients run on the same {load['machine']['threads']} cores as the app; an "
-        f"app that only returns the file, together with the prediction alone, would reach {both:.0f} per second there "
-        "(`benchmarks/load.py`)."
-    )
-
-
 def render_photographs() -> str:
-    """Sentences on the accuracy of the models on ordinary photographs."""
+    """The table of the accuracy of the models on ordinary photographs."""
     found = json.loads((Path(__file__).parent / "photographs.json").read_text())
     rows = []
     for row in sorted(found["models"], key=lambda row: -row["accuracy"]):
@@ -133,6 +192,24 @@ def render_photographs() -> str:
         '"Others flagged" is the share of the photographs of other things that are flagged as unknown when 95% of '
         "the correctly classified ones are not. These photographs were also used to choose the reduction and the "
         "threshold of each model, and the stage of the ViT that is embedded, so they are not a held-out test.",
+    ]
+    return "\n".join(lines)
+
+
+def render_duplicates() -> str:
+    """The table of the accuracy with and without the test images that have a copy in train."""
+    found = json.loads((Path(__file__).parent / "duplicates.json").read_text())
+    lines = [
+        f"`classifier.clean` finds that {found['test_images_with_a_copy_in_train']} of CIFAR-10's "
+        f"{found['clean']['readable']['test']:,} test images have a copy in train, exact, near or mirrored "
+        "(`benchmarks/duplicates.py`):",
+        "",
+        "| model | accuracy on all test images | without those that have a copy |",
+        "|---|---|---|",
+        *(
+            f"| `models/{row['model']}` | {row['all']['accuracy']:.2%} | {row['without_copies']['accuracy']:.2%} |"
+            for row in found["models"]
+        ),
     ]
     return "\n".join(lines)
 
@@ -210,19 +287,24 @@ def describe_speeds(stages: list[dict]) -> list[str]:
 
 
 def render_ablations() -> str:
-    """Sentences on the settings of fine-tuning that were tried, the best first."""
+    """The table of the settings of fine-tuning that were tried, the best first."""
     found = json.loads((Path(__file__).parent / "ablations.json").read_text())
     tried = {name: list(variant["validation_accuracy"].values()) for name, variant in found["variants"].items()}
-    accuracies = [
-        f"{name} {statistics.mean(values):.2%} ± {statistics.stdev(values):.2%}"
+    rows = [
+        f"| {name} | {statistics.mean(values):.2%} ± {statistics.stdev(values):.2%} |"
         for name, values in sorted(tried.items(), key=lambda item: -statistics.mean(item[1]))
     ]
     [seeds] = {len(values) for values in tried.values()}
-    return (
-        f"Settings tried with {found['model']} on 10,000 training and 5,000 validation images (mean ± standard "
-        f"deviation over {seeds} seeds, `benchmarks/ablations.py`): {', '.join(accuracies)}. In two epochs no setting "
-        "gains more than the difference between seeds, so none of them is a default."
-    )
+    lines = [
+        f"Tried with {found['model']} on 10,000 training and 5,000 validation images (`benchmarks/ablations.py`):",
+        "",
+        f"| setting | validation accuracy, mean ± standard deviation over {seeds} seeds |",
+        "|---|---|",
+        *rows,
+        "",
+        "In two epochs no setting gains more than the difference between seeds, so none of them is a default.",
+    ]
+    return "\n".join(lines)
 
 
 def render_finetuning() -> str:
@@ -308,14 +390,20 @@ def describe_spread(found: dict) -> str:
     return f"{found['median']:,.1f} ({found['min']:,.1f} to {found['max']:,.1f})"
 
 
-def place(text: str, rendered: Callable[[], str] = render) -> str:
-    """`text` with the current results between the marks."""
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{rendered()}\n\n{END}{rest.split(END)[1]}"
+def place(text: str, renderers: Sequence[Callable[[], str]]) -> str:
+    """`text` with the current results between the marks; the first renderer is that of the first pair of marks."""
+    before, *parts = text.split(BEGIN)
+    for part, rendered in zip(parts, renderers, strict=True):
+        before += f"{BEGIN}\n{rendered()}\n{END}{part.split(END)[1]}"
+    return before
 
 
-PAGES = {"README.md": render, "docs/results.md": render_details, "docs/serving.md": render_scale}
+PAGES: dict[str, list[Callable[[], str]]] = {
+    "README.md": [render_install, render_readme],
+    "docs/results.md": [render_details],
+    "docs/serving.md": [render_scale],
+}
 
 if __name__ == "__main__":
-    for name, rendered in PAGES.items():
-        write_text(ROOT / name, place((ROOT / name).read_text(), rendered))
+    for name, renderers in PAGES.items():
+        write_text(ROOT / name, place((ROOT / name).read_text(), renderers))

@@ -13,6 +13,7 @@ SPACE = ["app.py", "requirements.txt", "LICENSE", "space/**/*.py", "classifier/*
 SPACE += ["space/static/*", "classifier/reporting/templates/*"]
 SPACE += ["model_card.md", "SECURITY.md", "examples/*", *(f"models/*/{pattern}" for pattern in PULLED)]
 # Files that the README links to or shows
+SPACE += ["CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff"]
 SPACE += ["docs/*", "report/report.*", "report/slides.pptx", "report/figures/*.png"]
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,5 +1,5 @@
-"""serve.py as README.md starts it, in an environment of its own: `.venv-serve`, or the one whose Python SERVE_PYTHON
-names.
+"""serve.py as docs/serving.md starts it, in an environment of its own: `.venv-serve`, or the one whose Python
+SERVE_PYTHON names.
 """
 
 import contextlib
