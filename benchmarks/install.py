@@ -6,6 +6,7 @@ Nothing is read from pip's cache. Writes benchmarks/install.json, from which ben
 README.md.
 """
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ def folder_size(folder: Path) -> int:
 
 def main() -> None:
     """Creates the environment, installs, measures, deletes it."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         environment = Path(folder)
         began = time.perf_counter()

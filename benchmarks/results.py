@@ -4,6 +4,7 @@ Run `python -m benchmarks.results`. It replaces the text between the pairs of ma
 docs/serving.md.
 """
 
+import argparse
 import json
 import math
 import statistics
@@ -405,5 +406,6 @@ PAGES: dict[str, list[Callable[[], str]]] = {
 }
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     for name, renderers in PAGES.items():
         write_text(ROOT / name, place((ROOT / name).read_text(), renderers))

@@ -17,24 +17,34 @@ from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, sync_playwright
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-GAP, RADIUS = 24, 14  # pixels between the panels, and of their corners
 WIDTH = 1600  # pixels of the whole picture
-BORDER = (150, 150, 160, 255)
+GAP, RADIUS = 24, 14  # pixels around the panels, and of their corners
+BACKGROUND, BORDER = (224, 226, 240), (150, 152, 170)
 
 
 class Moment(NamedTuple):
-    """A view of the page: the tab, the theme, the window in pixels, and the picture that is selected, from 0."""
+    """A view of the page.
+
+    Attributes:
+        tab: the name of the tab.
+        theme: light or dark.
+        size: width and height of the window, in pixels.
+        pictures: a pattern of the files in examples/ that are classified.
+        selected: the index of the picture that is shown in detail.
+        top: the element that is scrolled to the top of the window.
+    """
 
     tab: str
     theme: str
-    width: int
-    height: int
+    size: tuple[int, int]
+    pictures: str
     selected: int
+    top: str
 
 
-GALLERY = Moment("Classify", "light", 1280, 980, 3)
-COMPARE = Moment("Compare", "light", 1280, 620, 3)
-PHONE = Moment("Classify", "dark", 390, 844, 3)
+GALLERY = Moment("Classify", "light", (1280, 1160), "*_[0-9].*", 9, "body")
+COMPARE = Moment("Compare", "light", (1280, 560), "*_1.*", 3, "#tabs")
+PHONE = Moment("Classify", "dark", (390, 1300), "*_1.*", 3, "#gallery")
 
 
 def main() -> None:
@@ -50,24 +60,23 @@ def main() -> None:
         )
         gallery, compare, phone = (screenshot(chromium, args.url, moment) for moment in (GALLERY, COMPARE, PHONE))
         chromium.close()
-    # A palette of 256 colours makes the file a third as large, and the difference can't be seen.
-    compose(gallery, compare, phone).quantize(256, method=Image.Quantize.FASTOCTREE).save(args.output, optimize=True)
+    picture = compose(gallery, compare, phone)
+    # A palette of 256 colours makes the file a third as large.
+    picture.quantize(palette=picture.quantize(256), dither=Image.Dither.FLOYDSTEINBERG).save(args.output, optimize=True)
 
 
 def screenshot(browser: Browser, url: str, moment: Moment) -> Image.Image:
-    """Uploads ten example pictures to the page, waits for the results, and takes a picture of the window."""
-    page = browser.new_page(
-        viewport={"width": moment.width, "height": moment.height},
-        device_scale_factor=2 if moment.width < 500 else 1,
-    )
+    """Classifies example pictures on the page, and takes a picture of the window."""
+    width, height = moment.size
+    page = browser.new_page(viewport={"width": width, "height": height}, device_scale_factor=2 if width < 500 else 1)
     page.goto(f"{url}/?__theme={moment.theme}")
-    page.set_input_files("#files input[type=file]", sorted(EXAMPLES.glob("*_1.*")))
+    page.set_input_files("#files input[type=file]", sorted(EXAMPLES.glob(moment.pictures)))
+    page.locator("#gallery .cell").nth(len(list(EXAMPLES.glob(moment.pictures))) - 1).wait_for(timeout=120_000)
+    page.locator("#gallery .cell").nth(moment.selected).click()
     page.locator("#detail figure").first.wait_for(timeout=120_000)
-    page.locator("#gallery button").nth(moment.selected).click()
     page.wait_for_timeout(3000)  # milliseconds, for the heat map and transitions
     page.get_by_role("tab", name=moment.tab).click()
-    if moment.tab == "Classify":
-        page.locator("#gallery").evaluate("element => element.scrollIntoView({block: 'start'})")
+    page.locator(moment.top).evaluate("element => element.scrollIntoView({block: 'start'})")
     page.wait_for_timeout(1500)
     image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     page.close()
@@ -76,25 +85,30 @@ def screenshot(browser: Browser, url: str, moment: Moment) -> Image.Image:
 
 def compose(gallery: Image.Image, compare: Image.Image, phone: Image.Image) -> Image.Image:
     """The gallery above the comparison on the left, and the phone beside both, as high as they are together."""
-    # The widths solve: left + GAP + right = WIDTH, and left × (both ratios) + GAP = right × (ratio of the phone).
+    # The widths solve: left + right = width, and left × both + GAP = right × tall, where these are ratios.
     both, tall = gallery.height / gallery.width + compare.height / compare.width, phone.height / phone.width
-    left = round((tall * (WIDTH - GAP) - GAP) / (both + tall))
-    panels = [fit(gallery, left), fit(compare, left), fit(phone, WIDTH - GAP - left)]
-    canvas = Image.new("RGBA", (WIDTH, max(panels[0].height + GAP + panels[1].height, panels[2].height)))
-    for panel, position in zip(panels, [(0, 0), (0, panels[0].height + GAP), (left + GAP, 0)], strict=True):
-        canvas.alpha_composite(panel, position)
+    width = WIDTH - 3 * GAP
+    left = round((tall * width - GAP) / (both + tall))
+    upper, lower, right = (resize(gallery, left), resize(compare, left), resize(phone, width - left))
+    canvas = Image.new("RGB", (WIDTH, 2 * GAP + max(upper.height + GAP + lower.height, right.height)), BACKGROUND)
+    paste(canvas, upper, GAP, GAP)
+    paste(canvas, lower, GAP, 2 * GAP + upper.height)
+    paste(canvas, right, 2 * GAP + left, GAP)
     return canvas
 
 
-def fit(image: Image.Image, width: int) -> Image.Image:
-    """The image at that width, with rounded corners and a border."""
-    size = (width, round(width * image.height / image.width))
-    panel = image.resize(size, Image.Resampling.LANCZOS).convert("RGBA")
-    mask = Image.new("L", size)
-    ImageDraw.Draw(mask).rounded_rectangle((0, 0, size[0] - 1, size[1] - 1), RADIUS, fill=255)
-    panel.putalpha(mask)
-    ImageDraw.Draw(panel).rounded_rectangle((0, 0, size[0] - 1, size[1] - 1), RADIUS, outline=BORDER, width=2)
-    return panel
+def resize(image: Image.Image, width: int) -> Image.Image:
+    """The image at that width."""
+    return image.resize((width, round(width * image.height / image.width)), Image.Resampling.LANCZOS)
+
+
+def paste(canvas: Image.Image, panel: Image.Image, x: int, y: int) -> None:
+    """Puts a panel on the canvas, with rounded corners and a border."""
+    box = (0, 0, panel.width - 1, panel.height - 1)
+    mask = Image.new("L", panel.size)
+    ImageDraw.Draw(mask).rounded_rectangle(box, RADIUS, fill=255)
+    ImageDraw.Draw(panel).rounded_rectangle(box, RADIUS, outline=BORDER, width=2)
+    canvas.paste(panel, (x, y), mask)
 
 
 if __name__ == "__main__":
