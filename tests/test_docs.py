@@ -43,6 +43,8 @@ ADDED = {
 REPLACED = {
     "--resume_from_checkpoint last": "",  # the run before is complete; tests/training resume runs that were stopped
 }
+# How the commands start that are run. `test_commands_run` is slow, so it may be left out.
+RUN = ("python ", "torchrun ", "hf download ", "curl ", "cat ", "export ", "(head ", "url=", "path=", "file=", "call=")
 # Commands that are not run, by how they start, and why.
 NOT_RUN = {
     "python3 -m venv": "an environment of gigabytes; .ci/run makes one in the same way",
@@ -111,8 +113,13 @@ def commands(block: Block) -> list[str]:
     return [command.strip() for line in lines if line for command in line.split(" && ")]
 
 
+def without_settings(command: str) -> str:
+    """A command without what stands before it, such as MODELS="a,b"."""
+    return re.sub(r'^(\w+=("[^"]*"|[^\s$]*) )+', "", command)
+
+
 def reason_not_to_run(command: str) -> str | None:
-    bare = re.sub(r"^(\w+=\S* )+", "", re.sub(r'"[^"]*"', "text", command))  # without settings such as MODELS=…
+    bare = without_settings(command)
     return next((reason for start, reason in NOT_RUN.items() if bare.startswith(start)), None)
 
 
@@ -125,6 +132,14 @@ def script_of(command: str) -> tuple[str, list[str]] | None:
         if word.endswith(".py") or re.match(r"(classifier|benchmarks|tests\.helpers)\.", word):
             return word, words[position + 1 :]
     return None
+
+
+@pytest.mark.parametrize("block", blocks("bash", "console"), ids=str)
+def test_every_command_is_run_or_has_a_reason(block):
+    if block.page not in PARSED_ONLY:
+        for command in commands(block):
+            known = without_settings(command).startswith(RUN) or reason_not_to_run(command)
+            assert known, f"{command}: add its start to RUN, or to NOT_RUN with the reason"
 
 
 class Parsed(BaseException):
