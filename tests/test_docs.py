@@ -115,7 +115,7 @@ def commands(block: Block) -> list[str]:
 
 def without_settings(command: str) -> str:
     """A command without what stands before it, such as MODELS="a,b"."""
-    return re.sub(r'^(\w+=("[^"]*"|[^\s$]*) )+', "", command)
+    return re.sub(r'^([A-Z_]+=("[^"]*"|[^\s$]*) )+', "", command)
 
 
 def reason_not_to_run(command: str) -> str | None:
