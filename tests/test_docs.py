@@ -2,7 +2,7 @@
 
 Each block of commands is run by bash in a copy of the repository, in the order of the pages, with small stand-ins for
 data and models: the folders that `workspace` makes, and a Hub on loopback. ADDED and REPLACED are all that differs from
-the pages. A command that NOT_RUN names is not run; the flags of such a command, too, have to be accepted by the
+the pages. A block may need what the blocks before it made. A command that NOT_RUN names is not run; the flags of such a command, too, have to be accepted by the
 script's own parser. Everything else is run, so a new command that can't be fails here.
 """
 
@@ -254,7 +254,8 @@ def test_commands_run(block, workspace, environment, request):
     if "127.0.0.1:7860" in script:
         script = script.replace("http://127.0.0.1:7860", request.getfixturevalue("app"))
     if lines:
-        run(script, workspace, environment, "bash", "-euo", "pipefail", "-c")
+        printed = run(script, workspace, environment, "bash", "-euo", "pipefail", "-c")
+        assert "event: error" not in printed  # how the API answers a call that fails, with status 200
 
 
 @pytest.mark.parametrize("block", blocks("console"), ids=str)
