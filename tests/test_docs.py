@@ -2,8 +2,9 @@
 
 Each block of commands is run by bash in a copy of the repository, in the order of the pages, with small stand-ins for
 data and models: the folders that `workspace` makes, and a Hub on loopback. ADDED and REPLACED are all that differs from
-the pages. A block may need what the blocks before it made. A command that NOT_RUN names is not run; the flags of such a command, too, have to be accepted by the
-script's own parser. Everything else is run, so a new command that can't be fails here.
+the pages. A block may need what the blocks before it made. A command that NOT_RUN names is not run. Flags have to be
+accepted by the script's own parser, whether the command is run or not. Everything that NOT_RUN does not name is run, so
+a new command that does not work fails here.
 """
 
 import argparse
