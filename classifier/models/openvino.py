@@ -7,6 +7,7 @@ benchmarks/inference.json has the speed on one machine. The precision is float32
 choose bfloat16 on some, which changes logits by hundredths, and the app has to agree with the other ways of loading.
 """
 
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -41,6 +42,8 @@ def compile_model(model: PreTrainedModel, size: int) -> Callable[[torch.Tensor],
     Raises:
         ModelError: the architecture can't be converted, or gives other logits when compiled.
     """
+    # OpenVINO reports imports and conversions to Google Analytics, unless this module of its own is missing.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino  # here, so that programs that don't compile need not wait for the import
 
     traced = LogitsModel(model).eval()

@@ -1,6 +1,8 @@
-"""TODO."""
+"""A predictor agrees with `transformers.pipeline`, names what is wrong with a model or a file, and compiles."""
 
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -251,6 +253,15 @@ def test_compiled_it_gives_the_same_for_any_number_of_images(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux")
+def test_compiling_reports_nothing_to_the_makers_of_the_compiler(tmp_path):
+    """OpenVINO's reports would write an id for the user into their home, and go to Google Analytics."""
+    folder, home = save_tiny_vit(tmp_path / "tiny"), tmp_path / "home"
+    home.mkdir()
+    code = f"from classifier import load_predictor; load_predictor({str(folder)!r}).compile()"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=os.environ | {"HOME": str(home)})
+    assert not (home / "intel").exists()
+
+
 def test_compiled_it_leaves_the_choice_of_a_core_to_the_system(tmp_path):
     """A process that binds its threads takes the same cores as the next one, which then get half each."""
     compiled = load_predictor(save_tiny_vit(tmp_path / "tiny"))
