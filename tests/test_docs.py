@@ -65,6 +65,7 @@ NOT_RUN = {
     "mypy": "run by .ci/run",
     "lint-imports": "run by .ci/run",
     "deptry": "run by .ci/run",
+    "npm": "run by .ci/run",
     "python -m benchmarks.": "measures for minutes or hours on an idle machine, and overwrites the figures",
 }
 # Pages whose commands would train for hours. Other pages run the same scripts.
