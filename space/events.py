@@ -1,7 +1,7 @@
-"""What the page does when a visitor does something: each method of `PageEvents` handles an event.
+"""What the page does when a visitor does something: each public method of `PageEvents` handles an event.
 
-Handlers take the current values of components by keyword, and return the new values of components in a dictionary. So a
-test can call them without a browser or a server.
+Handlers take the current values of components by keyword, and return new values in a dictionary from component to
+value, so a test can call them without a browser or a server. `connect` says which event calls which handler.
 
 Several events of a visit can run at the same time, in threads of their own, and they share its `Visit`.
 """
@@ -32,25 +32,47 @@ from space.session import (
     write_json,
 )
 
-MAX_RUNS = 4  # uploads of all visitors that are classified at a time; each holds some images in memory
+MAX_RUNS = 4  # uploads, of all visitors together, that are classified at the same time; each holds images in memory
 MAX_PICTURES = 2000  # on a page: each takes 8 kB of memory for as long as the visit is kept
 UPDATE_EVERY_S = 0.5  # seconds between two updates of a page whose pictures are being classified
-FEW_PICTURES = 24  # up to so many, the detail view is below the gallery, which then has three rows at most
-KEPT_LABELS = 10  # labels of each model that are kept of a picture
+FEW_PICTURES = 24  # up to this number, the detail view is below the gallery, which then has at most three rows
 
 Update = dict[Any, Any]  # component -> its new value
 
+# Options of events. `trigger_mode` says what happens to an event that comes while the same one is processed: gradio's
+# default drops it, "multiple" processes every event, and "always_last" only the last of those that wait.
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "preprocess": False}
+ACTION: dict[str, Any] = PRIVATE | {"show_progress": "hidden", "trigger_mode": "multiple"}
+REFRESH: dict[str, Any] = PRIVATE | {"show_progress": "hidden", "trigger_mode": "always_last"}
+
 
 class PageEvents:
-    """The event handlers of the page. `controls` are the values of model, top_k, kind, below, label and order.
+    """The event handlers of the page. Their `controls` are the values of model, top_k, kind, below, label and order.
 
     Args:
-        page: its components.
-        api: checks of model names and numbers of labels, and the classifier.
+        page: the components of the page.
+        api: has the served models, and checks model names and numbers of labels.
     """
 
     def __init__(self, page: Components, api: Endpoints):
         self.page, self.api, self.classifier = page, api, api.classifier
+        # Inputs, outputs and options that several events share
+        self.controls: dict[str, Any] = {
+            "visit": page.visit,
+            "model": page.model,
+            "top_k": page.top_k,
+            "kind": page.kind,
+            "below": page.below,
+            "label": page.label,
+            "order": page.order,
+        }
+        self.filtered_outputs: list[Any] = [page.gallery, page.summary, page.table, page.csv, page.json]
+        self.all_outputs: list[Any] = [page.progress, page.results, page.filters, page.answer, page.detail, page.counts]
+        self.all_outputs += [page.disagreement, page.comparison, *self.filtered_outputs]
+        self.explain_options: dict[str, Any] = REFRESH | {
+            "inputs_kwargs": {"visit": page.visit},
+            "outputs": page.detail,
+        }
 
     # Pictures arrive.
 
@@ -68,7 +90,7 @@ class PageEvents:
 
     def _classify(self, new: Sequence[Upload], visit: Visit, controls: dict[str, Any]) -> Iterator[Update]:
         """Classifies files and reports progress; the last update has the values of all components that show results."""
-        page, pictures, stops, first = self.page, visit.pictures, visit.stops, len(visit.pictures)
+        page, pictures, first = self.page, visit.pictures, len(visit.pictures)
         full = gr.Error(f"{MAX_PICTURES:,} pictures at most are on the page: clear it first", print_exception=False)
         if not new:
             raise gr.Error("no files: choose at least one picture", print_exception=False)
@@ -77,11 +99,12 @@ class PageEvents:
         visit.settings = visit.settings or self._settings(**controls)
         run, updated = Run(len(new)), float("-inf")
         visit.runs.append(run)
+        classified = self.classifier.classify(new, self.classifier.predictors, layout.MAX_TOP_K, previews=True)
         try:
-            yield {page.progress: components.progress_bar(visit.runs), page.answer: self._arranged(first + len(new))}
+            yield {page.progress: components.progress_bar(visit.runs), page.answer: self._arrangement(first + len(new))}
             with errors_as_messages():
-                for picture in self.classifier.classify(new, self.classifier.predictors, KEPT_LABELS, previews=True):
-                    if visit.stops != stops:
+                for picture in classified:
+                    if run not in visit.runs:  # Stop or Clear was clicked
                         break
                     if len(pictures) >= MAX_PICTURES:  # other runs add pictures too
                         raise full
@@ -100,14 +123,14 @@ class PageEvents:
         if visit.pictures is pictures:  # the page was not cleared meanwhile
             visit.select_first(first)
         # gradio sends the last update a second time when the generator ends, so this has to be the newest one.
-        yield self._draw(visit, self._everything)
+        yield self._draw(visit, self._all_values)
 
     def add_too_large(self, event: gr.EventData, *, visit: Visit, **controls: Any) -> Update:
         """Lists the files that the browser did not send because they are too large."""
         names = read_event(event, "names", list)
         room = max(0, MAX_PICTURES - len(visit.pictures))
         error = f"more than {MAX_BYTES / 1e6:.0f} MB"
-        visit.pictures += [Picture(str(name)[: validation.MAX_NAME], error=error) for name in names[:room]]
+        visit.pictures.extend(Picture(str(name)[: validation.MAX_NAME], error=error) for name in names[:room])
         return self.show(visit=visit, **controls)
 
     # What is shown.
@@ -116,17 +139,18 @@ class PageEvents:
         """Shows the results by the current settings."""
         visit.set(self._settings(**controls))
         visit.select_first()
-        return self._draw(visit, self._everything)
+        return self._draw(visit, self._all_values)
 
     def change_model(self, *, visit: Visit, **controls: Any) -> Update:
         """Shows the labels of another model, and describes it in the header."""
         update = self.show(visit=visit, **controls)
-        return update | {self.page.header: layout.describe_model(self.classifier.predictors[controls["model"]])}
+        predictor = self.classifier.predictors[self.api.checked_model(controls["model"])]
+        return update | {self.page.header: layout.describe_model(predictor)}
 
     def filter(self, *, visit: Visit, **controls: Any) -> Update:
         """Shows the pictures that pass the filters."""
         visit.set(self._settings(**controls))
-        return self._draw(visit, self._filtered)
+        return self._draw(visit, self._filtered_values)
 
     def filter_unsure(self, *, visit: Visit, **controls: Any) -> Update:
         """Shows the pictures that are unsure by the limit that was just set."""
@@ -141,30 +165,33 @@ class PageEvents:
     def clear(self, *, visit: Visit, model: Any, top_k: Any, **_: Any) -> Update:
         """Removes all pictures and resets the filters."""
         page = self.page
-        filters = {"kind": "all", "below": layout.UNSURE_BELOW, "label": "", "order": "added"}
+        kind, below, label, order = page.kind.value, page.below.value, page.label.value, page.order.value
         visit.pictures, visit.selected = [], None
-        update = self.stop(visit=visit, model=model, top_k=top_k, **filters)
-        return update | {getattr(page, name): value for name, value in filters.items()}
+        update = self.stop(visit=visit, model=model, top_k=top_k, kind=kind, below=below, label=label, order=order)
+        return update | {page.kind: kind, page.below: below, page.label: label, page.order: order}
 
     def _settings(self, *, model: Any, top_k: Any, kind: Any, below: Any, label: Any, order: Any) -> Settings:
         """The settings of the page. Raises gr.Error for values that only a script can send."""
         model, top_k = self.api.checked_model(model), self.api.checked_top_k(top_k)
         choices = (kind, KINDS), (order, ORDERS), (label, ("", *self.classifier.labels))
-        if not all(isinstance(value, str) and value in known for value, known in choices):
+        if not all(isinstance(value, str) and value in allowed for value, allowed in choices):
             raise gr.Error("not a choice of Show, Label or Sort by", print_exception=False)
         if type(below) not in (int, float) or not 0 < below <= 100:
             raise gr.Error("Unsure below has to be a number from 1 to 100", print_exception=False)
         return Settings(model, top_k, kind, below / 100, label, order)
 
     def _draw(self, visit: Visit, values: Callable[[Visit], Update]) -> Update:
-        """Computes new values, again if the visit changed meanwhile: newer values may already be on the page."""
+        """The result of `values`, computed again if the visit changed meanwhile.
+
+        Otherwise values that are out of date could replace newer ones that another event has sent to the page.
+        """
         while True:
             version = visit.version
             update = values(visit)
             if visit.version == version:
                 return update
 
-    def _everything(self, visit: Visit) -> Update:
+    def _all_values(self, visit: Visit) -> Update:
         """New values of all components that show results."""
         page, pictures, settings = self.page, visit.pictures, visit.settings
         assert settings is not None  # set by every event that draws
@@ -172,19 +199,19 @@ class PageEvents:
             page.progress: components.progress_bar(visit.runs),
             page.results: gr.Column(visible=bool(pictures)),
             page.filters: gr.Row(visible=len(pictures) > 1),
-            page.answer: self._arranged(len(pictures)),
+            page.answer: self._arrangement(len(pictures)),
             page.detail: self._detail(visit),
             page.counts: components.count_bars(label_counts(pictures, settings.model)),
             page.disagreement: compare.describe_disagreement(pictures),
             page.comparison: compare.table_value(pictures, self.classifier.predictors),
-            **self._filtered(visit),
+            **self._filtered_values(visit),
         }
 
-    def _arranged(self, n_pictures: int) -> gr.Row:
-        """Gallery and detail view side by side or, for a few pictures, one below the other."""
+    def _arrangement(self, n_pictures: int) -> gr.Row:
+        """The row with its gallery and detail view side by side or, for a few pictures, one below the other."""
         return gr.Row(elem_classes="few" if n_pictures <= FEW_PICTURES else "")
 
-    def _filtered(self, visit: Visit) -> Update:
+    def _filtered_values(self, visit: Visit) -> Update:
         """New values of the components that depend on the filters."""
         page, pictures, settings, selected = self.page, visit.pictures, visit.settings, visit.selected
         assert settings is not None  # set by every event that draws
@@ -200,20 +227,21 @@ class PageEvents:
             page.json: gr.DownloadButton(f"Download JSON ({rows})", value=write_json(table)),
         }
 
-    # One picture in detail.
+    # The selected picture.
 
     def select_tile(self, event: gr.EventData, *, visit: Visit) -> Update:
         """Selects the picture that was clicked in the gallery."""
         index, clicked = read_event(event, "index", int), read_event(event, "at", int, float)
-        if index in range(len(visit.pictures)) and clicked >= visit.clicked:  # clicks may arrive in another order
-            visit.selected, visit.clicked = index, clicked
+        if clicked >= visit.clicked:  # clicks may arrive in another order
+            visit.clicked = clicked
+            visit.select(index)
         return {self.page.detail: self._detail(visit)}
 
     def select_row(self, event: gr.EventData, *, visit: Visit) -> Update:
         """Selects the picture that was clicked in the table, whose first column has its number."""
         number = next(iter(read_event(event, "row_value", list)), None)
-        if type(number) is int and number - 1 in range(len(visit.pictures)):
-            visit.selected = number - 1
+        if type(number) is int:
+            visit.select(number - 1)
         return {self.page.detail: self._detail(visit), self.page.gallery: gr.HTML(selected=visit.selected)}
 
     def explain(self, *, visit: Visit) -> Iterator[Update]:
@@ -223,7 +251,7 @@ class PageEvents:
         if picture and not picture.error and not picture.figures:
             with errors_as_messages():
                 for name, top in picture.tops.items():
-                    if visit.picture is not picture:  # another one was selected, which has an event of its own
+                    if visit.picture is not picture:  # another one was selected; an event of its own explains it
                         break
                     figures[name] = detail.figures(self.classifier, picture, name, top[0]["label"])
                 else:
@@ -237,15 +265,15 @@ class PageEvents:
     # Messages, and the tab about the models.
 
     def warn_too_many(self, event: gr.EventData) -> None:
-        """Says that not all files are taken."""
+        """Warns that only the first files of an upload are taken."""
         gr.Warning(f"{read_event(event, 'count', int):,} files: the first {validation.MAX_FILES} are taken.")
 
     def warn_no_webcam(self, event: gr.EventData) -> None:
-        """Says why the webcam gives no picture."""
+        """Warns that the webcam can't be used, and says why."""
         gr.Warning(f"The webcam can't be used: {escape(read_event(event, 'reason', str))}")
 
     def warn_unreadable(self, event: gr.EventData) -> None:
-        """Says how many dropped files and folders the browser could not read, and names one."""
+        """Warns how many dropped files and folders the browser could not read, and names one of them."""
         name, count = escape(read_event(event, "name", str)), read_event(event, "count", int)
         gr.Warning(f"{name} can't be read" + (f", nor can {count - 1:,} more" if count > 1 else ""))
 
@@ -257,82 +285,88 @@ class PageEvents:
                 update |= {figures: about.figures(predictor), card: about.card_text(predictor)}
         return update
 
+    # Which event calls which handler.
+
     def connect(self) -> None:
-        """Connects the handlers to the events of the components, in the current gr.Blocks.
+        """Connects the handlers to the events of the components, in the current gr.Blocks."""
+        self._connect_uploads()
+        self._connect_settings()
+        self._connect_selection()
+        self._connect_messages()
 
-        Of an event that comes while the same event is processed, gradio's default keeps the first. Here, events that
-        bring data ("multiple") are all processed; of refreshes, the last one is ("always_last").
-        """
+    def _connect_uploads(self) -> None:
         page = self.page
-        controls: dict[str, Any] = {
-            "visit": page.visit,
-            "model": page.model,
-            "top_k": page.top_k,
-            "kind": page.kind,
-            "below": page.below,
-            "label": page.label,
-            "order": page.order,
-        }
-        filtered = [page.gallery, page.summary, page.table, page.csv, page.json]
-        everything: list[Any] = [page.progress, page.results, page.filters, page.answer, page.detail, page.counts]
-        everything += [page.disagreement, page.comparison, *filtered]
-        private: dict[str, Any] = {"api_visibility": "private", "preprocess": False}
-        refresh: dict[str, Any] = private | {"show_progress": "hidden", "trigger_mode": "always_last"}
-        data: dict[str, Any] = private | {"show_progress": "hidden", "trigger_mode": "multiple"}
-        run: dict[str, Any] = private | {"show_progress_on": page.files, "trigger_mode": "multiple"}
+        run: dict[str, Any] = PRIVATE | {"trigger_mode": "multiple", "show_progress_on": page.files}
         run |= {"concurrency_limit": MAX_RUNS, "concurrency_id": "runs"}
-
-        def then_explain(event: Any) -> None:
-            event(self.explain, inputs_kwargs={"visit": page.visit}, outputs=page.detail, **refresh)
-
         uploaded = page.files.upload(
-            self.upload, inputs_kwargs=controls | {"files": page.files}, outputs=[page.files, *everything], **run
+            self.upload,
+            inputs_kwargs=self.controls | {"files": page.files},
+            outputs=[page.files, *self.all_outputs],
+            **run,
         )
-        uploaded.failure(lambda: None, outputs=page.files, **refresh)
+        uploaded.failure(lambda: None, outputs=page.files, **REFRESH)
         example = page.examples.click(
-            self.classify_example, inputs_kwargs=controls | {"example": page.examples}, outputs=everything, **run
+            self.classify_example,
+            inputs_kwargs=self.controls | {"example": page.examples},
+            outputs=self.all_outputs,
+            **run,
         )
         for event in (uploaded, example):
-            then_explain(event.success)
-            event.failure(self.show, inputs_kwargs=controls, outputs=everything, **refresh)
-        then_explain(page.stop.click(self.stop, inputs_kwargs=controls, outputs=everything, **data).then)
-        filters: list[Any] = [page.kind, page.below, page.label, page.order]
-        page.clear.click(self.clear, inputs_kwargs=controls, outputs=[*everything, *filters], **data)
-        then_explain(
-            page.model.input(
-                self.change_model, inputs_kwargs=controls, outputs=[*everything, page.header], **refresh
-            ).then
+            event.success(self.explain, **self.explain_options)
+            event.failure(self.show, inputs_kwargs=self.controls, outputs=self.all_outputs, **REFRESH)
+        stopped = page.stop.click(self.stop, inputs_kwargs=self.controls, outputs=self.all_outputs, **ACTION)
+        stopped.then(self.explain, **self.explain_options)
+        page.clear.click(
+            self.clear,
+            inputs_kwargs=self.controls,
+            outputs=[*self.all_outputs, page.kind, page.below, page.label, page.order],
+            **ACTION,
         )
+
+    def _connect_settings(self) -> None:
+        page = self.page
+        refresh: dict[str, Any] = REFRESH | {"inputs_kwargs": self.controls}
+        model_changed = page.model.input(self.change_model, outputs=[*self.all_outputs, page.header], **refresh)
+        model_changed.then(self.explain, **self.explain_options)
         # `input` instead of `release`, because the keyboard causes no `release`.
-        then_explain(page.top_k.input(self.show, inputs_kwargs=controls, outputs=everything, **refresh).then)
+        page.top_k.input(self.show, outputs=self.all_outputs, **refresh).then(self.explain, **self.explain_options)
         gr.on(
-            [page.kind.input, page.label.input, page.order.input],
-            self.filter,
-            inputs_kwargs=controls,
-            outputs=filtered,
-            **refresh,
+            [page.kind.input, page.label.input, page.order.input], self.filter, outputs=self.filtered_outputs, **refresh
         )
-        page.below.input(self.filter_unsure, inputs_kwargs=controls, outputs=[page.kind, *filtered], **refresh)
-        select: dict[str, Any] = data | {"inputs_kwargs": {"visit": page.visit}, "concurrency_id": "select"}
-        select |= {"concurrency_limit": 1}
-        then_explain(page.gallery.click(self.select_tile, outputs=page.detail, **select).then)
-        then_explain(
-            page.table.select(
-                self.select_row, outputs=[page.detail, page.gallery], scroll_to_output=True, **select
-            ).then
+        page.below.input(self.filter_unsure, outputs=[page.kind, *self.filtered_outputs], **refresh)
+
+    def _connect_selection(self) -> None:
+        page = self.page
+        select: dict[str, Any] = ACTION | {"inputs_kwargs": {"visit": page.visit}}
+        select |= {"concurrency_limit": 1, "concurrency_id": "select"}
+        tile_selected = page.gallery.click(self.select_tile, outputs=page.detail, **select)
+        row_selected = page.table.select(
+            self.select_row, outputs=[page.detail, page.gallery], scroll_to_output=True, **select
         )
-        page.upload_buttons.too_many(self.warn_too_many, **data)
-        page.upload_buttons.no_webcam(self.warn_no_webcam, **data)
-        page.upload_buttons.unreadable(self.warn_unreadable, **data)
-        page.upload_buttons.too_large(self.add_too_large, inputs_kwargs=controls, outputs=everything, **data)
+        for event in (tile_selected, row_selected):
+            event.then(self.explain, **self.explain_options)
+
+    def _connect_messages(self) -> None:
+        page = self.page
+        page.upload_buttons.too_many(self.warn_too_many, **ACTION)
+        page.upload_buttons.no_webcam(self.warn_no_webcam, **ACTION)
+        page.upload_buttons.unreadable(self.warn_unreadable, **ACTION)
+        page.upload_buttons.too_large(
+            self.add_too_large, inputs_kwargs=self.controls, outputs=self.all_outputs, **ACTION
+        )
         page.about_tab.select(
             self.describe_models, outputs=[part for parts in page.models for part in parts], api_visibility="private"
         )
 
 
 def read_event(event: gr.EventData, key: str, *types: type) -> Any:
-    """A value that the browser sent with an event. Raises gr.Error if it has another type, as a script can send."""
+    """A value that the browser sent with an event.
+
+    Raises:
+        gr.Error: the value is missing or has none of the `types`; only a script can send that.
+    """
     value = event_data(event).get(key)
     if type(value) not in types:
-        raise gr.Error(f"an event whose {key} is no {types[0].__name__}", print_exception=False)
+        expected = " or ".join(allowed.__name__ for allowed in types)
+        raise gr.Error(f"{key} of the event has to be of type {expected}", print_exception=False)
     return value

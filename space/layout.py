@@ -18,8 +18,8 @@ EXAMPLES = sorted(
     if path.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"}
 )
 TOP_K = 5  # labels shown at first
-MAX_TOP_K = 10  # labels shown, at most
-UNSURE_BELOW = 80  # percent: a picture whose best label has less is unsure, until the visitor chooses another limit
+MAX_TOP_K = 10  # labels shown at most, and labels of each model that are kept of a picture
+UNSURE_BELOW = 80  # percent at first: a picture whose best label has less is unsure
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One visit to the page: its pictures, its settings, which pictures are shown, and the tables to download."""
+"""One visit to the page: its pictures and settings, which pictures are shown, and the tables to download."""
 
 import json
 import time
@@ -52,10 +52,9 @@ class Visit:
         settings: the current ones; a run that ends uses these, not those with which it began. None before the first
             event.
         selected: index in `pictures` of the one in the detail view.
-        clicked: browser time of the newest click, in milliseconds.
-        runs: the uploads that are being classified.
-        stops: how often Stop was clicked; a run that began before adds no more pictures.
-        version: grows with each change of what is shown.
+        clicked: browser time of the newest click in the gallery, in milliseconds.
+        runs: the uploads that are being classified. A run that is removed from it adds no more pictures.
+        version: increased by each change of the settings, the runs or the selection.
     """
 
     pictures: list[Picture] = field(default_factory=list)
@@ -63,7 +62,6 @@ class Visit:
     selected: int | None = None
     clicked: float = 0.0
     runs: list[Run] = field(default_factory=list)
-    stops: int = 0
     version: int = 0
 
     def set(self, settings: Settings) -> None:
@@ -74,30 +72,42 @@ class Visit:
     def stop(self) -> None:
         """Ends all runs: they add no more pictures."""
         self.runs = []
-        self.stops += 1
         self.version += 1
 
     def end(self, run: Run) -> None:
-        """Ends a run that added all its pictures, or failed."""
+        """Ends a run that added all its pictures, failed, or was stopped."""
         if run in self.runs:
             self.runs.remove(run)
         self.version += 1
 
     @property
     def picture(self) -> Picture | None:
-        """The selected picture."""
+        """The selected picture; None without one."""
         pictures, selected = self.pictures, self.selected
         return pictures[selected] if selected is not None and selected < len(pictures) else None
+
+    def select(self, index: int) -> None:
+        """Selects a picture, if there is one with this index."""
+        if index in range(len(self.pictures)):
+            self.selected = index
+            self.version += 1
 
     def select_first(self, since: int = 0) -> None:
         """Selects the first readable picture from index `since` on, unless one of these is selected already."""
         if self.picture is None or self.selected is None or self.selected < since:
             readable = (i for i, picture in enumerate(self.pictures) if i >= since and not picture.error)
-            self.selected = next(readable, self.selected)
+            if (first := next(readable, None)) is not None:
+                self.select(first)
 
 
 def kinds_of(picture: Picture, model: str, below: float) -> set[str]:
-    """The keys of `KINDS` that apply to a picture, by `model`."""
+    """The keys of `KINDS` that apply to a picture.
+
+    Args:
+        picture: with a prediction of `model`, or an error.
+        model: name of the model that decides between known and unknown, sure and unsure.
+        below: probability, 0 to 1; a picture whose best label has less is unsure.
+    """
     if picture.error:
         return {"all", "error"}
     applies = {
@@ -105,7 +115,7 @@ def kinds_of(picture: Picture, model: str, below: float) -> set[str]:
         "disagree": picture.models_agree is False,
         "unknown": picture.known[model] is False,
     }
-    return {"all", *(kind for kind, does in applies.items() if does)}
+    return {"all", *(kind for kind, is_so in applies.items() if is_so)}
 
 
 def shown_indices(pictures: Sequence[Picture], settings: Settings) -> list[int]:
@@ -135,7 +145,14 @@ def label_counts(pictures: Sequence[Picture], model: str) -> list[tuple[str, int
 
 
 def result_table(pictures: Sequence[Picture], indices: Sequence[int], model: str, top_k: int) -> dict[str, list]:
-    """`{"headers", "data"}` of some pictures, with the columns of `classifier.table` and `models_agree`."""
+    """The table to download, as `{"headers", "data"}`: the columns of the API's table, and `models_agree`.
+
+    Args:
+        pictures: all pictures of the visit.
+        indices: of the pictures that get a row, in the order of the rows.
+        model: name of the model whose labels are listed.
+        top_k: labels of each picture; fewer if fewer are kept.
+    """
     k = min(top_k, max((len(picture.tops[model]) for picture in pictures if not picture.error), default=0))
     rows = []
     for index in indices:

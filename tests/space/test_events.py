@@ -111,13 +111,19 @@ def test_stop_keeps_what_is_classified_and_ends_the_run(page, files):
     assert len(visit.pictures) == 1 and visit.selected == 0
 
 
+def test_a_model_that_is_not_given_is_the_default(page):
+    update = page.change_model(visit=Visit(), **CONTROLS | {"model": None})
+    assert "<b>first</b>" in update[page.page.header]
+
+
 def test_clear_during_a_run_leaves_an_empty_page(page, files):
     visit = Visit()
     run = page.upload(visit=visit, files=files, **CONTROLS)
     next(run)
     next(run)
     update = page.clear(visit=visit, **CONTROLS | {"kind": "error", "label": "cat"})
-    assert (update[page.page.kind], update[page.page.below], update[page.page.label]) == ("all", 80, "")
+    filters = (page.page.kind, page.page.below, page.page.label, page.page.order)
+    assert [update[component] for component in filters] == ["all", 80, "", "added"]
     *_, last = run
     assert visit.pictures == [] and visit.picture is None and visit.settings.label == ""
     assert last[page.page.detail] == ""
@@ -134,17 +140,19 @@ def test_a_run_ends_with_the_settings_that_were_changed_meanwhile(page, files):
     assert top in str(last[page.page.gallery].value) and visit.settings.model == "second"
 
 
-def test_values_are_computed_again_if_the_visit_changed_meanwhile(page):
-    visit, drawn = Visit(), []
+@pytest.mark.parametrize("change", [lambda visit: visit.set(Settings("second", 3)), lambda visit: visit.select(1)])
+def test_values_are_computed_again_if_the_visit_changed_meanwhile(page, change):
+    visit, drawn = two_pictures(Visit()), []
+    visit.set(Settings("first", 5))
 
     def draw(visit: Visit) -> dict:
-        drawn.append(visit.settings)
-        if len(drawn) == 1:  # another event changes the settings while this one draws
-            visit.set(Settings("second", 3))
-        return {"settings": visit.settings}
+        drawn.append((visit.settings, visit.selected))
+        if len(drawn) == 1:  # another event changes the visit while this one draws
+            change(visit)
+        return {"drawn": drawn[-1]}
 
-    visit.set(Settings("first", 5))
-    assert page._draw(visit, draw)["settings"] == Settings("second", 3) and len(drawn) == 2
+    assert page._draw(visit, draw) == {"drawn": (visit.settings, visit.selected)}
+    assert len(drawn) == 2 and drawn[0] != drawn[1]
 
 
 def test_show_uses_the_number_of_labels(page, files):
@@ -205,7 +213,7 @@ def test_select_shows_the_picture_of_the_newest_click(page):
 
 @pytest.mark.parametrize("data", [{}, {"index": "1", "at": 1.0}, {"index": True, "at": 1.0}, {"index": 1, "at": None}])
 def test_events_that_no_page_sends_are_refused(page, data):
-    with pytest.raises(gr.Error, match="an event whose"):
+    with pytest.raises(gr.Error, match="of the event has to be of type"):
         page.select_tile(event(**data), visit=two_pictures(Visit()))
 
 
