@@ -28,8 +28,8 @@ from space.pictures import PictureClassifier
 
 MAX_WAITING = 256  # requests in gradio's queue; further ones are refused
 CONCURRENCY = 2  # galleries that are classified at the same time; more would keep more images in memory
-MAX_SESSIONS = 1000  # that keep a state: 0.1 MB each, and 8 kB for each picture on the page
-LARGE_BATCH = 8  # images at once; a model that gets so many is worth compiling
+MAX_SESSIONS = 1000  # whose state is kept: 0.1 MB each, and 8 kB for each picture on the page
+LARGE_BATCH = 8  # images; a model that gets batches of this size is worth compiling
 STOP_WITHIN_S = 25.0  # hosts kill a process 30 s after SIGTERM
 
 
@@ -40,59 +40,17 @@ def serve(demo: gr.Blocks, classifier: PictureClassifier) -> None:
     port PORT, GRADIO_SERVER_PORT or 7860. `GET /health` answers 503 until each model has classified an image, then 200.
 
     Raises:
-        ClassifierError: PORT is not a number.
+        ClassifierError: the port is not a number.
     """
     limit_heaps()
     ready, stop = threading.Event(), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-
-    def health(_: Request) -> PlainTextResponse:
-        return PlainTextResponse("ok") if ready.is_set() else PlainTextResponse("starting", status_code=503)
-
-    files = StaticFiles(directory=STATIC)
-
-    async def static_file(request: Request) -> Response:  # a Mount fails behind a proxy that removes its prefix
-        response = await files.get_response(request.path_params["path"], request.scope)
-        response.headers["cache-control"] = "no-cache"  # browsers ask whether it changed, as with a new version
-        return response
-
-    port = os.environ.get("PORT") or os.environ.get("GRADIO_SERVER_PORT") or "7860"
-    if not port.isdigit():
-        raise ClassifierError(f"PORT is {port!r}: it has to be a number, such as 7860")
-    hosted = "PORT" in os.environ or "SPACE_ID" in os.environ
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     log.setLevel(logging.INFO)
     demo.queue(max_size=MAX_WAITING, default_concurrency_limit=CONCURRENCY, api_open=False)
-    gradio_internals.refuse_form_fields()
-    activity, uploads, sessions = Activity(), gradio_internals.upload_folder(), gradio_internals.Sessions(demo)
-    uploads.mkdir(parents=True, exist_ok=True)
-    limits = Middleware(
-        RequestLimits,
-        activity=activity,
-        uploads=uploads,
-        functions=gradio_internals.functions(demo),
-        sessions=sessions,
-        on_upload=classifier.images.prefetch,
-    )
-    demo.launch(
-        server_name=os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0" if hosted else "127.0.0.1"),
-        server_port=int(port),
-        share=False,
-        ssr_mode=False,  # a Node server in front would cost start-up time and memory
-        max_file_size=MAX_BYTES,
-        theme=theme.THEME,
-        css_paths=[STATIC / "page.css"],
-        run_history=False,
-        mcp_server=True,
-        footer_links=["api", "settings"],
-        app_kwargs={
-            "routes": [Route("/health", health), Route("/page/{path:path}", static_file)],
-            "middleware": [limits],
-        },
-        state_session_capacity=MAX_SESSIONS,
-        prevent_thread_lock=True,
-    )
+    activity, sessions = Activity(), gradio_internals.Sessions(demo)
+    launch(demo, classifier, activity, sessions, ready)
     cleanup.start(demo, classifier.images, sessions)
     warm_up(classifier.predictors)
     ready.set()
@@ -105,6 +63,68 @@ def serve(demo: gr.Blocks, classifier: PictureClassifier) -> None:
     classifier.images.close()
 
 
+def launch(
+    demo: gr.Blocks,
+    classifier: PictureClassifier,
+    activity: Activity,
+    sessions: gradio_internals.Sessions,
+    ready: threading.Event,
+) -> None:
+    """Starts the web server, with its limits, in a thread of its own."""
+    host, port = address()
+    uploads = gradio_internals.upload_folder()
+    uploads.mkdir(parents=True, exist_ok=True)
+    gradio_internals.refuse_form_fields()
+    limits = Middleware(
+        RequestLimits,
+        activity=activity,
+        uploads=uploads,
+        functions=gradio_internals.functions(demo),
+        sessions=sessions,
+        on_upload=classifier.images.prefetch,
+    )
+    demo.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        ssr_mode=False,  # a Node server in front would cost start-up time and memory
+        max_file_size=MAX_BYTES,
+        theme=theme.THEME,
+        css_paths=[STATIC / "page.css"],
+        run_history=False,
+        mcp_server=True,
+        footer_links=["api", "settings"],
+        app_kwargs={"routes": routes(ready), "middleware": [limits]},
+        state_session_capacity=MAX_SESSIONS,
+        prevent_thread_lock=True,
+    )
+
+
+def address() -> tuple[str, int]:
+    """Host and port to listen on, as `serve` describes. Raises ClassifierError if the port is not a number."""
+    port = os.environ.get("PORT") or os.environ.get("GRADIO_SERVER_PORT") or "7860"
+    if not port.isdigit():
+        raise ClassifierError(f"PORT is {port!r}: it has to be a number, such as 7860")
+    is_hosted = "PORT" in os.environ or "SPACE_ID" in os.environ
+    return os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0" if is_hosted else "127.0.0.1"), int(port)
+
+
+def routes(ready: threading.Event) -> list[Route]:
+    """`/health`, which answers 200 once `ready` is set, and `/page/…`, the files of static/."""
+
+    def health(_: Request) -> PlainTextResponse:
+        return PlainTextResponse("ok") if ready.is_set() else PlainTextResponse("starting", status_code=503)
+
+    files = StaticFiles(directory=STATIC)
+
+    async def static_file(request: Request) -> Response:  # a Mount fails behind a proxy that removes its prefix
+        response = await files.get_response(request.path_params["path"], request.scope)
+        response.headers["cache-control"] = "no-cache"  # browsers ask whether it changed, as with a new version
+        return response
+
+    return [Route("/health", health), Route("/page/{path:path}", static_file)]
+
+
 def warm_up(predictors: Mapping[str, Predictor]) -> None:
     """Classifies a grey image with each model, so that the first visitor does not wait for anything to start."""
     file = io.BytesIO()
@@ -114,9 +134,9 @@ def warm_up(predictors: Mapping[str, Predictor]) -> None:
 
 
 def compile_models(predictors: Mapping[str, Predictor], stop: threading.Event) -> None:
-    """Compiles the first model, then until `stop` each other model that gets large batches: each takes 0.1 GB.
+    """Compiles the first model, then each other one as soon as it gets a large batch. Returns when `stop` is set.
 
-    A model that can't be compiled is served as it is, and the log says so.
+    Each compiled model takes 0.1 GB. A model that can't be compiled is served as it is, and the log says so.
     """
     waiting = list(predictors.values())
     wanted = waiting[:1]
@@ -134,7 +154,7 @@ def compile_models(predictors: Mapping[str, Predictor], stop: threading.Event) -
 
 
 def limit_heaps() -> None:
-    """Lets glibc use two heaps instead of one a thread: a heap keeps the memory that its thread has freed."""
+    """Limits glibc to two heaps instead of one per thread, because a heap keeps memory that its thread has freed."""
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if libc is not None and hasattr(libc, "mallopt"):
         m_arena_max = -8
