@@ -25,7 +25,7 @@ from space.batching import BATCH_SIZE, Batcher, Prediction
 from space.prefetch import DecodedImages
 from space.validation import MAX_NAME
 
-PREVIEW = 320  # pixels of the shorter side of a preview, at most; its longer side has at most twice as many
+PREVIEW = 320  # pixels: the most that the shorter side of a preview has; its longer side has at most twice as many
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class Upload:
 
 @dataclass(frozen=True)
 class Picture:
-    """An upload and what the models say about it, by the names of the models, or why it can't be read.
+    """An upload, and either what the models say about it or why it can't be read.
 
     Attributes:
         name: given by the sender; two pictures may have the same.
         path: of the upload.
-        tops: the most probable labels of each model, `[{"label", "score"}, …]`, best first.
-        known: whether it looks like one of the labels to each model; None if the model has no threshold.
-        error: why it can't be read, "" if it can.
+        tops: by model, its most probable labels, `[{"label", "score"}, …]`, best first; scores are 0 to 1.
+        known: by model, whether the picture looks like one of the labels; None if the model has no threshold.
+        error: why the file can't be read, "" if it can.
         preview: path of a small JPEG, "" if none was asked for.
         figures: by model, HTML of what it saw and where it looked; filled when the picture is selected.
     """
@@ -60,14 +60,17 @@ class Picture:
 
     @property
     def models_agree(self) -> bool | None:
-        """Whether all models give it the same label; None if it can't be read, or there is only one model."""
+        """Whether all models find the same label most probable; None for one model or an unreadable file."""
         return len({top[0]["label"] for top in self.tops.values()}) == 1 if len(self.tops) > 1 else None
 
 
 class PictureClassifier:
-    """The served models, the first one the default. They share decoded images, and compute one at a time.
+    """Classifies uploads with the served models, which share decoded images and compute one at a time.
 
     Safe to use from several threads.
+
+    Args:
+        predictors: the models by name, the default first.
     """
 
     def __init__(self, predictors: Mapping[str, Predictor]):
@@ -92,8 +95,8 @@ class PictureClassifier:
     ) -> Iterator[Picture]:
         """A picture for each upload, in order, as soon as all `models` have classified it.
 
-        A file that can't be read becomes a picture with an error. At most two batches are decoded in advance of the
-        pictures that were yielded, so memory stays flat.
+        A file that can't be read becomes a picture with an error. At most two batches of images are decoded ahead of
+        the pictures that were yielded, so memory stays flat.
 
         Args:
             uploads: the files.
@@ -102,41 +105,51 @@ class PictureClassifier:
             previews: whether to write a small JPEG of each picture, which every browser can show.
         """
         models = list(models)
-        pending: deque[tuple[Upload, Image.Image | ImageError, list[Future[Prediction]]]] = deque()
+        pending: deque[PendingPicture] = deque()
         decoded = self.images.decode_many(upload.path for upload in uploads)
         for upload, image in zip(uploads, decoded, strict=True):
-            futures = [] if isinstance(image, ImageError) else [self.batchers[model].submit(image) for model in models]
-            pending.append((upload, image, futures))
-            while pending and (len(pending) > 2 * BATCH_SIZE or all(future.done() for future in pending[0][2])):
-                yield self._picture(*pending.popleft(), models, top_k, previews)
+            predictions: dict[str, Future[Prediction]] = {}
+            if not isinstance(image, ImageError):
+                predictions = {model: self.batchers[model].submit(image) for model in models}
+            pending.append(PendingPicture(upload, image, predictions))
+            while pending and (len(pending) > 2 * BATCH_SIZE or pending[0].is_done):
+                yield self._picture(pending.popleft(), top_k, previews)
         while pending:
-            yield self._picture(*pending.popleft(), models, top_k, previews)
+            yield self._picture(pending.popleft(), top_k, previews)
 
-    def _picture(
-        self,
-        upload: Upload,
-        image: Image.Image | ImageError,
-        futures: list[Future[Prediction]],
-        models: list[str],
-        top_k: int,
-        previews: bool,
-    ) -> Picture:
+    def _picture(self, pending: "PendingPicture", top_k: int, previews: bool) -> Picture:
+        """Waits for the predictions of an image."""
+        upload, image = pending.upload, pending.image
         if isinstance(image, ImageError):
             return Picture(upload.name, upload.path, error=str(image).removeprefix(f"{Path(upload.path).name}: "))
-        predictions = {model: future.result() for model, future in zip(models, futures, strict=True)}
+        predictions = {model: future.result() for model, future in pending.predictions.items()}
         return Picture(
             upload.name,
             upload.path,
-            {name: self.predictors[name].top(made.probabilities, top_k) for name, made in predictions.items()},
-            {name: made.known for name, made in predictions.items()},
+            {model: self.predictors[model].top(each.probabilities, top_k) for model, each in predictions.items()},
+            {model: each.known for model, each in predictions.items()},
             preview=write_preview(image) if previews else "",
         )
+
+
+@dataclass(frozen=True)
+class PendingPicture:
+    """An upload that is being classified."""
+
+    upload: Upload
+    image: Image.Image | ImageError
+    predictions: Mapping[str, Future[Prediction]]  # by model; empty if the file can't be read
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all predictions are there."""
+        return all(future.done() for future in self.predictions.values())
 
 
 def uploads(files: dict | list[dict] | None) -> list[Upload]:
     """gradio's FileData (one, a list, or None) -> the uploads. Raises gr.Error for anything else.
 
-    The functions of page and API are registered with `preprocess=False`: then gradio checks that a file lies in its
+    The functions of page and API are registered with `preprocess=False`: gradio then checks that each file lies in its
     upload folder, and keeps the name that the sender gave it.
     """
     files = [files] if isinstance(files, dict) else files or []
