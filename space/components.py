@@ -63,7 +63,7 @@ def gallery_tile(picture: Picture, index: int, model: str) -> dict:
     tile = {"index": index, "kind": "error", "src": "", "name": picture.name}
     if picture.error:
         return tile | {"label": picture.name, "detail": picture.error}
-    top, is_unknown = picture.tops[model][0], picture.known[model] is False
+    top, is_unknown = picture.top_labels[model][0], picture.known[model] is False
     return tile | {
         "kind": "unknown" if is_unknown else "",
         "src": FILE_URL + picture.preview,
@@ -96,7 +96,7 @@ def table_row(index: int, picture: Picture, settings: Settings) -> list:
     """One row of `table_value`."""
     if picture.error:
         return [index + 1, "", "", picture.name, f"error: {picture.error}", "", ""]
-    first, *others = picture.tops[settings.model][: settings.top_k]
+    first, *others = picture.top_labels[settings.model][: settings.top_k]
     status = "like none of the labels" if picture.known[settings.model] is False else "ok"
     following = ", ".join(f"{entry['label']} {percent(entry['score'])}" for entry in others)
     agreement = {None: "", True: "agree", False: "disagree"}[picture.models_agree]

@@ -18,10 +18,10 @@ def describe(picture: Picture, model: str, top_k: int) -> str:
     """HTML of a picture: the bars of `model`, then those of the other models, each with its figures if they exist."""
     if picture.error:
         return f"<h2>{escape(picture.name)}</h2><p>Could not be read: {escape(picture.error)}</p>"
-    top = picture.tops[model][0]
+    top = picture.top_labels[model][0]
     doubt = '<p class="doubt">This looks like none of the labels.</p>' if picture.known[model] is False else ""
     verdict = {None: "", True: "The models agree.", False: "The models disagree."}[picture.models_agree]
-    names = [model, *(name for name in picture.tops if name != model)]
+    names = [model, *(name for name in picture.top_labels if name != model)]
     return (
         f'<p class="file">{escape(picture.name)}</p><div role="status">'
         f"<h2>{escape(top['label'])} <small>{percent(top['score'])}</small></h2>{doubt}</div><p>{verdict}</p>"
@@ -32,8 +32,8 @@ def describe(picture: Picture, model: str, top_k: int) -> str:
 def section(picture: Picture, name: str, top_k: int) -> str:
     """HTML of what one model says about a picture."""
     doubt = ' <span class="doubt">like none of the labels</span>' if picture.known[name] is False else ""
-    tops = picture.tops[name][:top_k]
-    bars = "".join(bar(entry["label"], entry["score"], percent(entry["score"])) for entry in tops)
+    top_labels = picture.top_labels[name][:top_k]
+    bars = "".join(bar(entry["label"], entry["score"], percent(entry["score"])) for entry in top_labels)
     figures = picture.figures.get(name, PLACEHOLDER)
     return f'<section><h3>{escape(name)}{doubt}</h3><ol class="bars">{bars}</ol>{figures}</section>'
 

@@ -72,7 +72,7 @@ class Endpoints:
         name = self.checked_model(model)
         picture = self._classify_one(image, [name], top_k)
         revision = self.classifier.predictors[name].revision
-        return as_label(picture.tops[name]), {"model": name, "revision": revision, "known": picture.known[name]}
+        return as_label(picture.top_labels[name]), {"model": name, "revision": revision, "known": picture.known[name]}
 
     def compare(self, image: dict, top_k: int | None = None) -> list[dict] | dict:
         """Classify one image with every model, to see whether they agree.
@@ -85,7 +85,7 @@ class Endpoints:
             The labels with their confidences (0 to 1) of each model, in the order in which /models lists them.
         """
         picture = self._classify_one(image, self.classifier.predictors, top_k)
-        labels = [as_label(top) for top in picture.tops.values()]
+        labels = [as_label(top) for top in picture.top_labels.values()]
         return labels if len(labels) > 1 else labels[0]  # gradio takes a list of one as the value
 
     def _classify_one(self, image: dict, models: Iterable[str], top_k: int | None) -> Picture:
@@ -123,7 +123,7 @@ class Endpoints:
         uploaded, rows = uploads(files), []
         with errors_as_messages():
             for i, picture in enumerate(self.classifier.classify(uploaded, [name], top_k)):
-                top, known = picture.tops.get(name, []), picture.known.get(name)
+                top, known = picture.top_labels.get(name, []), picture.known.get(name)
                 rows.append(result_row(i, picture.name, top, known, picture.error))
                 progress((len(rows), len(uploaded)), desc="images classified")
         columns = column_names(min(top_k, len(self.classifier.predictors[name].labels)))

@@ -250,7 +250,7 @@ class PageEvents:
         picture, figures = visit.picture, {}
         if picture and not picture.error and not picture.figures:
             with errors_as_messages():
-                for name, top in picture.tops.items():
+                for name, top in picture.top_labels.items():
                     if visit.picture is not picture:  # another one was selected; an event of its own explains it
                         break
                     figures[name] = detail.figures(self.classifier, picture, name, top[0]["label"])

@@ -43,7 +43,7 @@ class Picture:
     Attributes:
         name: given by the sender; two pictures may have the same.
         path: of the upload.
-        tops: by model, its most probable labels, `[{"label", "score"}, …]`, best first; scores are 0 to 1.
+        top_labels: by model, its most probable labels, `[{"label", "score"}, …]`, best first; scores are 0 to 1.
         known: by model, whether the picture looks like one of the labels; None if the model has no threshold.
         error: why the file can't be read, "" if it can.
         preview: path of a small JPEG, "" if none was asked for.
@@ -52,7 +52,7 @@ class Picture:
 
     name: str
     path: str = ""
-    tops: Mapping[str, list[dict]] = field(default_factory=dict)
+    top_labels: Mapping[str, list[dict]] = field(default_factory=dict)
     known: Mapping[str, bool | None] = field(default_factory=dict)
     error: str = ""
     preview: str = ""
@@ -61,7 +61,7 @@ class Picture:
     @property
     def models_agree(self) -> bool | None:
         """Whether all models find the same label most probable; None for one model or an unreadable file."""
-        return len({top[0]["label"] for top in self.tops.values()}) == 1 if len(self.tops) > 1 else None
+        return len({top[0]["label"] for top in self.top_labels.values()}) == 1 if len(self.top_labels) > 1 else None
 
 
 class PictureClassifier:

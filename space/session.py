@@ -111,7 +111,7 @@ def kinds_of(picture: Picture, model: str, below: float) -> set[str]:
     if picture.error:
         return {"all", "error"}
     applies = {
-        "unsure": picture.tops[model][0]["score"] < below,
+        "unsure": picture.top_labels[model][0]["score"] < below,
         "disagree": picture.models_agree is False,
         "unknown": picture.known[model] is False,
     }
@@ -125,14 +125,14 @@ def shown_indices(pictures: Sequence[Picture], settings: Settings) -> list[int]:
         i
         for i, picture in enumerate(pictures)
         if settings.kind in kinds_of(picture, model, settings.below)
-        and (not label or (not picture.error and picture.tops[model][0]["label"] == label))
+        and (not label or (not picture.error and picture.top_labels[model][0]["label"] == label))
     ]
 
     def sort_key(index: int) -> tuple:
         picture = pictures[index]
         if picture.error:
             return True, index
-        top = picture.tops[model][0]
+        top = picture.top_labels[model][0]
         keys = {"unsure": top["score"], "label": top["label"], "name": picture.name.lower()}
         return False, keys[settings.order], index
 
@@ -141,7 +141,7 @@ def shown_indices(pictures: Sequence[Picture], settings: Settings) -> list[int]:
 
 def label_counts(pictures: Sequence[Picture], model: str) -> list[tuple[str, int]]:
     """(label, number of pictures with this best label by `model`), most frequent first."""
-    return Counter(picture.tops[model][0]["label"] for picture in pictures if not picture.error).most_common()
+    return Counter(picture.top_labels[model][0]["label"] for picture in pictures if not picture.error).most_common()
 
 
 def result_table(pictures: Sequence[Picture], indices: Sequence[int], model: str, top_k: int) -> dict[str, list]:
@@ -153,11 +153,11 @@ def result_table(pictures: Sequence[Picture], indices: Sequence[int], model: str
         model: name of the model whose labels are listed.
         top_k: labels of each picture; fewer if fewer are kept.
     """
-    k = min(top_k, max((len(picture.tops[model]) for picture in pictures if not picture.error), default=0))
+    k = min(top_k, max((len(picture.top_labels[model]) for picture in pictures if not picture.error), default=0))
     rows = []
     for index in indices:
         picture = pictures[index]
-        top, known = picture.tops.get(model, [])[:k], picture.known.get(model)
+        top, known = picture.top_labels.get(model, [])[:k], picture.known.get(model)
         rows.append(result_row(index, picture.name, top, known, picture.error, models_agree=picture.models_agree))
     return headers_and_data(column_names(k, ["models_agree"]), rows)
 

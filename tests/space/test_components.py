@@ -26,8 +26,14 @@ def test_only_certainty_is_100_percent(share, text):
 
 
 def test_the_table_has_a_row_for_each_picture():
-    tops = {"a": [{"label": "cat", "score": 0.5}, {"label": "dog", "score": 0.3}], "b": [{"label": "cat", "score": 1}]}
-    pictures = [Picture("x.jpg", tops=tops, known={"a": False, "b": None}), Picture("y.jpg", error="not an image")]
+    top_labels = {
+        "a": [{"label": "cat", "score": 0.5}, {"label": "dog", "score": 0.3}],
+        "b": [{"label": "cat", "score": 1}],
+    }
+    pictures = [
+        Picture("x.jpg", top_labels=top_labels, known={"a": False, "b": None}),
+        Picture("y.jpg", error="not an image"),
+    ]
     table = components.table_value(pictures, [1, 0], Settings("a", 5))
     assert table["data"] == [
         [2, "", "", "y.jpg", "error: not an image", "", ""],
@@ -37,8 +43,8 @@ def test_the_table_has_a_row_for_each_picture():
 
 def test_the_comparison_shows_disagreements_first():
     def made(name: str, first: str, second: str) -> Picture:
-        tops = {"a": [{"label": first, "score": 0.5}], "b": [{"label": second, "score": 0.75}]}
-        return Picture(name, preview="p.jpg", tops=tops, known={"a": True, "b": False})
+        top_labels = {"a": [{"label": first, "score": 0.5}], "b": [{"label": second, "score": 0.75}]}
+        return Picture(name, preview="p.jpg", top_labels=top_labels, known={"a": True, "b": False})
 
     pictures = [made("x.jpg", "cat", "cat"), made("y.jpg", "cat", "dog"), Picture("z.jpg", error="?")]
     assert compare.describe_disagreement(pictures) == "The models disagree on 1 of 2."
@@ -52,7 +58,7 @@ def test_the_comparison_shows_disagreements_first():
 
 def test_names_with_markup_are_shown_as_they_are():
     name = "<img src=x onerror=alert(1)>"
-    picture = Picture(name, tops={"a": [{"label": name, "score": 0.5}]}, known={"a": None})
+    picture = Picture(name, top_labels={"a": [{"label": name, "score": 0.5}]}, known={"a": None})
     shown = [
         detail.describe(picture, "a", 5),
         components.count_bars([(name, 1)]),

@@ -53,8 +53,8 @@ def event(**data: object) -> gr.EventData:
 def two_pictures(visit: Visit) -> Visit:
     """Adds a picture that both models call cat, and one that they disagree about."""
     for first, second, score in (("cat", "cat", 0.9), ("dog", "cat", 0.6)):
-        tops = {"first": [{"label": first, "score": score}], "second": [{"label": second, "score": 0.9}]}
-        visit.pictures.append(Picture("a.png", tops=tops, known={"first": True, "second": None}))
+        top_labels = {"first": [{"label": first, "score": score}], "second": [{"label": second, "score": 0.9}]}
+        visit.pictures.append(Picture("a.png", top_labels=top_labels, known={"first": True, "second": None}))
     return visit
 
 
@@ -66,10 +66,12 @@ def test_upload_classifies_the_files_and_selects_the_first(page, classifier, fil
     assert [picture.name for picture in visit.pictures] == ["IMG_0.png", "IMG_1.png", "IMG_2.png"]
     for name, predictor in classifier.predictors.items():
         expected = predictor(files[0]["path"], top_k=10)
-        assert [entry["label"] for entry in visit.pictures[0].tops[name]] == [entry["label"] for entry in expected]
-        scores = [entry["score"] for entry in visit.pictures[0].tops[name]]
+        assert [entry["label"] for entry in visit.pictures[0].top_labels[name]] == [
+            entry["label"] for entry in expected
+        ]
+        scores = [entry["score"] for entry in visit.pictures[0].top_labels[name]]
         assert scores == pytest.approx([entry["score"] for entry in expected], abs=1e-4)
-    assert visit.pictures[1].error and not visit.pictures[1].tops
+    assert visit.pictures[1].error and not visit.pictures[1].top_labels
     assert visit.selected == 0 and visit.runs == []
     assert "1 of 3 could not be read" in last[page.page.summary]
 
@@ -136,7 +138,7 @@ def test_a_run_ends_with_the_settings_that_were_changed_meanwhile(page, files):
     update = page.change_model(visit=visit, **CONTROLS | {"model": "second"})
     assert "<b>second</b>" in update[page.page.header]
     *_, last = run
-    top = visit.pictures[0].tops["second"][0]["label"]
+    top = visit.pictures[0].top_labels["second"][0]["label"]
     assert top in str(last[page.page.gallery].value) and visit.settings.model == "second"
 
 

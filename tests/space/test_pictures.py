@@ -50,8 +50,8 @@ def test_pictures_come_in_order_with_errors_in_their_place(classifier, tmp_path)
     for name, predictor in classifier.predictors.items():
         images = [reduced(picture(i), predictor.reduce_to) for i in range(70) if i not in (3, 69)]
         for made, expected in zip([made for made in found if not made.error], predictor(images, top_k=3), strict=True):
-            assert made.tops[name][0]["label"] == expected[0]["label"]
-            scores = [entry["score"] for entry in made.tops[name]]
+            assert made.top_labels[name][0]["label"] == expected[0]["label"]
+            scores = [entry["score"] for entry in made.top_labels[name]]
             assert scores == pytest.approx([entry["score"] for entry in expected], abs=1e-2)
 
 
@@ -105,9 +105,9 @@ def test_previews_are_small_and_upright(tmp_path):
 
 def test_models_agree_if_their_best_labels_do():
     cat, dog = [{"label": "cat", "score": 0.9}], [{"label": "dog", "score": 0.5}]
-    assert Picture("a", tops={"a": cat, "b": cat}).models_agree is True
-    assert Picture("a", tops={"a": cat, "b": dog}).models_agree is False
-    assert Picture("a", tops={"a": cat}).models_agree is None
+    assert Picture("a", top_labels={"a": cat, "b": cat}).models_agree is True
+    assert Picture("a", top_labels={"a": cat, "b": dog}).models_agree is False
+    assert Picture("a", top_labels={"a": cat}).models_agree is None
     assert Picture("a", error="?").models_agree is None
 
 

@@ -12,8 +12,8 @@ from space.session import Settings, Visit
 
 def made(first: str, score: float, second: str, known: bool = True) -> Picture:
     """A picture whose best label is `first` by model a, and `second` by model b."""
-    tops = {"a": [{"label": first, "score": score}], "b": [{"label": second, "score": 0.9}]}
-    return Picture("x.jpg", tops=tops, known={"a": known, "b": None})
+    top_labels = {"a": [{"label": first, "score": score}], "b": [{"label": second, "score": 0.9}]}
+    return Picture("x.jpg", top_labels=top_labels, known={"a": known, "b": None})
 
 
 PICTURES = [
