@@ -42,9 +42,9 @@ def table_value(pictures: Sequence[Picture], predictors: Mapping[str, Predictor]
 def row(picture: Picture) -> list[str]:
     """The cells of one picture: HTML of its preview, HTML of each model's label and probability, its name."""
     cells = [f'<img src="{escape(FILE_URL + picture.preview)}" alt="" loading="lazy">']
-    for name, (top, *_) in picture.top_labels.items():
-        doubt = "?" if picture.known[name] is False else ""
-        cells.append(f"<b>{escape(top['label'])}{doubt}</b> {percent(top['score'])}")
+    for name in picture.top_labels:
+        best, doubt = picture.best(name), "?" if picture.is_unknown(name) else ""
+        cells.append(f"<b>{escape(best['label'])}{doubt}</b> {percent(best['score'])}")
     return [*cells, picture.name]
 
 

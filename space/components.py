@@ -63,12 +63,12 @@ def gallery_tile(picture: Picture, index: int, model: str) -> dict:
     tile = {"index": index, "kind": "error", "src": "", "name": picture.name}
     if picture.error:
         return tile | {"label": picture.name, "detail": picture.error}
-    top, is_unknown = picture.top_labels[model][0], picture.known[model] is False
+    best, is_unknown = picture.best(model), picture.is_unknown(model)
     return tile | {
         "kind": "unknown" if is_unknown else "",
         "src": FILE_URL + picture.preview,
-        "label": top["label"] + ("?" if is_unknown else ""),
-        "detail": percent(top["score"]),
+        "label": best["label"] + ("?" if is_unknown else ""),
+        "detail": percent(best["score"]),
     }
 
 
@@ -97,7 +97,7 @@ def table_row(index: int, picture: Picture, settings: Settings) -> list:
     if picture.error:
         return [index + 1, "", "", picture.name, f"error: {picture.error}", "", ""]
     first, *others = picture.top_labels[settings.model][: settings.top_k]
-    status = "like none of the labels" if picture.known[settings.model] is False else "ok"
+    status = "like none of the labels" if picture.is_unknown(settings.model) else "ok"
     following = ", ".join(f"{entry['label']} {percent(entry['score'])}" for entry in others)
     agreement = {None: "", True: "agree", False: "disagree"}[picture.models_agree]
     return [index + 1, first["label"], percent(first["score"]), picture.name, status, following, agreement]

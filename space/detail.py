@@ -18,29 +18,33 @@ def describe(picture: Picture, model: str, top_k: int) -> str:
     """HTML of a picture: the bars of `model`, then those of the other models, each with its figures if they exist."""
     if picture.error:
         return f"<h2>{escape(picture.name)}</h2><p>Could not be read: {escape(picture.error)}</p>"
-    top = picture.top_labels[model][0]
-    doubt = '<p class="doubt">This looks like none of the labels.</p>' if picture.known[model] is False else ""
+    best = picture.best(model)
+    doubt = '<p class="doubt">This looks like none of the labels.</p>' if picture.is_unknown(model) else ""
     verdict = {None: "", True: "The models agree.", False: "The models disagree."}[picture.models_agree]
     names = [model, *(name for name in picture.top_labels if name != model)]
     return (
         f'<p class="file">{escape(picture.name)}</p><div role="status">'
-        f"<h2>{escape(top['label'])} <small>{percent(top['score'])}</small></h2>{doubt}</div><p>{verdict}</p>"
+        f"<h2>{escape(best['label'])} <small>{percent(best['score'])}</small></h2>{doubt}</div><p>{verdict}</p>"
         f'<div class="models">{"".join(section(picture, name, top_k) for name in names)}</div>'
     )
 
 
 def section(picture: Picture, name: str, top_k: int) -> str:
     """HTML of what one model says about a picture."""
-    doubt = ' <span class="doubt">like none of the labels</span>' if picture.known[name] is False else ""
+    doubt = ' <span class="doubt">like none of the labels</span>' if picture.is_unknown(name) else ""
     top_labels = picture.top_labels[name][:top_k]
     bars = "".join(bar(entry["label"], entry["score"], percent(entry["score"])) for entry in top_labels)
     figures = picture.figures.get(name, PLACEHOLDER)
     return f'<section><h3>{escape(name)}{doubt}</h3><ol class="bars">{bars}</ol>{figures}</section>'
 
 
-def figures(classifier: PictureClassifier, picture: Picture, name: str, label: str) -> str:
-    """HTML of what a model saw of a picture, and where it looked for `label`. Raises ImageError if it can't be read."""
-    predictor = classifier.predictors[name]
+def figures(classifier: PictureClassifier, picture: Picture, name: str) -> str:
+    """HTML of what a model saw of a picture, and where it looked for the label that it found most probable.
+
+    Raises:
+        ImageError: the file can't be read, for instance because it was deleted meanwhile.
+    """
+    predictor, label = classifier.predictors[name], picture.best(name)["label"]
     image = reduced(classifier.images.decode(picture.path), predictor.reduce_to)
     with classifier.turn:
         seen = explain.preprocessed_image(predictor, image)

@@ -250,10 +250,10 @@ class PageEvents:
         picture, figures = visit.picture, {}
         if picture and not picture.error and not picture.figures:
             with errors_as_messages():
-                for name, top in picture.top_labels.items():
+                for name in picture.top_labels:
                     if visit.picture is not picture:  # another one was selected; an event of its own explains it
                         break
-                    figures[name] = detail.figures(self.classifier, picture, name, top[0]["label"])
+                    figures[name] = detail.figures(self.classifier, picture, name)
                 else:
                     picture.figures.update(figures)
         yield {self.page.detail: self._detail(visit)}

@@ -58,10 +58,19 @@ class Picture:
     preview: str = ""
     figures: dict[str, str] = field(default_factory=dict)
 
+    def best(self, model: str) -> dict:
+        """The most probable label of a model, `{"label", "score"}`. Only for pictures without an error."""
+        return self.top_labels[model][0]
+
+    def is_unknown(self, model: str) -> bool:
+        """Whether the picture looks like none of the labels to a model. Only for pictures without an error."""
+        return self.known[model] is False
+
     @property
     def models_agree(self) -> bool | None:
         """Whether all models find the same label most probable; None for one model or an unreadable file."""
-        return len({top[0]["label"] for top in self.top_labels.values()}) == 1 if len(self.top_labels) > 1 else None
+        labels = {self.best(model)["label"] for model in self.top_labels}
+        return len(labels) == 1 if len(self.top_labels) > 1 else None
 
 
 class PictureClassifier:

@@ -111,9 +111,9 @@ def kinds_of(picture: Picture, model: str, below: float) -> set[str]:
     if picture.error:
         return {"all", "error"}
     applies = {
-        "unsure": picture.top_labels[model][0]["score"] < below,
+        "unsure": picture.best(model)["score"] < below,
         "disagree": picture.models_agree is False,
-        "unknown": picture.known[model] is False,
+        "unknown": picture.is_unknown(model),
     }
     return {"all", *(kind for kind, is_so in applies.items() if is_so)}
 
@@ -125,15 +125,15 @@ def shown_indices(pictures: Sequence[Picture], settings: Settings) -> list[int]:
         i
         for i, picture in enumerate(pictures)
         if settings.kind in kinds_of(picture, model, settings.below)
-        and (not label or (not picture.error and picture.top_labels[model][0]["label"] == label))
+        and (not label or (not picture.error and picture.best(model)["label"] == label))
     ]
 
     def sort_key(index: int) -> tuple:
         picture = pictures[index]
         if picture.error:
             return True, index
-        top = picture.top_labels[model][0]
-        keys = {"unsure": top["score"], "label": top["label"], "name": picture.name.lower()}
+        best = picture.best(model)
+        keys = {"unsure": best["score"], "label": best["label"], "name": picture.name.lower()}
         return False, keys[settings.order], index
 
     return indices if settings.order == "added" else sorted(indices, key=sort_key)
@@ -141,7 +141,7 @@ def shown_indices(pictures: Sequence[Picture], settings: Settings) -> list[int]:
 
 def label_counts(pictures: Sequence[Picture], model: str) -> list[tuple[str, int]]:
     """(label, number of pictures with this best label by `model`), most frequent first."""
-    return Counter(picture.top_labels[model][0]["label"] for picture in pictures if not picture.error).most_common()
+    return Counter(picture.best(model)["label"] for picture in pictures if not picture.error).most_common()
 
 
 def result_table(pictures: Sequence[Picture], indices: Sequence[int], model: str, top_k: int) -> dict[str, list]:
