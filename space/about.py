@@ -45,7 +45,7 @@ def describe(predictor: Predictor) -> str:
 
 
 def start_of(predictor: Predictor) -> str | None:
-    """HTML of what the first training stage started from; None without run.json."""
+    """HTML that says whether the model was fine-tuned and from what, by its run.json; None without one."""
     stages = RunFolder(predictor.folder).stages if predictor.folder else []
     if not stages:
         return None
@@ -54,7 +54,7 @@ def start_of(predictor: Predictor) -> str | None:
 
 
 def revision(predictor: Predictor) -> str:
-    """HTML of the Hub's commit with a link to it, or that it is a local folder."""
+    """HTML of a link to the model's commit on the Hub, or a text for a local folder."""
     if predictor.revision == "local" or not HUB_ID.fullmatch(predictor.name):
         return "a folder of this app"
     return (
@@ -65,7 +65,7 @@ def revision(predictor: Predictor) -> str:
 
 @functools.cache
 def figures(predictor: Predictor) -> str:
-    """HTML of the confusion matrix and the reliability diagram, where the evaluation has them. Takes a second."""
+    """HTML of the confusion matrix and the reliability diagram, those that the evaluation has. Takes a second."""
     measured = predictor.measured
     if measured is None:
         return '<div class="plots"></div>'
@@ -115,8 +115,7 @@ def privacy(minutes: int) -> str:
     """HTML that says which data are kept for at most `minutes`, and what is logged."""
     return (
         "<h2>Privacy</h2><p>Your pictures, their previews and your downloads are kept on this server so that you can "
-        "look at "
-        f"them, and are deleted within {minutes} minutes. Nothing is sent elsewhere, and no picture is used for "
-        "training. "
-        "The log has a line a request: method, endpoint, status, seconds; neither names nor addresses.</p>"
+        f"look at them, and are deleted within {minutes} minutes. Nothing is sent elsewhere, and no picture is used "
+        "for training. The server's log has one line per request, with its method, endpoint, status and duration. It "
+        "contains no file names and no addresses.</p>"
     )

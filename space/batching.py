@@ -1,4 +1,4 @@
-"""One model for many callers: images that wait are computed together, in one batch.
+"""Shares one model among many callers: images that wait are classified together, in one batch.
 
 with Batcher(predictor) as batcher:
     probabilities, known = batcher.submit(image).result()
@@ -16,25 +16,24 @@ from PIL import Image
 from classifier.images.convert import to_rgb
 from classifier.models.predictor import Predictor
 
-BATCH_SIZE = 16  # images a forward pass, at most
+BATCH_SIZE = 16  # images per forward pass, at most
 
 
 class Prediction(NamedTuple):
-    """What a model says about one image."""
+    """The output of a model for one image."""
 
     probabilities: np.ndarray  # float32 (C,)
-    known: bool | None  # whether it looks like one of the labels; None if the model has no threshold
+    known: bool | None  # whether the image looks like one of the labels; None if the model has no threshold
 
 
 class Batcher:
     """A thread that classifies the images of any number of callers, in the order in which they arrive.
 
-    Each batch takes the images that wait at that moment. A single image is not held back until others arrive, and many
-    images that arrive together cost little more than a few.
+    A batch consists of the images that wait when the model is free, so a single image does not wait for others.
 
     Args:
         predictor: the model.
-        batch_size: images a forward pass, at most.
+        batch_size: images per forward pass, at most.
         turn: a lock that several models share, so that only one of them computes at a time; none by default.
     """
 
@@ -47,7 +46,7 @@ class Batcher:
         self._thread.start()
 
     def submit(self, image: Image.Image) -> "Future[Prediction]":
-        """An RGB image -> a future of its prediction, which raises what the predictor raises.
+        """Queues an RGB image, and returns a future of its prediction, which raises the errors of the predictor.
 
         An image that is larger than the model's `reduce_to` is shrunk first.
         """
@@ -67,7 +66,7 @@ class Batcher:
             try:
                 with self.turn:
                     rows, known = self.predictor.predict_with_ood(images, self.batch_size)
-            except Exception as error:  # each caller raises it, and the thread goes on
+            except Exception as error:  # raised in each caller by future.result(); the thread continues
                 for future in futures:
                     future.set_exception(error)
             else:

@@ -1,7 +1,7 @@
-"""Deletes what visitors left behind.
+"""Deletes old files of visitors that gradio does not delete, and releases the memory of idle sessions.
 
-gradio's `delete_cache` deletes the uploads that it knows of: not those of an earlier process, what came by MCP, parts
-of uploads that were broken off, and previews and tables, which are written beside them.
+gradio's `delete_cache` deletes only uploads that are in its list. It misses those of an earlier process, files that
+came by MCP, parts of aborted uploads, and the previews and tables that the app writes beside the uploads.
 """
 
 import contextlib
@@ -15,13 +15,13 @@ import gradio as gr
 from space.gradio_internals import Sessions, permanent_files, upload_folder
 from space.prefetch import DecodedImages
 
-KEEP_S = 3600  # gradio keeps an upload for at least so long
-INTERVAL_S = 300  # between two runs of gradio's deletion, and of ours
-# gradio comes first: its list of uploads grows for good by each file that is gone already
+KEEP_S = 3600  # the age at which gradio deletes an upload, and at which an idle session is forgotten
+INTERVAL_S = 300  # between two runs of gradio's deletion, and of this one
+# gradio has to delete its uploads first: a file that it finds deleted already stays in its list for good
 KEEP_OTHERS_S = KEEP_S + INTERVAL_S
-DELETED_WITHIN_S = KEEP_OTHERS_S + INTERVAL_S
-DIGEST = "[0-9a-f]" * 64  # the name of the folder that gradio, or `new_file`, keeps a file in
-PART = "tmp" + "[a-z0-9_]" * 8  # the name of a file that gradio was receiving when its sender disconnected
+DELETED_WITHIN_S = KEEP_OTHERS_S + INTERVAL_S  # the greatest age of any file
+DIGEST = "[0-9a-f]" * 64  # pattern of the folder in which gradio, or `new_file`, keeps a file
+PART = "tmp" + "[a-z0-9_]" * 8  # pattern of a file that gradio was receiving when the sender disconnected
 
 
 def start(demo: gr.Blocks, images: DecodedImages, sessions: Sessions) -> None:
@@ -38,7 +38,13 @@ def _clean(demo: gr.Blocks, images: DecodedImages, sessions: Sessions) -> None:
 
 
 def delete_old_files(folder: Path, keep_s: float, permanent: Set[str] = frozenset()) -> None:
-    """Deletes uploads and what was made of them, unless they changed in the last `keep_s` seconds or are permanent."""
+    """Deletes uploads, previews and tables, unless they changed in the last `keep_s` seconds.
+
+    Args:
+        folder: gradio's upload folder. Files that are not in the layout that gradio and `new_file` use are kept.
+        keep_s: seconds.
+        permanent: paths of files that are kept.
+    """
     oldest = time.time() - keep_s
     paths = [path for path in folder.glob(PART) if path.is_file()]
     for digest_folder in folder.glob(DIGEST):

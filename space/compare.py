@@ -1,4 +1,4 @@
-"""All models side by side on the same pictures, where they disagree first, with what each one is worth and costs."""
+"""The tab Compare: the accuracy and costs of each model, and the labels of all models side by side."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -11,7 +11,7 @@ from classifier.runs import RunFolder
 from space.components import FILE_URL, percent
 from space.pictures import Picture
 
-DISAGREE = "background: rgb(245 158 11 / .15)"  # of rows on which models disagree; readable in both themes
+DISAGREE = "background: rgb(245 158 11 / .15)"  # of pictures on which models disagree; readable in both themes
 
 
 def table(predictors: Mapping[str, Predictor]) -> gr.Dataframe:
@@ -31,7 +31,7 @@ def table(predictors: Mapping[str, Predictor]) -> gr.Dataframe:
 
 
 def table_value(pictures: Sequence[Picture], predictors: Mapping[str, Predictor]) -> dict:
-    """What each model says about each picture that can be read; pictures on which models disagree come first."""
+    """The labels of all models for each picture that can be read; pictures on which models disagree come first."""
     readable = [picture for picture in pictures if not picture.error]
     ordered = sorted(readable, key=lambda picture: picture.models_agree is not False)
     headers = ["Picture", *predictors, "File"]

@@ -27,8 +27,12 @@ THUMBNAIL = 96  # pixels of the shorter side
 def module_script(name: str, *events: str) -> str:
     """`js_on_load` of a component whose behaviour is the function `mount` of static/`name`.js.
 
-    The URL is resolved against the page's, because the page may be served below a path. `events` are the names of the
-    events that the module triggers: gradio offers a listener for each name that is quoted in the script.
+    The URL is resolved against the page's, because the page may be served below a path.
+
+    Args:
+        name: of the module, without its suffix.
+        events: names of the events that the module triggers. gradio offers a listener for each name that is quoted in
+            the script, so they are listed in a comment.
     """
     mount = "module => module.mount({element, props, trigger, watch})"
     listed = ", ".join(map(repr, events))
@@ -36,12 +40,13 @@ def module_script(name: str, *events: str) -> str:
 
 
 def gallery() -> gr.HTML:
-    """A gallery without pictures, filled by static/gallery.js: `value` is `gallery_tiles`, `selected` the marked index.
+    """A gallery without pictures, drawn by static/gallery.js.
 
-    Its event `click` has `index`, that of the picture, and `at`, the time in milliseconds of the page's clock.
+    Its `value` is `gallery_tiles`, and `selected` the index of the marked picture, -1 for none. Its event `click` has
+    the `index` of the picture and the time `at`, in milliseconds of the page's clock.
 
-    It is no gr.Gallery: with 500 results streaming in, that shows the last one after 24 s (this one after 10 s), has
-    500 tab stops (this one has 1), and cuts the probability off on a phone.
+    gr.Gallery is not used: while 500 results stream in, it shows the last one after 24 s (this one after 10 s), has 500
+    tab stops (this one has 1), and cuts the probability off on a phone.
     """
     return gr.HTML(
         [],
@@ -73,7 +78,10 @@ def gallery_tile(picture: Picture, index: int, model: str) -> dict:
 
 
 def table() -> gr.Dataframe:
-    """A table without rows; its value is `table_value`. The page sorts it, because its own menu has no keys."""
+    """A table without rows; its value is `table_value`.
+
+    "Sort by" sorts it: the menu that gr.Dataframe has for that can't be used by keyboard.
+    """
     return gr.Dataframe(
         table_value([], [], Settings("", 1)),
         column_widths=[60, 130, 110, 260, 180, 300, 110],
@@ -104,7 +112,7 @@ def table_row(index: int, picture: Picture, settings: Settings) -> list:
 
 
 def count_bars(counts: Sequence[tuple[str, int]]) -> str:
-    """HTML of how many pictures have which label, as bars; the 20 most frequent."""
+    """HTML of bars with the number of pictures of each label, for the `MAX_BARS` most frequent labels."""
     most = max((n for _, n in counts), default=1)
     left_out = sum(n for _, n in counts[MAX_BARS:])
     rest = f"<p>{left_out} more in {len(counts) - MAX_BARS} other labels</p>" if left_out else ""
@@ -112,7 +120,7 @@ def count_bars(counts: Sequence[tuple[str, int]]) -> str:
 
 
 def bar(label: str, share: float, value: str) -> str:
-    """An item of a list of bars, `share` (0 to 1) of the width long."""
+    """HTML of one item of a list of bars; `share` (0 to 1) is the part of the width that the bar fills."""
     return (
         f'<li><span class="name">{escape(label)}</span><span class="track"><span '
         f'style="width:{share:.1%}"></span></span>'
@@ -121,7 +129,7 @@ def bar(label: str, share: float, value: str) -> str:
 
 
 def progress_bar(runs: Sequence[Run]) -> str:
-    """HTML of a bar like '137 of 200, 3 s left' for all runs of a visit; "" without a run."""
+    """HTML of one bar for all runs of a visit, with a text such as '137 of 200, 3 s left'; "" without a run."""
     if not runs:
         return ""
     done, total = sum(run.done for run in runs), sum(run.total for run in runs)
@@ -136,7 +144,7 @@ def progress_bar(runs: Sequence[Run]) -> str:
 
 
 def summary(pictures: Sequence[Picture], indices: Sequence[int], settings: Settings) -> str:
-    """HTML of the number of pictures, of how many are unsure or unknown, and of those that can't be read."""
+    """HTML of how many pictures there are, are unsure, disagreed on or unknown, and of the unreadable ones."""
     if not pictures:
         return ""
     counts = Counter(kind for picture in pictures for kind in kinds_of(picture, settings.model, settings.below))
@@ -157,14 +165,14 @@ def failures(pictures: Sequence[Picture]) -> str:
 
 
 def percent(share: float) -> str:
-    """A probability as people read it: 100% only when it is."""
+    """A probability (0 to 1) in percent, with one decimal; only 1 itself becomes 100%."""
     return f"{share:.1%}" if share < 0.9995 else f"{int(share * 10_000) / 100:.2f}%" if share < 1 else "100%"
 
 
 def examples(paths: Sequence[Path]) -> gr.Dataset:
     """Thumbnails of the examples; its value is the index of the one that was clicked.
 
-    The samples are HTML, because the buttons of image samples have no names for screen readers.
+    The samples are HTML, because gradio's image samples are buttons without a name for screen readers.
     """
     return gr.Dataset(
         components=[gr.HTML(visible=False)],
@@ -178,7 +186,7 @@ def examples(paths: Sequence[Path]) -> gr.Dataset:
 
 
 def thumbnail(path: Path) -> str:
-    """HTML of a small picture, which holds the picture itself: it shows as soon as the page does."""
+    """HTML of a small picture as a data URI, which the browser shows without a further request."""
     file = io.BytesIO()
     with Image.open(path) as image:
         image.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))

@@ -10,12 +10,15 @@ from space.batching import reduced
 from space.components import FILE_URL, bar, percent
 from space.pictures import Picture, PictureClassifier, new_file
 
-MIN_SIDE = 320  # pixels: smaller figures are enlarged by a whole factor, so that the heat map over them is smooth
+MIN_SIDE = 320  # pixels; smaller figures are enlarged by a whole factor
 PLACEHOLDER = '<div class="figures waiting" aria-hidden="true"><span></span><span></span></div>'
 
 
 def describe(picture: Picture, model: str, top_k: int) -> str:
-    """HTML of a picture: the bars of `model`, then those of the other models, each with its figures if they exist."""
+    """HTML of a picture: its label by `model`, then the bars and figures of `model` and of the other models.
+
+    Figures that were not computed yet are replaced by a placeholder.
+    """
     if picture.error:
         return f"<h2>{escape(picture.name)}</h2><p>Could not be read: {escape(picture.error)}</p>"
     best = picture.best(model)

@@ -13,7 +13,7 @@ from space.layout import TOP_K, Components
 from space.pictures import Picture, PictureClassifier, uploads
 from space.session import write_csv
 
-MAX_CONCURRENT = 32  # calls of /classify and /compare that are processed at a time; they share batches
+MAX_CONCURRENT = 32  # calls of /classify and /compare that are processed at the same time; they share batches
 
 
 @contextmanager
@@ -26,10 +26,13 @@ def errors_as_messages() -> Iterator[None]:
 
 
 class Endpoints:
-    """The functions of the API over the served models.
+    """The functions of the API.
 
     They are registered with `preprocess=False`, so files arrive as gradio's FileData, with the name that the sender
-    gave them; gradio has checked that they lie in its upload folder. Other arguments arrive unchecked.
+    gave them. gradio has checked that they lie in its upload folder; the functions check all other arguments.
+
+    Args:
+        classifier: the served models.
     """
 
     def __init__(self, classifier: PictureClassifier):
@@ -46,7 +49,7 @@ class Endpoints:
         return model
 
     def checked_top_k(self, top_k: int | None) -> int:
-        """A number of labels, `TOP_K` for None. Raises gr.Error unless one of the models has so many.
+        """A number of labels, `TOP_K` for None. Raises gr.Error unless it is from 1 to the most labels of any model.
 
         A model with fewer labels returns all of them, as `transformers.pipeline` does.
         """

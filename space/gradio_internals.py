@@ -23,7 +23,7 @@ AnyFunction = TypeVar("AnyFunction", bound=Callable)
 def upload_folder() -> Path:
     """The folder of uploads and of all files that gradio serves.
 
-    Public is only the variable GRADIO_TEMP_DIR, without its default. Check: `gradio.utils.get_upload_folder`.
+    gradio documents the variable GRADIO_TEMP_DIR, but not its default. Check: `gradio.utils.get_upload_folder`.
     """
     return Path(get_upload_folder())
 
@@ -37,7 +37,7 @@ def event_data(event: gr.EventData) -> dict[str, Any]:
 
 
 def hide_from_mcp(function: AnyFunction) -> AnyFunction:
-    """Decorates an API function that is not to become a tool by MCP; gradio can only hide it from the API as well.
+    """Decorates an API function that is no MCP tool. gradio's own settings would hide it from the API as well.
 
     Check: `GradioMCPServer` in gradio/mcp.py leaves out functions whose `_mcp_type` is not "tool".
     """
@@ -83,7 +83,9 @@ Functions = Mapping[str | int, Sequence[Argument]]
 
 
 def functions(demo: gr.Blocks) -> Functions:
-    """The arguments of all that a request can call, by name and by number; the API information lists only endpoints.
+    """The arguments of every function that a request can call, by name and by number.
+
+    gradio's API information lists only the public endpoints.
 
     Check: `demo.fns` has `BlockFunction`s by number, each with `inputs` (components) and `api_name`.
     """
@@ -119,7 +121,7 @@ class Sessions:
     def __init__(self, demo: gr.Blocks):
         self._demo = demo
         self._idle: set[str] = set()
-        # By default gradio drops the oldest of 2000 sessions, even while it works for it
+        # By default gradio drops the oldest of 2000 sessions, even if it is active
         demo._queue.pending_messages_per_session.max_size = MAX_SESSIONS_WITH_MESSAGES
 
     def __contains__(self, session: str) -> bool:
@@ -157,6 +159,6 @@ class Sessions:
         idle = {*list(queue.pending_event_ids_session), *list(queue.pending_messages_per_session)}
         idle -= {session for session, _ in last_used}
         idle -= {event.session_hash for event in list(queue.event_ids_to_events.values())}
-        for session in idle & self._idle:  # the second time: a new one may not have its state yet
+        for session in idle & self._idle:  # found idle twice in a row, because a new session may not have its state yet
             self.forget(session)
         self._idle = idle

@@ -1,4 +1,4 @@
-"""The components of the page and where they are. What they do is in events.py."""
+"""The components of the page and their arrangement. events.py has what they do."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ def build(classifier: PictureClassifier, notices: Sequence[str] = ()) -> Compone
 
     Args:
         classifier: the served models.
-        notices: lines for the visitor, such as that the Hub can't be reached.
+        notices: lines to show below the header, such as that the Hub can't be reached.
     """
     predictors = classifier.predictors
     minutes = cleanup.DELETED_WITHIN_S // 60
@@ -163,7 +163,7 @@ def build(classifier: PictureClassifier, notices: Sequence[str] = ()) -> Compone
 
 
 def describe_model(predictor: Predictor) -> str:
-    """HTML of the header: what the page does, the model, and its accuracy if it was evaluated."""
+    """HTML of the header: the page's purpose, the model's name and size, and its accuracy if it was evaluated."""
     labels = ", ".join(predictor.labels) if len(predictor.labels) <= 20 else f"one of {len(predictor.labels):,} labels"
     facts = [f"<b>{escape(predictor.name)}</b>"]
     if predictor.accuracy is not None and predictor.accuracy_ci95 is not None:

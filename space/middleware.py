@@ -2,11 +2,11 @@
 
 gradio itself limits the size of an uploaded file (`max_file_size`, 413) and the length of its queue (`max_size`, 503),
 serves only files of the upload folder, and never fetches a URL of the internal network. Each method of `RequestLimits`
-named `check_…` is a rule, and begins with the threat that is left.
+named `check_…` is a further rule, whose docstring begins with the threat.
 
-A refusal is JSON that gradio's clients raise as an exception with its message: 422 for what has to be sent differently,
-404 for what is not there, 411 and 413 for a body of unknown or too large size, 503 with Retry-After for what can be
-sent again later.
+A refusal is JSON that gradio's clients raise as an exception with its message. Its status is 422 for wrong arguments,
+404 for a route, endpoint or answer that does not exist, 411 or 413 for a body of unknown or too large size, and 503
+with Retry-After if the same request can be sent again later.
 """
 
 import logging
@@ -29,8 +29,8 @@ from space.validation import Refused, check_call
 MAX_CALL_BYTES = 1_000_000  # of the JSON of a call: 500 files take 200 kB
 MAX_MCP_BYTES = 10_000_000  # of a message by MCP, which contains an image as base64
 MIN_FREE_BYTES = 1_000_000_000  # on the disk of the uploads, for a request that uploads files
-MIN_FREE_FOR_CALLS = 500_000_000  # for a call, which writes small files: previews and tables
-MAX_UNFETCHED = 64  # calls of a session whose answers were not fetched; a gradio_client makes 40 at once, at most
+MIN_FREE_BYTES_FOR_CALLS = 500_000_000  # for a call, which writes small files: previews and tables
+MAX_UNFETCHED = 64  # calls of a session whose answers were not fetched; gradio_client makes at most 40 at once
 MAX_SESSION_ID = 255  # characters
 RETRY_AFTER_S = 10
 UPLOAD = "/gradio_api/upload"
@@ -39,10 +39,10 @@ CALL = "/gradio_api/call/"
 QUEUE_DATA = "/gradio_api/queue/data"
 CALLS = ("/gradio_api/queue/", CALL, "/gradio_api/run/", "/gradio_api/api/")
 WORK = (UPLOAD, MCP, *CALLS)
-POSTED = (*WORK, "/gradio_api/cancel", "/gradio_api/reset")  # what the page and gradio's clients send POST requests to
+POSTED = (*WORK, "/gradio_api/cancel", "/gradio_api/reset")  # to which the page and gradio's clients send POST requests
 UNUSED = (
     "/gradio_api/custom_component/",  # prints its path into the log
-    "/gradio_api/deep_link",  # writes the state of a session to the disk, for good
+    "/gradio_api/deep_link",  # writes the state of a session to the disk, and never deletes it
     "/gradio_api/file=http",  # fetches any URL outside of the internal network for anyone
     "/gradio_api/file/",  # the same
 )
@@ -52,7 +52,7 @@ log = logging.getLogger("space")
 
 @dataclass
 class Activity:
-    """Shared by the server and `RequestLimits`."""
+    """What the server and `RequestLimits` tell each other."""
 
     is_stopping: bool = False  # set by the server: new work is refused with 503, accepted work is finished
     open_requests: int = 0  # requests for work or for its results that are being answered
@@ -60,14 +60,14 @@ class Activity:
 
 @dataclass
 class RequestLimits:
-    """ASGI middleware around gradio."""
+    """ASGI middleware around gradio that applies the rules, and logs a line for each request."""
 
     app: ASGIApp
     activity: Activity
     uploads: Path  # the folder of uploads
     functions: Functions  # what can be called
     sessions: Sessions
-    on_upload: Callable[[list[str]], None]  # gets the paths of the files of each upload
+    on_upload: Callable[[list[str]], None]  # called with the paths of the files of each upload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request, and logs a line that contains neither file names nor addresses."""
@@ -116,12 +116,12 @@ class RequestLimits:
         except ClientDisconnect:  # in the middle of an upload
             return
         finally:
-            if is_get and path.startswith(CALL):  # gradio would keep an empty session for good
+            if is_get and path.startswith(CALL):  # otherwise gradio would keep an empty session for good
                 self.sessions.forget(event_id(path))
 
     def check_route(self, request: Request, path: str) -> None:
-        """gradio has more routes than the page and its clients use: they read bodies of any size, start ffmpeg, or
-        change a call that waits; those that GET requests can reach are described at UNUSED.
+        """gradio has routes that neither the page nor its clients use: they read bodies of any size, start ffmpeg, or
+        change a waiting call. The comments of UNUSED describe those that GET requests can reach.
         """
         if path.startswith(UNUSED) or (request.method == "POST" and not path.startswith(POSTED)):
             raise Refused("not part of this app", 404)
@@ -132,7 +132,7 @@ class RequestLimits:
             raise Refused(f"the server stops: try again in {RETRY_AFTER_S} s", 503)
 
     def check_body_size(self, request: Request, path: str) -> None:
-        """gradio keeps the body of a request in memory, whatever its size; that of an upload it writes to the disk."""
+        """gradio keeps the body of a request in memory, whatever its size. It writes uploads to the disk instead."""
         if path.startswith(UPLOAD):
             return
         length = request.headers.get("content-length", "")
@@ -143,13 +143,15 @@ class RequestLimits:
             raise Refused(f"{int(length) / 1e6:,.1f} MB in one request: at most {most / 1e6:,.0f} MB", 413)
 
     def check_disk(self, path: str) -> None:
-        """Uploads fill the disk faster than they are deleted; calls may use a part of it that uploads may not."""
-        least = MIN_FREE_BYTES if path.startswith((UPLOAD, MCP)) else MIN_FREE_FOR_CALLS if path.startswith(WORK) else 0
+        """Uploads can fill the disk faster than they are deleted. The last part of it is left to calls."""
+        if not path.startswith(WORK):
+            return
+        least = MIN_FREE_BYTES if path.startswith((UPLOAD, MCP)) else MIN_FREE_BYTES_FOR_CALLS
         if shutil.disk_usage(self.uploads).free < least:
             raise Refused(f"no room for more files at the moment: try again in {RETRY_AFTER_S} s", 503)
 
     def with_disk_check(self, receive: Receive, path: str) -> Receive:
-        """A `receive` that applies `check_disk` before each part of an upload, which may be larger than the disk."""
+        """A `receive` that applies `check_disk` before each part of an upload, because it may exceed the free space."""
 
         async def receive_if_room() -> Message:
             self.check_disk(path)
@@ -158,7 +160,7 @@ class RequestLimits:
         return receive_if_room
 
     def check_answer_exists(self, request: Request, path: str) -> None:
-        """gradio writes a traceback and breaks the connection for an answer that does not exist or was fetched."""
+        """gradio logs a traceback and drops the connection if an answer does not exist or was fetched before."""
         session = request.query_params.get("session_hash")
         if (path.startswith(CALL) and event_id(path) not in self.sessions.unfetched_calls()) or (
             path == QUEUE_DATA and session and session not in self.sessions
@@ -166,8 +168,8 @@ class RequestLimits:
             raise Refused("no such call, or its answer was fetched before: call again", 404)
 
     def check_arguments(self, body: bytes, path: str) -> None:
-        """gradio writes a traceback for text that can't be encoded, and for most arguments of a wrong type; it keeps
-        sessions of any name, and their answers until they are fetched.
+        """gradio logs a traceback for text that can't be encoded, and for most arguments of a wrong type. It keeps
+        session names of any length, and answers until they are fetched.
         """
         try:
             content = orjson.loads(body)
@@ -181,7 +183,7 @@ class RequestLimits:
             raise Refused(f"{MAX_UNFETCHED} answers wait for this session: fetch them first", 503)
 
     def with_notification(self, send: Send) -> Send:
-        """A `send` that calls `on_upload` with the paths in gradio's answer to an upload. Not a rule."""
+        """A `send` that calls `on_upload` with the paths in gradio's answer to an upload."""
         status, body = 0, b""
 
         async def send_and_notify(message: Message) -> None:
@@ -195,7 +197,7 @@ class RequestLimits:
 
 
 def route_path(scope: Scope) -> str:
-    """The path of a request as Starlette's router matches it: without the prefix that a proxy may keep in it."""
+    """The path of a request without the prefix of a proxy, as Starlette's router matches it."""
     path, prefix = scope.get("path", ""), scope.get("root_path", "")
     return path.removeprefix(prefix) if path.startswith(f"{prefix}/") else path
 
@@ -206,7 +208,7 @@ def event_id(path: str) -> str:
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that returns a body that was read already, then what follows it."""
+    """A `receive` that first returns a body that was read already, then the messages that follow it."""
     messages = iter([{"type": "http.request", "body": body}])
 
     async def receive_again() -> Message:
@@ -216,7 +218,7 @@ def replay(body: bytes, receive: Receive) -> Receive:
 
 
 def refusal(refused: Refused) -> JSONResponse:
-    """An answer that the page and gradio_client show as a message."""
+    """The answer to a refused request, in the format whose message the page and gradio_client show."""
     message = str(refused)
     detail = [{"__type__": "validate", "is_valid": False, "parameter_name": "request", "message": message}]
     return JSONResponse({"detail": detail, "error": message}, refused.status)

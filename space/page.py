@@ -11,7 +11,12 @@ from space.pictures import PictureClassifier
 
 
 def build(classifier: PictureClassifier, notices: Sequence[str] = ()) -> gr.Blocks:
-    """The page and the API over some models. `server.serve` launches it. `notices` are lines for the visitor."""
+    """Builds the page and the API, which `server.serve` launches.
+
+    Args:
+        classifier: the served models.
+        notices: lines to show below the header, such as that the Hub can't be reached.
+    """
     cached = (cleanup.INTERVAL_S, cleanup.KEEP_S)
     with gr.Blocks(title="Image classifier", analytics_enabled=False, delete_cache=cached) as demo:
         page, api = layout.build(classifier, notices), Endpoints(classifier)

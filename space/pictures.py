@@ -1,4 +1,4 @@
-"""From an uploaded file to what the models say about it: the page and the API share these steps.
+"""From uploaded files to labels: the steps that the page and the API share.
 
     for picture in classifier.classify(uploads(files), [model], top_k=5): ...
 

@@ -1,10 +1,10 @@
-"""Decodes each upload once, and keeps the image for as long as there is room.
+"""Decodes each upload once, and keeps the decoded image while memory allows.
 
     images.prefetch(paths)          # as uploads arrive: decodes in the background
-    images.decode(path)             # the image, at once if it is kept
+    images.decode(path)             # the image; decodes it first unless it is kept
 
 Decoding starts while the next files are still being sent. All models and the detail view share the decoded image, which
-is as large as the model with the largest `reduce_to` needs. A file whose image is not kept is decoded again.
+is as large as the model with the largest `reduce_to` needs. A file whose image was dropped is decoded again.
 """
 
 import threading
@@ -18,9 +18,9 @@ from PIL import Image
 from classifier.errors import ImageError, SlowImageError
 from classifier.images import workers
 
-MAX_WAITING = 500  # files that wait to be decoded: the largest upload of the page
+MAX_PREFETCHED = 500  # files that wait to be decoded in the background; an upload of the page has at most so many
 MAX_SLOW = 3  # files of a call that exceed the time limit; 500 such files would take more than an hour
-MAX_BYTES = 64_000_000  # of kept pixels: 300 photographs for a model with reduce_to=224
+MAX_KEPT_BYTES = 64_000_000  # of pixels: 300 photographs for a model with reduce_to=224
 
 
 class DecodedImages:
@@ -29,7 +29,7 @@ class DecodedImages:
     One background thread prefetches, so that at least one decoding worker is left for callers that wait.
 
     Args:
-        reduce_to: as in `classifier.images.workers.decode`.
+        reduce_to: pixels to which the shorter side of a larger image is reduced; None to keep its size.
     """
 
     def __init__(self, reduce_to: int | None):
@@ -40,10 +40,10 @@ class DecodedImages:
         self._background = ThreadPoolExecutor(1, "prefetch")
 
     def prefetch(self, paths: Iterable[str]) -> None:
-        """Decodes files in the background, unless `MAX_WAITING` are waiting. Returns at once."""
+        """Decodes files in the background. Returns at once. Files beyond `MAX_PREFETCHED` waiting ones are ignored."""
         with self._lock:
             for path in paths:
-                if path not in self._waiting and path not in self._kept and len(self._waiting) < MAX_WAITING:
+                if path not in self._waiting and path not in self._kept and len(self._waiting) < MAX_PREFETCHED:
                     self._waiting[path] = time.monotonic(), self._background.submit(self._decode, path)
 
     def decode(self, path: str) -> Image.Image:
@@ -61,7 +61,7 @@ class DecodedImages:
             except SlowImageError:
                 raise
             except ImageError:
-                pass  # the file may have been incomplete at that time
+                pass  # decoded again below: the file may have been incomplete at that time
         return self._decode(path)
 
     def decode_many(self, paths: Iterable[str]) -> Iterator[Image.Image | ImageError]:
@@ -83,7 +83,7 @@ class DecodedImages:
         return workers.decode_many(paths, decode=decode)
 
     def forget(self, unused_s: float) -> None:
-        """Drops what was not used for so many seconds."""
+        """Drops the images and the waiting files that were not asked for in the last `unused_s` seconds."""
         before = time.monotonic() - unused_s
         with self._lock:
             for path in [path for path, (since, _) in self._waiting.items() if since <= before]:
@@ -96,12 +96,12 @@ class DecodedImages:
         self._background.shutdown(wait=False, cancel_futures=True)
 
     def _decode(self, path: str) -> Image.Image:
-        """Decodes a file and keeps its image; drops the least recently used images above `MAX_BYTES`."""
+        """Decodes a file and keeps its image; drops the least recently used images above `MAX_KEPT_BYTES`."""
         image = workers.decode(path, reduce_to=self.reduce_to)
         with self._lock:
             self._waiting.pop(path, None)
             self._kept[path] = time.monotonic(), image
             self._kept.move_to_end(path)
-            while sum(3 * kept.width * kept.height for _, kept in self._kept.values()) > MAX_BYTES:
+            while sum(3 * kept.width * kept.height for _, kept in self._kept.values()) > MAX_KEPT_BYTES:
                 self._kept.popitem(last=False)
         return image

@@ -1,4 +1,4 @@
-"""More ways to choose pictures than gradio's file component has; what they do is in static/upload.js."""
+"""Buttons to choose a folder or use the webcam, which gradio's file component lacks. static/upload.js handles them."""
 
 import gradio as gr
 
@@ -8,14 +8,12 @@ from space.components import STATIC, module_script
 
 
 def upload_buttons(reduce_to: int | None) -> gr.HTML:
-    """Buttons for a folder and the webcam. Dropped and pasted pictures take the same way to the file component.
+    """Buttons for a folder and the webcam. Their script also handles pictures that are dropped or pasted on the page.
 
-    Its events: `too_many` files were chosen; some are `too_large`; some of the dropped ones are `unreadable`; there is
-    `no_webcam`.
+    Its events are `too_many`, `too_large` and `unreadable` for files that are not sent, and `no_webcam`.
 
     Args:
-        reduce_to: pixels to which the browser reduces the shorter side of large pictures; None to send them as they
-            are.
+        reduce_to: pixels to which the browser reduces the shorter side of large pictures; None to send them unchanged.
     """
     return gr.HTML(
         (STATIC / "upload.html").read_text(encoding="utf-8"),

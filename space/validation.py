@@ -1,7 +1,7 @@
 """Checks the arguments of a call before gradio sees them.
 
-Threats: gradio writes a traceback into the log for almost every argument of a wrong type, downloads a file that is
-given by URL whatever its size, and keeps all arguments with the session.
+Threats: gradio logs a traceback for almost every argument of a wrong type, downloads files that are given by URL
+whatever their size, and keeps all arguments with the session.
 """
 
 import os
@@ -17,12 +17,12 @@ from space.gradio_internals import Argument, Functions
 
 MAX_FILES = 500  # in a call
 MAX_TEXT = 4096  # characters of an argument
-MAX_NAME = 255  # bytes of a file name, as file systems have it
+MAX_NAME = 255  # bytes of the name of a file on the disk; characters of a name that is shown
 FILE_FORMAT = 'send {"path": what /gradio_api/upload answered, "meta": {"_type": "gradio.FileData"}}'
 
 
 class Refused(Exception):
-    """A request that is not answered. The message is for its sender; `status` is the HTTP status."""
+    """A request is refused. The message is for its sender; `status` is the HTTP status of the answer."""
 
     def __init__(self, message: str, status: int = 422):
         super().__init__(message)
@@ -30,12 +30,12 @@ class Refused(Exception):
 
 
 def check_call(path: str, content: object, functions: Functions, uploads: Path) -> None:
-    """Raises Refused for a call with wrong arguments, or of what can't be called.
+    """Raises Refused for a call of an unknown function, or with wrong arguments.
 
     Args:
         path: of the request: /gradio_api/call/…, queue/…, run/… or api/….
         content: the JSON of its body. gradio itself refuses one that is no object, or has no list "data".
-        functions: what can be called.
+        functions: the arguments of all functions that can be called.
         uploads: the folder of uploads.
     """
     if not isinstance(content, dict):
@@ -70,7 +70,7 @@ def in_order(named: dict, arguments: Sequence[Argument]) -> list:
 
 
 def check_value(argument: Argument, value: object, uploads: Path) -> None:
-    """Raises Refused for a value of a wrong type; the function itself checks which values of that type it accepts."""
+    """Raises Refused for a value of a wrong type. Whether it accepts the value is checked by the function itself."""
     if value is None:
         return
     if argument.files == "many":
@@ -89,7 +89,7 @@ def check_value(argument: Argument, value: object, uploads: Path) -> None:
 
 
 def check_file(name: str, value: object, uploads: Path) -> None:
-    """Raises Refused for anything but gradio's FileData of an upload; its file may have been deleted since."""
+    """Raises Refused unless the value is gradio's FileData of an upload, whose file may have been deleted since."""
     has_meta = isinstance(value, dict) and isinstance(value.get("meta"), dict)
     try:
         file = FileData.model_validate(value if has_meta else None, context={"validate_meta": True})
@@ -102,6 +102,6 @@ def check_file(name: str, value: object, uploads: Path) -> None:
 
 
 def is_upload(path: Path, uploads: Path) -> bool:
-    """Whether an absolute path is one that gradio gives to an upload: UPLOADS/digest/name."""
+    """Whether an absolute path has the form that gradio gives to uploads: `uploads`/digest/name."""
     is_name = "\0" not in path.name and path.name != ".." and len(os.fsencode(path.name)) <= MAX_NAME
     return is_name and path.parent.parent == uploads and re.fullmatch(cleanup.DIGEST, path.parent.name) is not None

@@ -83,14 +83,14 @@ def test_a_gallery_of_slow_files_ends(images, tmp_path, monkeypatch):
 
 
 def test_no_more_files_wait_than_are_allowed(images, files, monkeypatch):
-    monkeypatch.setattr(prefetch, "MAX_WAITING", 1)
+    monkeypatch.setattr(prefetch, "MAX_PREFETCHED", 1)
     images._background.submit(time.sleep, 0.2)
     prefetch_and_delete(images, files)
     assert [isinstance(each, ImageError) for each in images.decode_many(files)] == [False, True, True, True]
 
 
 def test_the_least_recently_used_images_are_dropped(images, files, monkeypatch):
-    monkeypatch.setattr(prefetch, "MAX_BYTES", 2 * 3 * 24 * 16)
+    monkeypatch.setattr(prefetch, "MAX_KEPT_BYTES", 2 * 3 * 24 * 16)
     for i in (0, 1, 0, 3):  # the second one is the least recently used
         images.decode(files[i])
     for file in files:
