@@ -201,7 +201,7 @@ def test_files_of_the_server_can_not_be_read(url, files):
     assert reply.status_code == 422 and "not an upload" in reply.json()["error"]
 
 
-def test_sigterm_ends_it(models, tmp_path):
+def test_sigterm_stops_the_app(models, tmp_path):
     with running_app(models[:1], tmp_path) as (url, app):
         client = Client(url, verbose=False)  # holds a connection open, as a browser does
         assert client.predict(api_name="/models")
@@ -212,7 +212,7 @@ def test_sigterm_ends_it(models, tmp_path):
             httpx.get(f"{url}/health")
 
 
-def test_a_model_that_is_not_there_is_one_line(tmp_path):
+def test_a_missing_model_is_an_error_of_one_line(tmp_path):
     app = subprocess.run(
         [sys.executable, ROOT / "app.py"],
         cwd=tmp_path,
@@ -248,7 +248,7 @@ def test_compare_gives_a_label_a_model(client, models, files):
         client.predict(None, api_name="/compare")
 
 
-def test_a_submitted_job_tells_how_far_it_is(client, files):
+def test_a_submitted_job_ends_with_the_table(client, files):
     job = client.submit([handle_file(files["good"])] * 3, api_name="/classify_gallery")
     table, _ = job.result()
     assert len(table["data"]) == 3 and job.done()
@@ -296,7 +296,7 @@ def test_tools_by_mcp(url, models, files):
     assert "first" in listed.content[0].text
 
 
-def test_mcp_is_bounded_as_well(url, files):
+def test_limits_apply_to_mcp(url, files):
     address = f"{url}/gradio_api/file={files['good']}"
     _, results = call_tools(url, ("classify", {"image": address}), ("compare", {"image": address}))
     assert all(result.isError and "given by URL" in result.content[0].text for result in results)
@@ -310,7 +310,7 @@ def test_mcp_is_bounded_as_well(url, files):
     assert "not an image" in results[-1].content[0].text
 
 
-def test_old_files_are_swept_and_nothing_that_is_not_an_upload(tmp_path):
+def test_old_uploads_are_deleted_and_nothing_else(tmp_path):
     a, b, part = tmp_path / ("a" * 64), tmp_path / ("b" * 64), tmp_path / "tmp0a_bcdef"
     others = [tmp_path / "notes.txt", tmp_path / "photos" / "mine.jpg", tmp_path / "tmp1a_bcdef" / "mine.jpg"]
     for path in (a / "old.jpg", b / "new.jpg", b / "deep" / "old.jpg", part, *others):

@@ -36,7 +36,7 @@ def test_an_image_is_shrunk_to_what_the_model_needs(tmp_path):
     assert reduced(image, 16).size == (24, 16) and reduced(image, 60) is image and reduced(image, None) is image
 
 
-def test_what_waits_is_computed_together(predictor, monkeypatch):
+def test_waiting_images_are_computed_in_one_batch(predictor, monkeypatch):
     sizes, judge = [], predictor.predict_with_ood
 
     def slowly(images, batch_size):

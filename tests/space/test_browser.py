@@ -261,7 +261,7 @@ def test_filters_and_downloads_go_together(opened, models, files):
     pictures(page, 1)
 
 
-def test_all_ways_in(opened, files, tmp_path):
+def test_drop_paste_and_choose_a_folder(opened, files, tmp_path):
     """Dropped: files, and a folder; chosen: a folder; pasted. Two files of one name are two pictures."""
     expect, page = playwright.expect, opened()
     content = [list(file.read_bytes()) for file in files]
@@ -343,7 +343,7 @@ def test_scripts_are_found_below_a_path(browser, url):
     page.close()
 
 
-def test_keys_alone(opened, files):
+def test_the_page_works_by_keyboard(opened, files):
     expect, page = playwright.expect, opened()
     with page.expect_file_chooser() as chooser:  # around all of it: until it listens, a chooser would be lost
         for _ in range(20):
@@ -421,7 +421,7 @@ def test_results_stream_in_and_can_be_stopped(opened, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_comes_meanwhile_waits(opened, files, tmp_path):
+def test_pictures_added_during_a_run_are_classified_too(opened, files, tmp_path):
     """Pictures that are chosen, and an example that is clicked, while others are classified; one file is too large."""
     expect, page = playwright.expect, opened()
     for i in range(60):
@@ -437,7 +437,7 @@ def test_what_comes_meanwhile_waits(opened, files, tmp_path):
 
 
 @pytest.mark.parametrize("first", ["upload", "example"])
-def test_what_comes_at_the_same_moment_is_kept(opened, tmp_path, first):
+def test_runs_that_start_together_keep_all_pictures(opened, tmp_path, first):
     """A slow network lets two runs of one visit start together, and in either order."""
     page = opened()
     for i in range(30):
@@ -454,7 +454,7 @@ def test_what_comes_at_the_same_moment_is_kept(opened, tmp_path, first):
     pictures(page, 31)
 
 
-def test_what_is_chosen_last_holds(opened, models, tmp_path):
+def test_the_newest_choice_of_model_and_picture_is_shown(opened, models, tmp_path):
     """Another model is chosen while pictures are classified, and several pictures are clicked before one is
     explained.
     """
@@ -502,7 +502,7 @@ def test_what_is_chosen_last_holds(opened, models, tmp_path):
 
 
 @pytest.mark.slow
-def test_more_files_than_are_taken(opened, tmp_path):
+def test_only_the_first_500_files_are_taken(opened, tmp_path):
     page = opened()
     content = encoded(picture(0, (32, 32)))
     for i in range(validation.MAX_FILES + 3):

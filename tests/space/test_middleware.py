@@ -87,7 +87,7 @@ def test_a_url_is_refused_and_not_fetched(app, elsewhere, endpoint):
     assert not asked
 
 
-def test_the_file_that_it_asks_for_instead_is_taken(app, tmp_path):
+def test_a_file_is_accepted_in_place_of_its_url(app, tmp_path):
     (tmp_path / "a.png").write_bytes(encoded(picture(0)))
     _, about = Client(app[0], verbose=False).predict(handle_file(tmp_path / "a.png"), api_name="/classify")
     assert about["model"] == "tiny"
@@ -114,7 +114,7 @@ def test_an_upload_has_nothing_but_files(app):
     assert "Traceback" not in log.read_text()
 
 
-def test_others_files_are_not_to_be_read_by_guessing(app, tmp_path):
+def test_uploads_of_others_can_not_be_guessed(app, tmp_path):
     url, log = app
     uploads = log.parent / "uploads"
     [path] = httpx.post(f"{url}/gradio_api/upload", files={"files": ("a.png", encoded(picture(7)))}).json()
@@ -132,7 +132,7 @@ def test_others_files_are_not_to_be_read_by_guessing(app, tmp_path):
         assert reply.status_code in (403, 404), guess
 
 
-def test_what_the_app_does_not_use_is_not_there(app, elsewhere):
+def test_unused_routes_of_gradio_are_refused(app, elsewhere):
     """gradio's own routes: they would read any number of bytes, start ffmpeg, change a call that waits, print what they
     got.
     """
@@ -189,7 +189,7 @@ def test_a_path_may_keep_the_prefix_of_a_proxy(model, tmp_path, prefix):
         assert "Traceback" not in (tmp_path / "app.log").read_text()
 
 
-def test_an_upload_that_is_broken_off_leaves_no_trace(app):
+def test_an_aborted_upload_logs_no_traceback(app):
     url, log = app
     start, head = log.stat().st_size, "POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n"
     with connected(url) as connection:
@@ -229,7 +229,7 @@ def raw(url: str, request: str) -> int:
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[" * 100_000, b'{"data": "x"}', b'{"data": [{"path": 7}, null, 5]}', b"\xff"]
 )
-def test_what_is_no_call_is_an_error_of_the_sender(app, body):
+def test_malformed_calls_are_refused(app, body):
     reply = httpx.post(f"{app[0]}/gradio_api/call/classify", content=body, headers={"content-type": "application/json"})
     if reply.status_code == 200:  # accepted as a call; it then has to fail as one
         event = reply.json()["event_id"]
@@ -239,7 +239,7 @@ def test_what_is_no_call_is_an_error_of_the_sender(app, body):
 
 
 @pytest.mark.slow
-def test_over_the_queue_is_busy_and_all_that_was_accepted_is_answered(app):
+def test_a_full_queue_refuses_and_accepted_calls_are_answered(app):
     url = f"{app[0]}/gradio_api"
     [path] = httpx.post(f"{url}/upload", files={"files": ("a.png", encoded(picture(0)))}).json()
     image = {"path": path, "meta": {"_type": "gradio.FileData"}}
@@ -262,7 +262,7 @@ def test_over_the_queue_is_busy_and_all_that_was_accepted_is_answered(app):
         assert all("event: complete" in text for text in threads.map(result, accepted))
 
 
-def test_a_line_a_request_without_names(app, tmp_path):
+def test_the_log_has_a_line_per_request_without_names(app, tmp_path):
     url, log = app
     (tmp_path / "secret name.png").write_bytes(encoded(picture(0)))
     Client(url, verbose=False).predict(handle_file(tmp_path / "secret name.png"), api_name="/classify")
@@ -273,7 +273,7 @@ def test_a_line_a_request_without_names(app, tmp_path):
     assert not any("secret" in line or "127.0.0.1" in line for line in lines if " INFO " in line)
 
 
-def test_sigterm_answers_what_was_accepted_and_refuses_what_comes(model, tmp_path):
+def test_sigterm_answers_accepted_calls_and_refuses_new_ones(model, tmp_path):
     with running_app([model], tmp_path) as (url, process):
         [path] = httpx.post(f"{url}/gradio_api/upload", files={"files": ("a.png", encoded(picture(0)))}).json()
         image = {"path": path, "meta": {"_type": "gradio.FileData"}}

@@ -90,7 +90,7 @@ def malformed(path: str) -> dict[str, tuple[object, str]]:
 
 @pytest.mark.parametrize("way", ["call", "queue"])
 @pytest.mark.parametrize("endpoint", ["classify", "classify_gallery", "compare"])
-def test_what_is_no_file_is_refused_in_a_line_and_leaves_no_trace(app, upload, endpoint, way):
+def test_values_that_are_no_files_are_refused_in_one_line(app, upload, endpoint, way):
     url, log = app
     for what, (value, message) in malformed(upload).items():
         data = {
@@ -127,7 +127,7 @@ def test_other_arguments_are_checked_as_well(app, upload, way):
     assert "Traceback" not in log.read_text()
 
 
-def test_a_visit_has_a_short_name_and_fetches_its_answers(app, upload):
+def test_sessions_have_short_ids_and_few_unfetched_answers(app, upload):
     url, log = app
     dependencies = httpx.get(f"{url}/config").json()["dependencies"]
     [number] = [each["id"] for each in dependencies if each["api_name"] == "classify"]
@@ -147,7 +147,7 @@ def test_a_visit_has_a_short_name_and_fetches_its_answers(app, upload):
     assert "Traceback" not in log.read_text()
 
 
-def test_what_can_not_be_called_is_not_there(app, upload):
+def test_unknown_endpoints_are_refused(app, upload):
     url, log = app
     file = {"path": upload, "meta": META}
     for way, body in {
@@ -173,7 +173,7 @@ def test_what_can_not_be_called_is_not_there(app, upload):
     assert "Traceback" not in log.read_text()
 
 
-def test_an_answer_is_there_to_be_fetched_once(app, upload):
+def test_an_answer_can_be_fetched_once(app, upload):
     url, log = app
     call = f"{url}/gradio_api/call/classify"
     event = httpx.post(call, json={"data": [{"path": upload, "meta": META}, None, 5]}).json()["event_id"]
@@ -184,7 +184,7 @@ def test_an_answer_is_there_to_be_fetched_once(app, upload):
     assert "Traceback" not in log.read_text()
 
 
-def test_a_file_that_is_gone_is_a_row_with_the_reason(app, upload):
+def test_a_deleted_file_is_a_row_with_an_error(app, upload):
     call = f"{app[0]}/gradio_api/call/classify_gallery"
     files = [{"path": path, "meta": META} for path in (upload, str(Path(upload).with_name("b.png")))]
     event = httpx.post(call, json={"data": [files, None, 5]}).json()["event_id"]
