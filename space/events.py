@@ -108,6 +108,8 @@ class PageEvents:
                         break
                     if len(pictures) >= MAX_PICTURES:  # other runs add pictures too
                         raise full
+                    if not run.done:
+                        first = len(pictures)  # other runs may have added pictures since this one began
                     pictures.append(picture)
                     run.done += 1
                     if time.monotonic() - updated > UPDATE_EVERY_S:

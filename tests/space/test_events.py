@@ -96,6 +96,17 @@ def test_an_example_is_classified_under_its_name(page):
     assert last[page.page.results] and visit.selected == 0
 
 
+def test_an_example_that_is_clicked_during_an_upload_is_selected(page, files):
+    visit = Visit()
+    upload = page.upload(visit=visit, files=files, **CONTROLS)
+    example = page.classify_example(example=1, visit=visit, **CONTROLS)
+    next(upload)
+    next(example)  # both have begun, and have no picture yet
+    list(upload)
+    list(example)
+    assert visit.picture and visit.picture.name == page.page.example_paths[1].name
+
+
 @pytest.mark.parametrize("index", [-1, 1000, None, True, "1"])
 def test_an_example_that_does_not_exist_is_refused(page, index):
     with pytest.raises(gr.Error, match="no files"):
