@@ -8,8 +8,9 @@ import gradio as gr
 
 from classifier.models.predictor import Predictor
 from classifier.runs import RunFolder
-from space.components import FILE_URL, percent
+from space.components import percent
 from space.pictures import Picture
+from space.validation import FILE_URL
 
 DISAGREE = "background: rgb(245 158 11 / .15)"  # of pictures on which models disagree; readable in both themes
 

@@ -17,9 +17,9 @@ from PIL import Image
 from classifier.images.convert import to_rgb
 from space.pictures import Picture
 from space.session import Run, Settings, kinds_of
+from space.validation import FILE_URL
 
 STATIC = Path(__file__).parent / "static"
-FILE_URL = "gradio_api/file="  # relative: the page may be served below a path
 MAX_BARS = 20
 THUMBNAIL = 96  # pixels of the shorter side
 

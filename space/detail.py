@@ -7,8 +7,9 @@ from PIL import Image
 from classifier.errors import ModelError
 from classifier.models import explain
 from space.batching import reduced
-from space.components import FILE_URL, bar, percent
+from space.components import bar, percent
 from space.pictures import Picture, PictureClassifier, new_file
+from space.validation import FILE_URL
 
 MIN_SIDE = 320  # pixels; smaller figures are enlarged by a whole factor
 PLACEHOLDER = '<div class="figures waiting" aria-hidden="true"><span></span><span></span></div>'

@@ -8,7 +8,6 @@ import gradio as gr
 
 from classifier.errors import ClassifierError
 from classifier.table import column_names, headers_and_data, result_row
-from space.gradio_internals import hide_from_mcp
 from space.layout import TOP_K, Components
 from space.pictures import Picture, PictureClassifier, uploads
 from space.session import write_csv
@@ -65,7 +64,7 @@ class Endpoints:
         """Classify one image: the most probable labels, best first, and which model said so.
 
         Args:
-            image: an image file (JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, HEIC); over MCP a data: URL (base64).
+            image: an image file (JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, HEIC); over MCP an upload's URL or a data: URL.
             model: name of a model as /models lists them; the first of these by default.
             top_k: how many labels to return, 5 by default.
 
@@ -81,7 +80,7 @@ class Endpoints:
         """Classify one image with every model, to see whether they agree.
 
         Args:
-            image: an image file (JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, HEIC); over MCP a data: URL (base64).
+            image: an image file (JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, HEIC); over MCP an upload's URL or a data: URL.
             top_k: how many labels of each model to return, 5 by default.
 
         Returns:
@@ -102,7 +101,6 @@ class Endpoints:
             raise gr.Error(f"{picture.name}: {picture.error}", print_exception=False)
         return picture
 
-    @hide_from_mcp
     def classify_gallery(
         self,
         files: list,
@@ -113,7 +111,7 @@ class Endpoints:
         """Classify many images: a table with a row a file, in the order given, and the same as a CSV file.
 
         Args:
-            files: image files. One that can't be read has status "error" and a reason; the others are classified.
+            files: image files; over MCP the URLs of uploads. One that can't be read has status "error" and a reason.
             model: name of a model as /models lists them; the first of these by default.
             top_k: how many labels to return for each image, 5 by default.
 

@@ -4,20 +4,19 @@ When gradio is upgraded, tests/space/test_gradio_internals.py fails until somebo
 against the new source and set WRITTEN_FOR; the other tests of that file show each use on a real `gr.Blocks`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+from urllib.parse import urljoin
 
 import gradio as gr
-from gradio import route_utils
+from gradio import mcp, route_utils
 from gradio.utils import get_upload_folder
 
 WRITTEN_FOR = "6.31.0"
 MAX_SESSIONS_WITH_MESSAGES = 20_000  # an empty queue of messages takes 1 kB
-
-AnyFunction = TypeVar("AnyFunction", bound=Callable)
 
 
 def upload_folder() -> Path:
@@ -36,13 +35,45 @@ def event_data(event: gr.EventData) -> dict[str, Any]:
     return event._data if isinstance(event._data, dict) else {}
 
 
-def hide_from_mcp(function: AnyFunction) -> AnyFunction:
-    """Decorates an API function that is no MCP tool. gradio's own settings would hide it from the API as well.
+class ToolServer(mcp.GradioMCPServer):
+    """gradio's MCP server with tools that take lists of files, and URLs relative to that of the server.
 
-    Check: `GradioMCPServer` in gradio/mcp.py leaves out functions whose `_mcp_type` is not "tool".
+    Check: `App.setup_mcp_server` in gradio/routes.py makes a `gradio.mcp.GradioMCPServer`. Its `get_input_schema` gives
+    a list of files as an array that refers to "#/$defs/FileData", where nothing is, which clients can't resolve; its
+    `convert_strings_to_filedata` knows no items of lists, and no URLs but absolute ones in lower case.
     """
-    vars(function)["_mcp_type"] = "none"
-    return function
+
+    def get_input_schema(self, *args: Any, **names: Any) -> tuple[dict[str, Any], list[list[str | int]]]:
+        """The schema of a tool, and the positions in it that are files."""
+        schema, positions = super().get_input_schema(*args, **names)
+        for argument in schema["properties"].values():
+            if argument.get("type") == "array":
+                argument.pop("$defs", None)
+                argument["items"].pop("$ref", None)
+        return schema, positions
+
+    def convert_strings_to_filedata(self, value: dict[str, Any], filedata_positions: list[list[str | int]]) -> Any:
+        """The arguments of a call, by name, with gradio's FileData in place of the URLs of files."""
+        request: Any = self.mcp_server.request_context.request
+
+        def convert(text: str) -> Any:
+            url = text if text.startswith("data:") else urljoin(str(request.url), text)
+            return super(ToolServer, self).convert_strings_to_filedata({"file": url}, [["file"]])["file"]
+
+        names = {position[0] for position in filedata_positions}
+        return {
+            name: argument
+            if name not in names or argument is None
+            else [convert(text) for text in argument]
+            if isinstance(argument, list)
+            else convert(argument)
+            for name, argument in value.items()
+        }
+
+
+def serve_lists_of_files_by_mcp() -> None:
+    """Makes gradio use `ToolServer`; it has no setting for it."""
+    mcp.GradioMCPServer = ToolServer  # type: ignore[misc]
 
 
 def refuse_form_fields() -> None:

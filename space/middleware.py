@@ -13,9 +13,10 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import orjson
 from starlette.datastructures import MutableHeaders
@@ -24,7 +25,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from space.gradio_internals import Functions, Sessions
-from space.validation import Refused, check_call
+from space.validation import Refused, Uploads, check_call, host_of
 
 MAX_CALL_BYTES = 1_000_000  # of the JSON of a call: 500 files take 200 kB
 MAX_MCP_BYTES = 10_000_000  # of a message by MCP, which contains an image as base64
@@ -107,8 +108,7 @@ class RequestLimits:
             if is_post and path.startswith(UPLOAD):
                 receive, send = self.with_disk_check(receive, path), self.with_notification(send)
             elif is_post and path.startswith(CALLS):
-                body = await request.body()
-                self.check_arguments(body, path)
+                body = self.check_arguments(await request.body(), path, own_hosts(request))
                 receive = replay(body, receive)
             await self.app(request.scope, receive, send)
         except Refused as refused:
@@ -167,20 +167,25 @@ class RequestLimits:
         ):
             raise Refused("no such call, or its answer was fetched before: call again", 404)
 
-    def check_arguments(self, body: bytes, path: str) -> None:
+    def check_arguments(self, body: bytes, path: str, hosts: Container[str]) -> bytes:
         """gradio logs a traceback for text that can't be encoded, and for most arguments of a wrong type. It keeps
-        session names of any length, and answers until they are fetched.
+        session names of any length, and answers until they are fetched. Returns the body for gradio, in which the URLs
+        of uploads at one of `hosts` are replaced by paths.
         """
         try:
             content = orjson.loads(body)
         except orjson.JSONDecodeError:
             raise Refused("not JSON in UTF-8") from None
-        check_call(path, content, self.functions, self.uploads)
+        check_call(path, content, self.functions, Uploads(self.uploads, hosts))
         session = content.get("session_hash") if isinstance(content, dict) else None
         if isinstance(session, str) and len(session) > MAX_SESSION_ID:
             raise Refused(f"session_hash: {len(session):,} characters, at most {MAX_SESSION_ID}")
         if isinstance(session, str) and self.sessions.n_unfetched(session) >= MAX_UNFETCHED:
             raise Refused(f"{MAX_UNFETCHED} answers wait for this session: fetch them first", 503)
+        try:
+            return orjson.dumps(content)
+        except orjson.JSONEncodeError:  # orjson reads 1024 levels and writes 254
+            raise Refused("nested too deeply") from None
 
     def with_notification(self, send: Send) -> Send:
         """A `send` that calls `on_upload` with the paths in gradio's answer to an upload."""
@@ -200,6 +205,13 @@ def route_path(scope: Scope) -> str:
     """The path of a request without the prefix of a proxy, as Starlette's router matches it."""
     path, prefix = scope.get("path", ""), scope.get("root_path", "")
     return path.removeprefix(prefix) if path.startswith(f"{prefix}/") else path
+
+
+def own_hosts(request: Request) -> set[str]:
+    """The hosts that a request was sent to: by its header Host, by those of proxies, and by GRADIO_ROOT_PATH."""
+    lists = [*request.headers.getlist("host"), *request.headers.getlist("x-forwarded-host")]
+    names = [name for names in lists for name in names.split(",")]
+    return {host_of(name) for name in (*names, urlsplit(request.scope.get("root_path", "")).netloc)}
 
 
 def event_id(path: str) -> str:

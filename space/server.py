@@ -75,6 +75,7 @@ def launch(
     uploads = gradio_internals.upload_folder()
     uploads.mkdir(parents=True, exist_ok=True)
     gradio_internals.refuse_form_fields()
+    gradio_internals.serve_lists_of_files_by_mcp()
     limits = Middleware(
         RequestLimits,
         activity=activity,

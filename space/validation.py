@@ -6,8 +6,10 @@ whatever their size, and keeps all arguments with the session.
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from gradio import FileData
 from pydantic import ValidationError
@@ -18,6 +20,9 @@ from space.gradio_internals import Argument, Functions
 MAX_FILES = 500  # in a call
 MAX_TEXT = 4096  # characters of an argument
 MAX_NAME = 255  # bytes of the name of a file on the disk; characters of a name that is shown
+FILE_URL = (
+    "gradio_api/file="  # and the path of a file: its URL relative to the page, which may be served below a prefix
+)
 FILE_FORMAT = 'send {"path": what /gradio_api/upload answered, "meta": {"_type": "gradio.FileData"}}'
 
 
@@ -29,14 +34,39 @@ class Refused(Exception):
         self.status = status
 
 
-def check_call(path: str, content: object, functions: Functions, uploads: Path) -> None:
+@dataclass(frozen=True)
+class Uploads:
+    """Which files a call may name."""
+
+    folder: Path
+    hosts: Container[str]  # a URL with one of these, as `host_of` gives them, is one of this app's
+
+    def path_of(self, url: str) -> str | None:
+        """The path in a URL of this app's files, absolute or relative; None for any other URL. Nothing is fetched."""
+        try:
+            parts = urlsplit(url.strip())
+        except ValueError:
+            return None
+        _, has_path, path = parts.path.partition(FILE_URL)
+        is_own = parts.scheme in ("", "http", "https") and (not parts.netloc or host_of(parts.netloc) in self.hosts)
+        return unquote(path) if has_path and is_own else None
+
+
+def host_of(address: str) -> str:
+    """The host and port of a URL or header in lower case, without the default ports, so that they can be compared."""
+    return re.sub(r":(80|443)?$", "", address.strip().lower())
+
+
+def check_call(path: str, content: object, functions: Functions, uploads: Uploads) -> None:
     """Raises Refused for a call of an unknown function, or with wrong arguments.
+
+    In `content`, the URL of an upload is replaced by its path.
 
     Args:
         path: of the request: /gradio_api/call/…, queue/…, run/… or api/….
         content: the JSON of its body. gradio itself refuses one that is no object, or has no list "data".
         functions: the arguments of all functions that can be called.
-        uploads: the folder of uploads.
+        uploads: which files the call may name.
     """
     if not isinstance(content, dict):
         return
@@ -69,7 +99,7 @@ def in_order(named: dict, arguments: Sequence[Argument]) -> list:
     return [named.get(name) for name in names]
 
 
-def check_value(argument: Argument, value: object, uploads: Path) -> None:
+def check_value(argument: Argument, value: object, uploads: Uploads) -> None:
     """Raises Refused for a value of a wrong type. Whether it accepts the value is checked by the function itself."""
     if value is None:
         return
@@ -88,16 +118,27 @@ def check_value(argument: Argument, value: object, uploads: Path) -> None:
         raise Refused(f"{argument.name}: {len(value):,} characters, at most {MAX_TEXT:,}")
 
 
-def check_file(name: str, value: object, uploads: Path) -> None:
-    """Raises Refused unless the value is gradio's FileData of an upload, whose file may have been deleted since."""
-    has_meta = isinstance(value, dict) and isinstance(value.get("meta"), dict)
+def check_file(name: str, value: object, uploads: Uploads) -> None:
+    """Raises Refused unless the value is gradio's FileData of an upload, whose file may have been deleted since.
+
+    The URL of an upload, which gradio's tool for MCP returns, is replaced by its path.
+    """
+    if not isinstance(value, dict) or not isinstance(value.get("meta"), dict):
+        raise Refused(f"{name}: not a file: {FILE_FORMAT}")
     try:
-        file = FileData.model_validate(value if has_meta else None, context={"validate_meta": True})
+        file = FileData.model_validate(value, context={"validate_meta": True})
     except ValidationError:
         raise Refused(f"{name}: not a file: {FILE_FORMAT}") from None
+    folder, path = uploads.folder.absolute(), uploads.path_of(file.path)
+    if path is not None and is_upload(Path(path), folder):
+        value |= {"path": path, "url": None, "orig_name": Path(path).name}  # gradio_client takes it from the URL
+        return
     if file.path.strip().lower().startswith(("http://", "https://")):
-        raise Refused(f"{name}: an image given by URL: download it, then send the file")
-    if not is_upload(Path(file.path).absolute(), uploads.absolute()):
+        raise Refused(
+            f"{name}: an image given by URL: download it, then send the file "
+            "(over MCP: upload it with the tool upload_file_to_gradio, and pass the URL that this returns)"
+        )
+    if not is_upload(Path(file.path).absolute(), folder):
         raise Refused(f"{name}: not an upload: send it to /gradio_api/upload first, then the path that this answers")
 
 

@@ -1,5 +1,6 @@
 """The app as a user starts it: its API by gradio_client and MCP, its errors, and how it stops."""
 
+import ast
 import asyncio
 import base64
 import csv
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -262,16 +264,23 @@ def test_the_schema_is_the_committed_one(url):
     assert schema == committed, "scripts rely on it: write api.json anew only for a change that is meant"
 
 
-def call_tools(url: str, *calls: tuple[str, dict]) -> tuple[list, list]:
-    """The tools of the app, and the results of some calls, as an MCP client gets them."""
-    from mcp import ClientSession
+def call_tools(server: str | list, *calls: tuple[str, dict], headers: dict | None = None) -> tuple[list, list]:
+    """The tools of an app (its URL) or of a command (its words), and the results of some calls, as an MCP client gets
+    them.
+    """
+    from mcp import ClientSession, StdioServerParameters
+    from mcp.client.stdio import stdio_client
     from mcp.client.streamable_http import streamable_http_client
 
     async def ask() -> tuple[list, list]:
-        async with (
-            streamable_http_client(f"{url}/gradio_api/mcp/") as (read, write, _),
-            ClientSession(read, write) as session,
-        ):
+        if isinstance(server, str):
+            http = httpx.AsyncClient(headers=headers, timeout=60)
+            streams = streamable_http_client(f"{server}/gradio_api/mcp/", http_client=http)
+        else:
+            streams = stdio_client(
+                StdioServerParameters(command=str(server[0]), args=[str(word) for word in server[1:]])
+            )
+        async with streams as (read, write, *_), ClientSession(read, write) as session:
             await session.initialize()
             tools = (await session.list_tools()).tools
             return tools, [await session.call_tool(name, arguments) for name, arguments in calls]
@@ -287,13 +296,56 @@ def test_tools_by_mcp(url, models, files):
     image = data_url(files["good"])
     calls = (("classify", {"image": image, "top_k": 2}), ("compare", {"image": image}), ("models", {}))
     tools, (one, both, listed) = call_tools(url, *calls)
-    assert [tool.name for tool in tools] == ["classify", "compare", "models"]
+    assert [tool.name for tool in tools] == ["classify", "compare", "classify_gallery", "models"]
     assert all(tool.description for tool in tools)
     assert all(entry["description"] for tool in tools for entry in tool.inputSchema["properties"].values())
     top = load_predictor(models[0])(files["good"], top_k=1)[0]["label"]
     for result in (one, both):
         assert not result.isError and top in result.content[0].text
     assert "first" in listed.content[0].text
+
+
+def test_an_agent_uploads_files_with_the_tool_of_gradio(url, models, files):
+    """As the descriptions of the app's tools say: with upload_file_to_gradio, whose URL it passes on."""
+    names = ("good", "Zwei Bäume")
+    command = [Path(sys.executable).with_name("gradio"), "upload-mcp", url, files["good"].parent]
+    tools, results = call_tools(command, *[("upload_file_to_gradio", {"file": str(files[name])}) for name in names])
+    addresses = [result.content[0].text for result in results]
+    assert [tool.name for tool in tools] == ["upload_file_to_gradio"]
+    assert all(address.startswith(f"{url}/gradio_api/file=") for address in addresses)
+    relative = [address.removeprefix(url) for address in addresses]
+    calls = [
+        ("classify", {"image": addresses[0]}),
+        ("classify", {"image": relative[0]}),
+        ("compare", {"image": addresses[0]}),
+        ("classify_gallery", {"files": [addresses[0], relative[1], data_url(files["good"])]}),
+    ]
+    tools, (one, same, both, gallery) = call_tools(url, *calls)
+    predictor = load_predictor(models[0])
+    top, other = (predictor(files[name], top_k=1)[0]["label"] for name in names)
+    for result in (one, same, both):
+        assert not result.isError and top in result.content[0].text
+    rows = ast.literal_eval(gallery.content[0].text)["data"]
+    assert [row[:3] + row[4:5] for row in rows[:2]] == [[0, "good.png", "ok", top], [1, "Zwei Bäume.jpg", "ok", other]]
+    assert rows[2][2] == "ok" and httpx.get(gallery.content[1].text).text.count("\n") == 4
+    [schema] = [tool.inputSchema["properties"]["files"] for tool in tools if tool.name == "classify_gallery"]
+    assert (schema["type"], schema["items"]["type"]) == ("array", "string")
+    assert "$ref" not in json.dumps([tool.inputSchema for tool in tools])  # to what is not there
+
+
+def test_an_agent_behind_a_proxy_passes_the_public_url_of_an_upload(url, files):
+    [path] = httpx.post(f"{url}/gradio_api/upload", files={"files": ("a.png", files["good"].read_bytes())}).json()
+    address = f"https://example.org/some/where/gradio_api/file={quote(path)}"
+    _, [taken] = call_tools(url, ("classify", {"image": address}), headers={"x-forwarded-host": "example.org"})
+    assert not taken.isError
+    _, refused = call_tools(
+        url,
+        ("classify", {"image": address}),
+        ("classify_gallery", {"files": [address]}),
+        ("classify_gallery", {"files": [{"path": str(files["good"]), "meta": {"_type": "gradio.FileData"}}]}),
+    )
+    assert all(result.isError for result in refused)
+    assert all("upload_file_to_gradio" in result.content[0].text for result in refused[:2])
 
 
 def test_limits_apply_to_mcp(url, files):

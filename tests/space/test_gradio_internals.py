@@ -1,6 +1,7 @@
 """The parts of gradio that `space.gradio_internals` relies on without a promise are what it takes them for."""
 
 import ast
+import json
 import re
 from collections.abc import Iterator
 
@@ -33,7 +34,7 @@ def test_no_other_module_uses_private_parts_of_gradio():
                 name = "" if isinstance(node.value, ast.Name) and node.value.id in ("self", "cls") else node.attr
             elif isinstance(node, ast.Attribute) and node.attr in ("state_holder", "fns", "blocks", "temp_file_sets"):
                 name = node.attr
-            elif isinstance(node, ast.Constant) and node.value in ("_mcp_type", "_data", "_queue"):
+            elif isinstance(node, ast.Constant) and node.value in ("_data", "_queue"):
                 name = node.value
             elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("gradio.", "gradio_client.")):
                 name = str(node.module)
@@ -59,11 +60,6 @@ def demo(tmp_path_factory) -> Iterator[tuple[gr.Blocks, str, list]]:
         """
         return f"{image['orig_name']} {len(files)} {k}"
 
-    @gradio_internals.hide_from_mcp
-    def hidden(k: int = 5) -> int:
-        """Not a tool."""
-        return k
-
     def note(event: gr.EventData) -> None:
         asked.append(gradio_internals.event_data(event))
 
@@ -74,10 +70,10 @@ def demo(tmp_path_factory) -> Iterator[tuple[gr.Blocks, str, list]]:
         gr.Image(str(example))
         button = gr.Button()
         gr.on([], describe, [image, files, k], text, api_name="describe", preprocess=False)
-        gr.on([], hidden, k, k, api_name="hidden")
         button.click(note, None, None, api_visibility="private", api_name="note")
     blocks.queue(api_open=False)
     gradio_internals.refuse_form_fields()
+    gradio_internals.serve_lists_of_files_by_mcp()
     _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, ssr_mode=False, mcp_server=True)
     yield blocks, url.rstrip("/"), asked
     blocks.close()
@@ -94,13 +90,20 @@ def test_a_form_field_is_refused_before_it_is_kept(demo):
     assert httpx.post(upload, files=file).status_code == 200
 
 
-def test_a_function_is_hidden_from_mcp_only(demo):
-    blocks, url, _ = demo
-    request = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+def test_a_tool_takes_lists_of_files(demo):
+    _, url, _ = demo
     accepted = {"accept": "application/json, text/event-stream"}
-    tools = httpx.post(f"{url}/gradio_api/mcp/", json=request, headers=accepted).text
-    assert '"name":"describe"' in tools and '"name":"hidden"' not in tools
-    assert "/hidden" in blocks.get_api_info()["named_endpoints"]
+
+    def ask(method: str, **parameters: object) -> dict:
+        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": parameters}
+        reply = httpx.post(f"{url}/gradio_api/mcp/", json=request, headers=accepted, timeout=60).text
+        return json.loads(reply.partition("data: ")[2])["result"]
+
+    [tool] = ask("tools/list")["tools"]
+    assert "$ref" not in json.dumps(tool) and tool["inputSchema"]["properties"]["files"]["items"]["type"] == "string"
+    image = "data:image/png;base64,AAAA"
+    result = ask("tools/call", name="describe", arguments={"image": image, "files": [image, image], "k": 7})
+    assert result["content"][0]["text"].endswith(" 2 7")
 
 
 @pytest.mark.parametrize(("sent", "got"), [({"index": 3}, {"index": 3}), (7, {}), (None, {}), ("index", {})])

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -106,6 +107,46 @@ def test_values_that_are_no_files_are_refused_in_one_line(app, upload, endpoint,
         assert error == where + message, what
         [line] = logged(log, start)
         assert f"INFO POST {'queue/join' if way == 'queue' else f'call/{endpoint}'} 422" in line
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("form", "is_taken"),
+    [
+        ("{url}/gradio_api/file={path}", True),
+        ("https://{host}/some/where/gradio_api/file={path}", True),  # behind a proxy that removes the prefix
+        ("/gradio_api/file={path}", True),
+        ("/some/where/gradio_api/file={path}", True),
+        ("HTTPS://Example.org:443/gradio_api/file={path}", True),  # the first proxy
+        ("http://inner:8080/gradio_api/file={path}", True),  # the second
+        ("http://elsewhere.org/gradio_api/file={path}", False),
+        ("//elsewhere.org/gradio_api/file={path}", False),
+        ("http://example.org@elsewhere.org/gradio_api/file={path}", False),
+        ("http://example.org:81/gradio_api/file={path}", False),
+        ("ftp://{host}/gradio_api/file={path}", False),
+        ("http://[/gradio_api/file={path}", False),
+        ("{url}/gradio_api/file={path}/../../../app.log", False),
+        ("{url}/gradio_api/file=/etc/passwd", False),
+        ("{url}/gradio_api/file={path}%00", False),
+        ("{url}{path}", False),
+    ],
+)
+def test_the_url_of_an_upload_is_taken_as_its_path(app, form, is_taken):
+    url, log = app
+    content = {"files": ("Zwei Bäume #1?.png", encoded(picture(0)))}
+    [path] = httpx.post(f"{url}/gradio_api/upload", files=content).json()
+    address = form.format(url=url, host=url.removeprefix("http://"), path=quote(path))
+    files = [{"path": address, "url": address, "orig_name": address.rpartition("/")[2], "meta": META}]
+    headers = {"x-forwarded-host": "example.org, inner:8080"}
+    call = f"{url}/gradio_api/call/classify_gallery"
+    reply = httpx.post(call, json={"data": [files, None, 5]}, headers=headers)
+    assert reply.status_code == (200 if is_taken else 422)
+    if is_taken:
+        text = httpx.get(f"{call}/{reply.json()['event_id']}", timeout=60).text
+        [row] = json.loads(text.rpartition("data: ")[2])[0]["data"]
+        assert row[:3] == [0, Path(path).name, "ok"]
+    else:
+        assert "given by URL" in reply.json()["error"] or NO_UPLOAD in reply.json()["error"]
     assert "Traceback" not in log.read_text()
 
 
