@@ -25,7 +25,8 @@ from PIL import Image, ImageCms
 from classifier import runs
 from classifier.errors import ImageError
 from classifier.files import write_json
-from classifier.images.workers import MAX_SIDE, Decoder
+from classifier.images.limits import MAX_SIDE
+from classifier.images.workers import Decoder
 
 NUMBERS = (
     0,

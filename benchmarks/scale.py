@@ -24,10 +24,10 @@ from PIL import Image
 
 from classifier import predict
 from classifier import runs as record
-from classifier.data.sources import IMAGE_SUFFIXES
 from classifier.data.unlabelled import Files, Rows
 from classifier.errors import DataError, run
 from classifier.files import write_json
+from classifier.images.limits import SUFFIXES as IMAGE_SUFFIXES
 
 ROOT = Path(__file__).resolve().parent.parent
 WAYS = (1, 1), (2, 1), (2, 2)  # (cores, concurrent processes): the cores are divided among the processes

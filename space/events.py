@@ -13,7 +13,7 @@ from typing import Any
 
 import gradio as gr
 
-from classifier.images.workers import MAX_BYTES
+from classifier.images.limits import MAX_BYTES
 from space import about, compare, components, detail, layout, validation
 from space.endpoints import Endpoints, errors_as_messages
 from space.gradio_internals import event_data

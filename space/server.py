@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
 from classifier.errors import ClassifierError, ModelError
-from classifier.images.workers import MAX_BYTES
+from classifier.images.limits import MAX_BYTES
 from classifier.models.predictor import Predictor
 from space import cleanup, gradio_internals, theme
 from space.components import STATIC

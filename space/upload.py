@@ -2,7 +2,7 @@
 
 import gradio as gr
 
-from classifier.images.workers import MAX_BYTES
+from classifier.images.limits import MAX_BYTES
 from space import validation
 from space.components import STATIC, module_script
 

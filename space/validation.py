@@ -20,9 +20,7 @@ from space.gradio_internals import Argument, Functions
 MAX_FILES = 500  # in a call
 MAX_TEXT = 4096  # characters of an argument
 MAX_NAME = 255  # bytes of the name of a file on the disk; characters of a name that is shown
-FILE_URL = (
-    "gradio_api/file="  # and the path of a file: its URL relative to the page, which may be served below a prefix
-)
+FILE_URL = "gradio_api/file="  # with a path: the URL of a file, relative to that of the page
 FILE_FORMAT = 'send {"path": what /gradio_api/upload answered, "meta": {"_type": "gradio.FileData"}}'
 
 

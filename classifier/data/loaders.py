@@ -21,6 +21,7 @@ from classifier.data.columns import undecoded
 from classifier.data.splits import Splits
 from classifier.errors import DataError, first_line
 from classifier.images.convert import MALFORMED, to_rgb
+from classifier.images.limits import check_bytes, open_image
 
 pillow_heif.register_heif_opener()
 
@@ -170,7 +171,9 @@ def decode_cell(cell: dict | None) -> Image.Image | Exception:
     `datasets` decodes too, but takes twice as long.
     """
     try:
-        with Image.open(cell_source(cell)) as image:
+        source = cell_source(cell)
+        check_bytes(len(source.getbuffer()) if isinstance(source, io.BytesIO) else Path(source).stat().st_size)
+        with open_image(source) as image:
             return to_rgb(image)
     except MALFORMED as error:
         return error

@@ -23,17 +23,13 @@ from huggingface_hub.errors import (
 from classifier.data.columns import check_same_classes, feature_name
 from classifier.errors import DataError, first_line
 from classifier.hub import HUB_ID
+from classifier.images.limits import SUFFIXES as IMAGE_SUFFIXES
 
 # What datasets and folders call their splits, in lower case -> train, validation or test.
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
-}
-# The files of a folder that count as images, by suffix in lower case. Pillow with pillow_heif reads all of them.
-IMAGE_SUFFIXES = {
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"),
-    *(".heic", ".heif", ".avif"),
 }
 # A folder that holds one of these is a dataset of rows, which `datasets` loads, and not an image folder.
 TABLE_SUFFIXES = {".parquet", ".arrow"}

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import datasets
 
 from classifier.data.columns import cast_images, find_column, undecoded
-from classifier.data.sources import IMAGE_SUFFIXES, SPLIT_NAMES, TABLE_SUFFIXES, TABLES, digest_of_files, load_source
+from classifier.data.sources import SPLIT_NAMES, TABLE_SUFFIXES, TABLES, digest_of_files, load_source
 from classifier.errors import DataError
+from classifier.images.limits import SUFFIXES as IMAGE_SUFFIXES
 
 OTHER, LINK = "other files", "links to folders"  # kinds of what is left out of a folder
 

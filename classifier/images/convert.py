@@ -6,6 +6,8 @@ import struct
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
+from classifier.images.limits import MAX_ASPECT
+
 DECOMPRESSION_BOMB = (Image.DecompressionBombWarning, Image.DecompressionBombError)
 # The exceptions that decoders raise for a malformed file.
 MALFORMED = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error, MemoryError, *DECOMPRESSION_BOMB)
@@ -29,8 +31,8 @@ def to_rgb(image: Image.Image, *, reduce_to: int | None = None) -> Image.Image:
     to sRGB. 8-bit RGB without a profile keeps every bit. Of an animation the current frame is converted, which is the
     first one after opening.
 
-    A larger image is shrunk to a shorter side of `reduce_to` pixels, with its aspect ratio kept. There are no limits on
-    time or memory, so this is for trusted images.
+    A larger image is shrunk to a shorter side of `reduce_to` pixels, with its aspect ratio kept; a longer strip than
+    `MAX_ASPECT` is squashed to that ratio. There are no limits on time or memory, so this is for trusted images.
 
     Raises:
         one of MALFORMED: the file of the image is damaged.
@@ -39,9 +41,13 @@ def to_rgb(image: Image.Image, *, reduce_to: int | None = None) -> Image.Image:
 
 
 def reduced_size(size: tuple[int, int], reduce_to: int | None) -> tuple[int, int]:
-    """The size (width, height) to which an image is shrunk for a shorter side of at most `reduce_to` pixels."""
+    """The size (width, height) to which an image is shrunk for a shorter side of at most `reduce_to` pixels.
+
+    A strip whose longer side is more than `MAX_ASPECT` times the shorter one is squashed to that ratio.
+    """
     scale = min(1.0, reduce_to / min(size)) if reduce_to else 1.0
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    width, height = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    return min(width, MAX_ASPECT * height), min(height, MAX_ASPECT * width)
 
 
 def convert_to_rgb(image: Image.Image, size: tuple[int, int], box: Box | None = None) -> Image.Image:

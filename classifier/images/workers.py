@@ -35,15 +35,10 @@ from PIL import Image
 
 from classifier.errors import ImageError, SlowImageError
 from classifier.images.convert import DECOMPRESSION_BOMB, MALFORMED, convert_to_rgb, reduced_size
+from classifier.images.limits import FORMATS, MAX_MEGAPIXELS, check_bytes, open_image
 
 ImageFile = str | os.PathLike | bytes  # a path, or the bytes of a file
 
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "HEIF")  # by content; MPO counts as JPEG
-MAX_BYTES = 30_000_000  # of a file
-MAX_MEGAPIXELS = 120  # width × height / 1e6, by the header; phones reach 108
-MAX_SIDE = 20_000  # pixels
-# Ratio of the sides. A processor that makes the shorter side 224 pixels makes the other one this many times longer.
-MAX_ASPECT = 20
 DRAFT = 1.5  # a JPEG is decoded to at least this many times the wanted size: less is blurred, more costs time
 TIME_LIMIT_S = 10.0  # wall time for one image
 START_LIMIT_S = 60.0  # wall time until a new worker is ready, which takes 0.2 s on an idle machine
@@ -57,13 +52,7 @@ _REPLY = struct.Struct("!cIIQ")
 
 
 def _decode(source: str | io.BytesIO, reduce_to: int | None) -> Image.Image:
-    with Image.open(source, formats=FORMATS) as image:
-        if max(image.size) > MAX_SIDE:
-            raise ValueError(f"{image.width:,} × {image.height:,} pixels; at most {MAX_SIDE:,} a side")
-        if max(image.size) > MAX_ASPECT * min(image.size):
-            raise ValueError(
-                f"{image.width:,} × {image.height:,} pixels; one side at most {MAX_ASPECT} times the other"
-            )
+    with open_image(source) as image:
         size, box = reduced_size(image.size, reduce_to), None
         if size != image.size and image.format in ("JPEG", "MPO"):
             # The JPEG decoder itself scales to 1/2, 1/4 or 1/8, still above the target. Its last column and row may
@@ -328,10 +317,10 @@ def _request(source: ImageFile) -> tuple[str, bytes, bytes]:
         if not stat.S_ISREG(status.st_mode):
             raise ImageError(f"{name}: not a file")
         size = status.st_size
-    if size == 0:
-        raise ImageError(f"{name}: empty")
-    if size > MAX_BYTES:
-        raise ImageError(f"{name}: {size / 1e6:.1f} MB; at most {MAX_BYTES / 1e6:g} MB")
+    try:
+        check_bytes(size)
+    except ValueError as error:
+        raise ImageError(f"{name}: {error}") from None
     return name, kind, body
 
 

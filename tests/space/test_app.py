@@ -22,7 +22,8 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from classifier import load_predictor
-from classifier.images.workers import MAX_BYTES, decode
+from classifier.images.limits import MAX_BYTES
+from classifier.images.workers import decode
 from space import cleanup, middleware
 from tests.helpers.evaluations import write_evaluation
 from tests.helpers.models import LABELS, save_tiny_vit

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from classifier import load_predictor
-from classifier.images.workers import MAX_BYTES
+from classifier.images.limits import MAX_BYTES
 from space import validation
 from space.components import percent
 from space.layout import EXAMPLES
