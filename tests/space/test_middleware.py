@@ -183,6 +183,25 @@ def test_a_path_may_keep_the_prefix_of_a_proxy(model, tmp_path, prefix):
         image = {"path": path, "meta": {"_type": "gradio.FileData"}}
         event = httpx.post(f"{api}/call/classify", json={"data": [image, None, 5]}, timeout=60).json()["event_id"]
         assert "event: complete" in httpx.get(f"{api}/call/classify/{event}", timeout=60).text
+        assert httpx.get(f"{url}{prefix}/health").text == "ok"
+        assert httpx.get(f"{url}{prefix}/").status_code == 200
+        functions = httpx.get(f"{url}{prefix}/config").json()["dependencies"]
+        [number] = [function["id"] for function in functions if function["api_name"] == "classify"]
+        joined = {"data": [image, None, 5], "fn_index": number, "session_hash": "mine"}
+        assert httpx.post(f"{api}/queue/join", json=joined, timeout=60).status_code == 200
+        with httpx.stream("GET", f"{api}/queue/data?session_hash=mine", timeout=60) as events:
+            assert any('"process_completed"' in line and '"success":true' in line for line in events.iter_lines())
+        assert httpx.get(f"{api}/queue/data?session_hash=none").status_code == 404
+        for route in ("deep_link", "file=http://127.0.0.1:9/a.png", "file/a"):
+            assert httpx.get(f"{api}/{route}").json()["error"] == "not part of this app"
+        call = {"name": "classify", "arguments": {"image": f"{api}/file={quote(path)}"}}
+        reply = httpx.post(
+            f"{api}/mcp/",
+            json={"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call},
+            headers={"accept": "application/json, text/event-stream"},
+            timeout=60,
+        )
+        assert '"isError":false' in reply.text
         static = sorted(file.name for file in serving.STATIC.iterdir() if file.is_file())
         assert static and all(httpx.get(f"{url}{prefix}/page/{name}").status_code == 200 for name in static)
         assert httpx.get(f"{url}{prefix}/page/..%2Fserver.py").status_code == 404
