@@ -254,3 +254,36 @@ def test_logits_that_are_no_numbers_are_an_error(pictures, tmp_path, monkeypatch
     save_file(weights, model / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match="NaN"):
         run(monkeypatch, "--model", model, "--dataset", pictures, "--output_dir", tmp_path / "report")
+
+
+OLD = {"do_resize": True, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+
+
+@pytest.mark.parametrize(
+    ("processor", "text"),
+    [
+        ({"feature_extractor_type": "ViTFeatureExtractor", "size": 32, "resample": 2}, "squashed to 32×32"),
+        ({"image_processor_type": "ViTImageProcessor", "size": [32, 32]}, "squashed to 32×32"),
+        ({"image_processor_type": "ViTImageProcessor", "size": 32, "resample": None}, "squashed to 32×32"),
+        (
+            {"feature_extractor_type": "DeiTFeatureExtractor", "size": 36, "crop_size": 32, "do_center_crop": True},
+            "the middle 32×32 pixels",
+        ),
+    ],
+    ids=["size is a number", "size is a list", "no resample", "crop_size is a number"],
+)
+def test_processor_files_of_old_versions(processor, text, pictures, tmp_path, monkeypatch):
+    folder = save_tiny_vit(tmp_path / "old")
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor | OLD))
+    quick = ("--corrupted_samples", 0, "--ood_samples", 0, "--format", "md")
+    run(monkeypatch, "--model", folder, "--dataset", pictures, *quick, "--output_dir", tmp_path / "report")
+    page = (folder / "README.md").read_text()
+    assert f"The network gets a picture {text}" in page or f"The network gets {text}" in page
+    assert "Image.Resampling.BI" in page  # the example without torch has the default of the processor's class
+
+
+def test_a_processor_that_does_not_fit_is_named_in_one_line(pictures, tmp_path, monkeypatch):
+    folder = save_tiny_vit(tmp_path / "other")
+    (folder / "preprocessor_config.json").write_text("{}")  # transformers takes the default, which is 224
+    with pytest.raises(ModelError, match=r"image processor of other does not fit .*224\*224.*preprocessor_config"):
+        run(monkeypatch, "--model", folder, "--dataset", pictures, "--output_dir", tmp_path / "report")

@@ -136,8 +136,12 @@ def load_processor(folder: Path) -> BaseImageProcessor:
     """
     try:
         with quiet():  # timm's processor has another backend only, and warns about it
-            return AutoImageProcessor.from_pretrained(folder, backend="torchvision", trust_remote_code=False)
-    except (OSError, ValueError) as error:
+            processor = AutoImageProcessor.from_pretrained(folder, backend="torchvision", trust_remote_code=False)
+            if any(getattr(processor, name, 0) is None for name in ("size", "resample", "image_mean", "image_std")):
+                # An old file says null where it means the default of its class
+                return type(processor).from_dict({k: v for k, v in processor.to_dict().items() if v is not None})
+            return processor
+    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise ModelError(
             f"no usable image processor in {folder} ({first_sentence(error)}): save preprocessor_config.json beside "
             "the weights"

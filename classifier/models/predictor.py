@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from classifier.errors import ModelError
+from classifier.errors import ModelError, first_sentence
 from classifier.files import read_json
 from classifier.images.convert import to_rgb
 from classifier.images.workers import decode_many
@@ -246,9 +246,15 @@ class Predictor:
     @torch.inference_mode()
     def _forward(self, images: list[Image.Image]) -> np.ndarray:
         """A batch of N RGB images -> (N, C) float32 logits."""
-        pixel_values = self._process(images)
-        with torch.autocast(pixel_values.device.type, torch.bfloat16, enabled=self.bf16):
-            logits = self.forward(pixel_values).float().cpu()
+        try:
+            pixel_values = self._process(images)
+            with torch.autocast(pixel_values.device.type, torch.bfloat16, enabled=self.bf16):
+                logits = self.forward(pixel_values).float().cpu()
+        except ValueError as error:  # the processor's file lacks the size that the model takes, or gives another
+            raise ModelError(
+                f"the image processor of {self.name} does not fit its model ({first_sentence(error)}): correct size, "
+                "crop_size and do_resize in preprocessor_config.json"
+            ) from error
         if not logits.isfinite().all():
             raise ModelError(f"{self.name} gave NaN or infinity: its weights may be damaged, fetch or train them again")
         return logits.numpy()

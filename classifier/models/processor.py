@@ -4,6 +4,7 @@ Every function takes a processor of transformers with the torchvision backend, o
 config.json.
 """
 
+import numpy as np
 import timm.data
 import torch
 from PIL import Image
@@ -94,7 +95,8 @@ def mean_std(processor: BaseImageProcessor) -> tuple[list[float], list[float]]:
     settings = processor.to_dict()
     if not settings.get("do_normalize"):
         return [0.0] * 3, [1.0] * 3
-    return list(settings["image_mean"]), list(settings["image_std"])
+    mean, std = (np.broadcast_to(settings[name], 3).tolist() for name in ("image_mean", "image_std"))
+    return mean, std
 
 
 def is_bicubic(processor: BaseImageProcessor) -> bool:

@@ -20,7 +20,7 @@ from classifier.errors import ModelError
 from classifier.files import read_json, write_text
 from classifier.hub import HUB_ID
 from classifier.models.cnn import CifarCnnConfig
-from classifier.models.loading import read_ood
+from classifier.models.loading import load_processor, read_ood
 from classifier.records import Evaluation, RunRecord, Timing, Validation
 from classifier.reporting.formatting import duration, escape_markdown, markdown_table, si
 from classifier.runs import RunFolder
@@ -56,7 +56,8 @@ def render(folder: Path, repo_id: str | None = None, *, figures: str = "") -> Mo
     """
     config = read_json(folder / "config.json")
     has_processor = (folder / "preprocessor_config.json").is_file()  # timm's settings are in config.json
-    processor = read_json(folder / "preprocessor_config.json") if has_processor else {}
+    # As it was loaded and not as the file says: files of old versions have other forms, and leave out the defaults.
+    processor = load_processor(folder).to_dict() if has_processor else {}
     run_folder = RunFolder(folder)
     stages, evaluation, timing = run_folder.stages, run_folder.evaluation, run_folder.timing
     last = stages[-1] if stages else None
@@ -181,7 +182,7 @@ def _input(config: dict, processor: dict) -> str:
     size, crop = processor.get("size") or {}, processor.get("crop_size") or {}
     if processor.get("do_center_crop") and crop and crop != size:
         return f"the middle {crop['width']}×{crop['height']} pixels of a resized picture"
-    if "height" in size:
+    if size.get("height"):
         return f"a picture squashed to {size['width']}×{size['height']} pixels"
     return "a picture resized by its processor"
 

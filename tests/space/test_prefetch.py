@@ -71,11 +71,12 @@ def test_a_file_that_was_not_there_yet_is_tried_again(images, tmp_path):
 
 
 def test_a_gallery_of_slow_files_ends(images, tmp_path, monkeypatch):
+    slow, quick = tmp_path / "slow.png", tmp_path / "quick.png"
+    slow.write_bytes(encoded(picture(0, (8000, 6000))))
+    quick.write_bytes(encoded(picture(1)))
+    images.decode(str(quick))  # it is kept, so it needs no time later
     with Decoder(workers=1, time_limit_s=0.1) as decoder:
         monkeypatch.setattr(workers, "decode", decoder.decode)
-        slow, quick = tmp_path / "slow.png", tmp_path / "quick.png"
-        slow.write_bytes(encoded(picture(0, (8000, 6000))))
-        quick.write_bytes(encoded(picture(1)))
         found = list(images.decode_many([str(quick), *[str(slow)] * 8, str(quick)]))
     assert min(found[0].size) == 16
     assert all(isinstance(each, SlowImageError) for each in found[1:4])
