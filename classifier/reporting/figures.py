@@ -38,6 +38,7 @@ MAX_MISTAKES = 8
 MAX_SAMPLE_ROWS = 20
 MAX_CLASS_ROWS = 30
 MAX_MATRIX_NAMES = 40
+matplotlib.rcParams["text.parse_math"] = False  # the dollar signs of a label are drawn, not read as a formula
 MAX_MATRICES_NAMES = 20  # classes of matrices side by side
 
 

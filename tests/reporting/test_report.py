@@ -16,7 +16,7 @@ from pptx.util import Pt
 from classifier import load_predictor
 from classifier.data.splits import Splits
 from classifier.errors import ModelError
-from classifier.reporting import architecture, report, slides
+from classifier.reporting import architecture, figures, report, slides
 from classifier.reporting.blocks import CommandBlock, Section
 from classifier.reporting.results import read_results
 from classifier.reporting.sections import comparison
@@ -372,3 +372,11 @@ def test_errors_say_what_to_do(tmp_path):
         report.write(tmp_path, {})
     with pytest.raises(ModelError, match="no format html: choose from md, pdf, pptx"):
         report.write(tmp_path, {}, formats=["html"])
+
+
+def test_labels_with_dollar_signs_are_drawn_literally(tmp_path):
+    """matplotlib would take the text between two dollar signs for a formula."""
+    for labels in (["$5-$10", "a$5_$"], ["$\\frac$", "$x_1$"]):
+        figures.save_confusion(tmp_path / "dollars", np.array([[3, 1], [2, 4]]), labels)
+        svg = (tmp_path / "dollars.svg").read_text()
+        assert all(f"<!-- {label} -->" in svg for label in labels)
