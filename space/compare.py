@@ -21,7 +21,7 @@ def table(predictors: Mapping[str, Predictor]) -> gr.Dataframe:
     return gr.Dataframe(
         table_value([], predictors),
         datatype=datatype,
-        column_widths=[80, *[max(150, 820 // len(predictors))] * len(predictors), 250],
+        column_widths=[80, *[max(150, 820 // len(predictors))] * len(predictors), 278],
         interactive=False,
         label="Labels of all models",
         show_label=False,

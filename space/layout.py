@@ -94,7 +94,7 @@ def build(classifier: PictureClassifier, notices: Sequence[str] = ()) -> Compone
                     kinds = [(text, key) for key, text in KINDS.items()]
                     kind = gr.Radio(kinds, value="all", label="Show", scale=6, min_width=340)
                     below = gr.Slider(
-                        1, 100, value=UNSURE_BELOW, step=1, label="Unsure below, %", buttons=[], scale=2, min_width=170
+                        1, 100, value=UNSURE_BELOW, step=1, label="Unsure below, %", buttons=[], scale=2, min_width=190
                     )
                     labels = [("All labels", ""), *((label, label) for label in classifier.labels)]
                     label = gr.Dropdown(labels, value="", label="Label", scale=2, min_width=140)
