@@ -326,9 +326,10 @@ def test_an_agent_uploads_files_with_the_tool_of_gradio(url, models, files):
     top, other = (predictor(files[name], top_k=1)[0]["label"] for name in names)
     for result in (one, same, both):
         assert not result.isError and top in result.content[0].text
-    rows = ast.literal_eval(gallery.content[0].text)["data"]
+    table, csv_file = ast.literal_eval(gallery.content[0].text)
+    rows = table["data"]
     assert [row[:3] + row[4:5] for row in rows[:2]] == [[0, "good.png", "ok", top], [1, "Zwei Bäume.jpg", "ok", other]]
-    assert rows[2][2] == "ok" and httpx.get(gallery.content[1].text).text.count("\n") == 4
+    assert rows[2][2] == "ok" and httpx.get(f"{url}/gradio_api/file={csv_file['path']}").text.count("\n") == 4
     [schema] = [tool.inputSchema["properties"]["files"] for tool in tools if tool.name == "classify_gallery"]
     assert (schema["type"], schema["items"]["type"]) == ("array", "string")
     assert "$ref" not in json.dumps([tool.inputSchema for tool in tools])  # to what is not there
