@@ -213,7 +213,9 @@ def _pixel_steps(config: dict, processor: dict) -> str | None:
         crop, middle = processor["crop_size"] if processor.get("do_center_crop") else None, "({}) // 2"
         resample = Image.Resampling(processor["resample"]).name
         scale = processor["rescale_factor"] if processor.get("do_rescale", True) else 1
-        mean, std = (processor["image_mean"], processor["image_std"]) if processor.get("do_normalize", True) else (0, 1)
+        mean, std = 0, 1
+        if processor.get("do_normalize", True):
+            mean, std = (np.asarray(processor[name]).tolist() for name in ("image_mean", "image_std"))
     else:
         return None
     lines = []

@@ -47,7 +47,7 @@ def test_no_other_module_uses_private_parts_of_gradio():
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> Iterator[tuple[gr.Blocks, str, list]]:
-    """An app with a public function of files, a hidden one, and events; (blocks, address, data of its events)."""
+    """An app with a public function of files, and events; (blocks, address, data of its events)."""
     asked: list[dict] = []
 
     def describe(image: dict, files: list, k: int = 5) -> str:
@@ -133,8 +133,10 @@ def test_files_of_components_are_permanent(demo):
 
 def test_a_call_is_known_until_its_answer_is_forgotten(demo):
     blocks, url, _ = demo
-    sessions, call = gradio_internals.Sessions(blocks), f"{url}/gradio_api/call/hidden"
-    event = httpx.post(call, json={"data": [3]}).json()["event_id"]
+    sessions, call = gradio_internals.Sessions(blocks), f"{url}/gradio_api/call/describe"
+    [path] = httpx.post(f"{url}/gradio_api/upload", files={"files": ("a.png", encoded(picture(0)))}).json()
+    image = {"path": path, "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}}
+    event = httpx.post(call, json={"data": [image, [image], 5]}).json()["event_id"]
     assert event in sessions and event in sessions.unfetched_calls() and sessions.n_unfetched(event) == 1
     assert "event: complete" in httpx.get(f"{call}/{event}", timeout=60).text
     assert event in sessions and event not in sessions.unfetched_calls() and sessions.n_unfetched(event) == 0
