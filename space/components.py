@@ -39,6 +39,11 @@ def module_script(name: str, *events: str) -> str:
     return f"import(new URL('page/{name}.js', document.baseURI)).then({mount}); // triggers {listed}"
 
 
+def module_call(name: str, function: str) -> str:
+    """`js` of an event that calls a function of static/`name`.js without arguments."""
+    return f"() => import(new URL('page/{name}.js', document.baseURI)).then(module => module.{function}())"
+
+
 def gallery() -> gr.HTML:
     """A gallery without pictures, drawn by static/gallery.js.
 

@@ -342,9 +342,8 @@ class PageEvents:
         select: dict[str, Any] = ACTION | {"inputs_kwargs": {"visit": page.visit}}
         select |= {"concurrency_limit": 1, "concurrency_id": "select"}
         tile_selected = page.gallery.click(self.select_tile, outputs=page.detail, **select)
-        row_selected = page.table.select(
-            self.select_row, outputs=[page.detail, page.gallery], scroll_to_output=True, **select
-        )
+        row_selected = page.table.select(self.select_row, outputs=[page.detail, page.gallery], **select)
+        row_selected.then(js=components.module_call("detail", "scrollIntoWindow"), api_visibility="private")
         for event in (tile_selected, row_selected):
             event.then(self.explain, **self.explain_options)
 

@@ -499,6 +499,7 @@ def test_the_newest_choice_of_model_and_picture_is_shown(opened, models, tmp_pat
     page.get_by_text("All results as a table").click()
     page.locator("#table [data-row='0'][data-col='1']").click()
     expect(page.locator("#gallery [aria-pressed=true]")).to_have_attribute("data-index", "0")
+    expect(page.locator("#detail .file")).to_be_in_viewport()
 
 
 @pytest.mark.slow
