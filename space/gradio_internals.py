@@ -118,11 +118,13 @@ def functions(demo: gr.Blocks) -> Functions:
 
     gradio's API information lists only the public endpoints.
 
-    Check: `demo.fns` has `BlockFunction`s by number, each with `inputs` (components) and `api_name`.
+    Check: `demo.fns` has `BlockFunction`s by number, each with `fn`, `inputs` (components) and `api_name`.
     """
     endpoints: dict[str, Any] = {**demo.get_api_info()["named_endpoints"]}
     found: dict[str | int, Sequence[Argument]] = {}
     for number, function in demo.fns.items():
+        if function.fn is None:  # an event that only the browser handles
+            continue
         described = endpoints.get(f"/{function.api_name}", {}).get("parameters", [{}] * len(function.inputs))
         found[number] = [
             Argument(
