@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
 
 import gradio as gr
 
 from classifier.models.predictor import Predictor
 from classifier.runs import RunFolder
-from space.components import percent
+from space.components import percent, read_only_table
 from space.pictures import Picture
 from space.validation import FILE_URL
 
@@ -17,16 +16,12 @@ DISAGREE = "background: rgb(245 158 11 / .15)"  # of pictures on which models di
 
 def table(predictors: Mapping[str, Predictor]) -> gr.Dataframe:
     """A table without rows; its value is `table_value`."""
-    datatype: list[Any] = ["html", *["html"] * len(predictors), "str"]
-    return gr.Dataframe(
+    n_models = len(predictors)
+    return read_only_table(
         table_value([], predictors),
-        datatype=datatype,
-        column_widths=[80, *[max(150, 820 // len(predictors))] * len(predictors), 278],
-        interactive=False,
         label="Labels of all models",
-        show_label=False,
-        buttons=[],
-        max_height=480,
+        datatype=["html", *["html"] * n_models, "str"],
+        column_widths=[80, *[max(150, 820 // n_models)] * n_models, 278],
         elem_id="comparison",
     )
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from PIL import Image
@@ -27,21 +28,23 @@ THUMBNAIL = 96  # pixels of the shorter side
 def module_script(name: str, *events: str) -> str:
     """`js_on_load` of a component whose behaviour is the function `mount` of static/`name`.js.
 
-    The URL is resolved against the page's, because the page may be served below a path.
-
     Args:
         name: of the module, without its suffix.
         events: names of the events that the module triggers. gradio offers a listener for each name that is quoted in
             the script, so they are listed in a comment.
     """
     mount = "module => module.mount({element, props, trigger, watch})"
-    listed = ", ".join(map(repr, events))
-    return f"import(new URL('page/{name}.js', document.baseURI)).then({mount}); // triggers {listed}"
+    return f"{import_module(name)}.then({mount}); // triggers {', '.join(map(repr, events))}"
 
 
 def module_call(name: str, function: str) -> str:
     """`js` of an event that calls a function of static/`name`.js without arguments."""
-    return f"() => import(new URL('page/{name}.js', document.baseURI)).then(module => module.{function}())"
+    return f"() => {import_module(name)}.then(module => module.{function}())"
+
+
+def import_module(name: str) -> str:
+    """JavaScript that loads static/`name`.js, by a URL relative to the page's, which may be served below a path."""
+    return f"import(new URL('page/{name}.js', document.baseURI))"
 
 
 def gallery() -> gr.HTML:
@@ -87,16 +90,14 @@ def table() -> gr.Dataframe:
 
     "Sort by" sorts it: the menu that gr.Dataframe has for that can't be used by keyboard.
     """
-    return gr.Dataframe(
-        table_value([], [], Settings("", 1)),
-        column_widths=[60, 130, 110, 260, 180, 300, 110],
-        interactive=False,
-        label="All results",
-        show_label=False,
-        buttons=[],
-        max_height=480,
-        elem_id="table",
-    )
+    widths = [60, 130, 110, 260, 180, 300, 110]
+    value = table_value([], [], Settings("", 1))
+    return read_only_table(value, label="All results", column_widths=widths, elem_id="table")
+
+
+def read_only_table(value: dict, **options: Any) -> gr.Dataframe:
+    """A table that is as high as its rows, up to 480 pixels, and has no tool bar. Its label is for screen readers."""
+    return gr.Dataframe(value, interactive=False, show_label=False, buttons=[], max_height=480, **options)
 
 
 def table_value(pictures: Sequence[Picture], indices: Sequence[int], settings: Settings) -> dict[str, list]:
