@@ -165,15 +165,20 @@ def undecoded_cells(split: str, splits: Splits) -> Iterator[dict | None]:
         yield from columns[splits.image_column]
 
 
+def open_cell(cell: dict | None) -> Image.Image:
+    """Opens the image of a cell without decoding it. Raises one of MALFORMED, also for one beyond the bounds."""
+    source = cell_source(cell)
+    check_bytes(len(source.getbuffer()) if isinstance(source, io.BytesIO) else Path(source).stat().st_size)
+    return open_image(source)
+
+
 def decode_cell(cell: dict | None) -> Image.Image | Exception:
     """Decodes a cell to an upright RGB image, or gives the exception that it caused.
 
     `datasets` decodes too, but takes twice as long.
     """
     try:
-        source = cell_source(cell)
-        check_bytes(len(source.getbuffer()) if isinstance(source, io.BytesIO) else Path(source).stat().st_size)
-        with open_image(source) as image:
+        with open_cell(cell) as image:
             return to_rgb(image)
     except MALFORMED as error:
         return error

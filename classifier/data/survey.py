@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
-from classifier.data.loaders import cell_path, cell_source, describe_row, undecoded_cells
+from classifier.data.loaders import cell_path, describe_row, open_cell, undecoded_cells
 from classifier.data.splits import Splits
 from classifier.errors import DataError, first_line
 from classifier.files import write_text
@@ -55,7 +54,7 @@ def survey_splits(splits: Splits, listing: Path) -> Survey:
         for split in ("train", "validation"):
             for index, cell in enumerate(undecoded_cells(split, splits)):
                 try:
-                    with Image.open(cell_source(cell)) as image:
+                    with open_cell(cell) as image:
                         sizes.append(image.size)
                 except MALFORMED as error:
                     unreadable[describe_row(cell_path(cell), index, split)] = first_line(error)
