@@ -6,13 +6,15 @@
 
 Writes evaluation.json, timing.json and a report to --output_dir (report.md, report.pdf, slides.pptx, figures/), and
 each model's own evaluation.json, timing.json and card beside its weights. If an embedded model was measured,
-model_card.md, the card of the best one, is written again. evaluation.json is the same on every run: random draws are
-seeded, and timings are in timing.json. Predictions are cached, so a run that was stopped goes on.
+model_card.md, the card of the best one, is written again. All files are written at the end, in one step: a run that
+fails or is stopped leaves the folders as they were. evaluation.json is the same on every run: random draws are seeded,
+and timings are in timing.json. Predictions are cached, so a run that was stopped goes on.
 """
 
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from PIL import Image
@@ -23,7 +25,7 @@ from classifier.data.splits import Splits, load_splits
 from classifier.errors import DataError, ModelError, first_few, run
 from classifier.evaluation import profiling
 from classifier.evaluation.evaluate_model import compare_models, ensemble, evaluate_model, predictions_of
-from classifier.files import write_text
+from classifier.files import check_writable, move_files, write_text
 from classifier.hub import check_login
 from classifier.models import explain
 from classifier.models.predictor import Predictor, load_predictor
@@ -83,6 +85,7 @@ def main() -> None:
     """Load, measure, write the records, the cards and the report."""
     args = parse_args()
     check_push(args)
+    check_writable(args.output_dir)
     keep_freed_memory()
     predictors = load_predictors(args.model, bf16=args.bf16)
     splits, ood_splits = load_data(args)
@@ -90,7 +93,6 @@ def main() -> None:
         check_labels(model, predictor, splits)
         warn_of_another_cut(model, args.dataset, splits)
 
-    args.output_dir.mkdir(parents=True, exist_ok=True)
     models: list[ModelEvaluation] = []
     timings: list[ModelTiming] = []
     for model, predictor in predictors.items():
@@ -119,14 +121,8 @@ def main() -> None:
         average=ensemble(tests),
     )
     timing = Timing(machine=Machine(**runs.machine()), models=timings)
-    RunFolder(args.output_dir).write_evaluation(evaluation, timing)
-    if not (args.max_eval_samples or args.bf16):  # a part of the images, or coarser numbers, are not the model's result
-        write_model_records(args.model, evaluation, timing)
-    if not args.bf16 and any(Path(model).resolve().parent == EMBEDDED for model in args.model):
-        write_model_card()
-    if args.format:
-        command = runs.command()
-        pages.write(args.output_dir, predictors, splits, heat_map=heatmap_of, command=command, formats=args.format)
+    with TemporaryDirectory() as temporary:
+        move_files(write_results(Path(temporary), args, predictors, splits, evaluation, timing))
     skipped = len(splits.test) - evaluation.n
     without = f", without {formatting.plural(skipped, 'unreadable file')}" if skipped else ""
     print(f"{evaluation.n:,} images{without}; written to {args.output_dir}")
@@ -200,20 +196,47 @@ def warn_of_absent_labels(measured: ModelEvaluation) -> None:
         )
 
 
-def write_model_records(names: list[str], evaluation: Evaluation, timing: Timing) -> None:
-    """Writes each model's own evaluation.json, timing.json, confusion matrix and card into its folder."""
-    for name, measured, timed in zip(names, evaluation.models, timing.models, strict=True):
-        path = Path(name)
-        if not path.is_dir():
-            continue
-        folder = RunFolder(path)
-        folder.write_evaluation(
-            replace(evaluation, models=[measured], comparisons=None, average=None), replace(timing, models=[timed])
-        )
-        matrix, labels = np.array(measured.confusion_matrix), list(measured.per_class)
-        figures.save_confusion(path / "confusion_matrix.png", matrix, labels)
-        if folder.is_finished or not (path / "README.md").exists():  # the card of a model from elsewhere stays
-            card.write(path)
+def write_results(
+    temporary: Path,
+    args: argparse.Namespace,
+    predictors: dict[str, Predictor],
+    splits: Splits,
+    evaluation: Evaluation,
+    timing: Timing,
+) -> dict[Path, Path]:
+    """Writes the records, the cards and the report into folders in `temporary`; {folder: where its files belong}."""
+    report = temporary / "report"
+    folders = {report: args.output_dir}
+    RunFolder(report).write_evaluation(evaluation, timing)
+    if not (args.max_eval_samples or args.bf16):  # a part of the images, or coarser numbers, are not the model's result
+        results = {
+            Path(name): (
+                replace(evaluation, models=[measured], comparisons=None, average=None),
+                replace(timing, models=[timed]),
+            )
+            for name, measured, timed in zip(args.model, evaluation.models, timing.models, strict=True)
+            if Path(name).is_dir()
+        }
+        for i, (model, result) in enumerate(results.items()):
+            folders[temporary / f"model_{i}"] = model
+            write_model_records(temporary / f"model_{i}", model, *result)
+        if any(model.resolve().parent == EMBEDDED for model in results):
+            folders[temporary / "card"] = MODEL_CARD.parent
+            write_model_card(temporary / "card", {model.resolve(): result for model, result in results.items()})
+    if args.format:
+        command = runs.command()
+        pages.write(report, predictors, splits, heat_map=heatmap_of, command=command, formats=args.format)
+    return folders
+
+
+def write_model_records(temporary: Path, model: Path, evaluation: Evaluation, timing: Timing) -> None:
+    """Writes the evaluation.json, timing.json, confusion matrix and card of the folder `model` into `temporary`."""
+    RunFolder(temporary).write_evaluation(evaluation, timing)
+    matrix, labels = np.array(evaluation.model.confusion_matrix), list(evaluation.model.per_class)
+    figures.save_confusion(temporary / "confusion_matrix.png", matrix, labels)
+    if RunFolder(model).is_finished or not (model / "README.md").exists():  # the card of a model from elsewhere stays
+        text = card.render(model, evaluation=evaluation, timing=timing)
+        write_text(temporary / "README.md", f"{text}\n")
 
 
 def heatmap_of(predictor: Predictor, image: Image.Image) -> Image.Image | None:
@@ -224,16 +247,16 @@ def heatmap_of(predictor: Predictor, image: Image.Image) -> Image.Image | None:
         return None
 
 
-def write_model_card() -> None:
-    """Writes model_card.md, the card of the best embedded model, if its text changes."""
+def write_model_card(temporary: Path, new: dict[Path, tuple[Evaluation, Timing]]) -> None:
+    """Writes model_card.md, the card of the best embedded model, into `temporary`. `new` is {folder: its results}."""
     folders = [RunFolder(path.parent) for path in sorted(EMBEDDED.glob("*/config.json"))]
-    evaluations = {folder.path: evaluation for folder in folders if (evaluation := folder.evaluation)}
-    if not evaluations:
-        return
-    best = max(evaluations, key=lambda path: evaluations[path].model.accuracy)
-    text = f"{card.render(best, figures=f'models/{best.name}/')}\n"
-    if not MODEL_CARD.exists() or MODEL_CARD.read_text(encoding="utf-8") != text:
-        write_text(MODEL_CARD, text)
+    results = {folder.path: (folder.evaluation, folder.timing) for folder in folders if folder.evaluation} | {
+        folder.path: new[folder.path] for folder in folders if folder.path in new
+    }
+    best = max(results, key=lambda path: results[path][0].model.accuracy)
+    evaluation, timing = results[best]
+    text = card.render(best, figures=f"models/{best.name}/", evaluation=evaluation, timing=timing)
+    write_text(temporary / MODEL_CARD.name, f"{text}\n")
 
 
 def check_push(args: argparse.Namespace) -> None:

@@ -1,9 +1,11 @@
 """Writing files so that a stopped process leaves the old content or the new, never half."""
 
+import errno
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from classifier.errors import ModelError, first_sentence
@@ -22,6 +24,58 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """OSError unless files can be written into the folder, which need not exist yet. Nothing is created."""
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(existing))
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(existing))
+
+
+def move_files(folders: Mapping[Path, Path], remove: Iterable[Path] = ()) -> None:
+    """Moves all files of finished folders to the places where they belong: all of them or, after an error, none.
+
+    Args:
+        folders: {a temporary folder: the folder that gets its files, under the same names, in place of older ones}.
+        remove: files to delete with the same step, if they exist.
+
+    Raises:
+        OSError: a file can't be written, such as on a full disk. Every file is as it was before.
+    """
+    moves = {
+        target.resolve() / file.relative_to(source): file
+        for source, target in folders.items()
+        for file in sorted(source.rglob("*"))
+        if file.is_file()
+    }
+    copies: dict[Path, Path] = {}
+    old: list[Path] = []
+    with ExitStack() as undo:  # undone in reverse order, unless all is done
+        for target, file in moves.items():
+            if target.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+            for parent in reversed([path for path in target.parents if not path.exists()]):
+                parent.mkdir()
+                undo.callback(parent.rmdir)
+            copies[target] = target.with_name(f".{target.stem}.part{target.suffix}")  # as `replacing` names it
+            undo.callback(copies[target].unlink, missing_ok=True)
+            shutil.copyfile(file, copies[target])  # the temporary folder may be on another disk
+            with copies[target].open("rb") as copy:
+                os.fsync(copy.fileno())
+        for target in [*moves, *(path.resolve() for path in remove)]:
+            if target.exists():
+                old.append(target.with_name(f".{target.name}.old"))
+                target.replace(old[-1])
+                undo.callback(old[-1].replace, target)
+            if target in copies:
+                copies[target].replace(target)
+                undo.callback(target.unlink)
+        undo.pop_all()
+    for path in old:
+        path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

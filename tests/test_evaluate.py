@@ -23,6 +23,7 @@ from classifier.records import DataRecord, Machine, RunRecord
 from classifier.runs import RunFolder
 from tests.helpers.models import LABELS, save_tiny_cnn, save_tiny_vit
 from tests.helpers.paths import ROOT
+from tests.helpers.records import RUN
 
 spec = importlib.util.spec_from_file_location("evaluate_script", ROOT / "evaluate.py")  # `evaluate` is a library's name
 script = importlib.util.module_from_spec(spec)
@@ -287,3 +288,24 @@ def test_a_processor_that_does_not_fit_is_named_in_one_line(pictures, tmp_path, 
     (folder / "preprocessor_config.json").write_text("{}")  # transformers takes the default, which is 224
     with pytest.raises(ModelError, match=r"image processor of other does not fit .*224\*224.*preprocessor_config"):
         run(monkeypatch, "--model", folder, "--dataset", pictures, "--output_dir", tmp_path / "report")
+
+
+def contents(*folders: Path) -> dict[Path, bytes | None]:
+    """{path: its bytes, or None for a folder} of everything in the folders."""
+    return {p: p.read_bytes() if p.is_file() else None for folder in folders for p in sorted(folder.rglob("*"))}
+
+
+@pytest.mark.parametrize("blocked", ["out/report.md", "out/figures/confusion.svg", "model/README.md"])
+def test_a_late_file_that_cant_be_written_leaves_every_file_as_it_was(pictures, tmp_path, monkeypatch, blocked):
+    """A folder has the name of a file that is written late."""
+    model, out = save_tiny_vit(tmp_path / "model"), tmp_path / "out"
+    (tmp_path / blocked).mkdir(parents=True)
+    out.mkdir(exist_ok=True)
+    for folder in (model, out):
+        (folder / "timing.json").write_text("of an earlier run")
+    (model / "run.json").write_text(json.dumps(RUN))
+    before = contents(model, out)
+    flags = ["--dataset", pictures, "--corrupted_samples", 0, "--ood_samples", 0, "--format", "md"]
+    with pytest.raises(IsADirectoryError, match=Path(blocked).name):
+        run(monkeypatch, "--model", model, *flags, "--output_dir", out)
+    assert contents(model, out) == before

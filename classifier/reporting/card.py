@@ -43,13 +43,22 @@ def write(folder: Path, repo_id: str | None = None) -> None:
     write_text(folder / "README.md", f"{render(folder, repo_id)}\n")
 
 
-def render(folder: Path, repo_id: str | None = None, *, figures: str = "") -> ModelCard:
+def render(
+    folder: Path,
+    repo_id: str | None = None,
+    *,
+    figures: str = "",
+    evaluation: Evaluation | None = None,
+    timing: Timing | None = None,
+) -> ModelCard:
     """The card of a model folder.
 
     Args:
         folder: has config.json; run.json, evaluation.json and timing.json are used where they exist.
         repo_id: `user/name` on the Hub, which the examples load from; `user/<folder's name>` if None.
         figures: path from the card to the folder with the figures, such as "models/cnn/"; "" if that is the card's own.
+        evaluation, timing: new results, which will be written into the folder with a confusion matrix; None: those of
+            the folder.
 
     Raises:
         ModelError: there is no config.json, or a record is not valid JSON or lacks a key.
@@ -59,7 +68,8 @@ def render(folder: Path, repo_id: str | None = None, *, figures: str = "") -> Mo
     # As it was loaded and not as the file says: files of old versions have other forms, and leave out the defaults.
     processor = load_processor(folder).to_dict() if has_processor else {}
     run_folder = RunFolder(folder)
-    stages, evaluation, timing = run_folder.stages, run_folder.evaluation, run_folder.timing
+    stages, confusion = run_folder.stages, evaluation is not None or (folder / "confusion_matrix.png").is_file()
+    evaluation, timing = evaluation or run_folder.evaluation, timing or run_folder.timing
     last = stages[-1] if stages else None
     repo_id = repo_id or f"user/{re.sub(r'[^A-Za-z0-9._-]+', '-', folder.resolve().name)}"
     try:
@@ -89,7 +99,7 @@ def render(folder: Path, repo_id: str | None = None, *, figures: str = "") -> Mo
             recipe=_recipe(last) if last else "",
             curves=(folder / "curves.png").is_file(),
             figures=figures,
-            evaluation=_results(folder, labels, evaluation) if evaluation else None,
+            evaluation=_results(labels, evaluation, confusion) if evaluation else None,
             cost=_cost(stages, timing),
             base=_named(base) if base else None,
         )
@@ -299,8 +309,8 @@ def _recipe(run: RunRecord) -> str:
     return markdown_table(("setting", "value"), rows)
 
 
-def _results(folder: Path, labels: list[str], evaluation: Evaluation) -> dict:
-    """The template's values about the test split."""
+def _results(labels: list[str], evaluation: Evaluation, confusion: bool) -> dict:
+    """The template's values about the test split; `confusion`: whether there is a figure of the confusion matrix."""
     measured = evaluation.model
     low, high = measured.accuracy_ci95
     interval = f"{low:.2%} to {high:.2%}"
@@ -335,7 +345,7 @@ def _results(folder: Path, labels: list[str], evaluation: Evaluation) -> dict:
         "measures": markdown_table(("measure", "value"), rows),
         "per_class": per_class,
         "mistakes": _mistakes(np.array(measured.confusion_matrix), labels),
-        "confusion": (folder / "confusion_matrix.png").is_file(),
+        "confusion": confusion,
     }
 
 
