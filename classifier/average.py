@@ -16,6 +16,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from classifier import errors, runs
 from classifier.data.splits import Splits, load_splits
 from classifier.errors import ModelError
 from classifier.evaluation import metrics
+from classifier.files import check_writable, move_files
 from classifier.models.cnn import CifarCnnConfig
 from classifier.models.predictor import Predictor, load_predictor
 from classifier.publish import export
@@ -67,18 +69,21 @@ def main() -> None:
     predictor.model.load_state_dict(average([states[i] for i in taken]))
     reached = calibrate.calibrate(predictor.model, predictor.processor, splits, args.output_dir.name)
 
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    export.save(predictor.model, predictor.processor, args.output_dir)
-    for name in COPIED:
-        if (args.model / name).exists():
-            shutil.copyfile(args.model / name, args.output_dir / name)
     averaged = Averaged(
         command=shlex.join(["-m", "classifier.average", *sys.argv[1:]]),
         commit=runs.commit(),
         models=[replace(model, taken=i in taken) for i, model in enumerate(models)],
     )
-    RunFolder(args.output_dir).write_run(replace(run, averaged=averaged, validation=reached))
-    card.write(args.output_dir)
+    with TemporaryDirectory() as temporary:  # the folder gets all files in one step, or none
+        folder = Path(temporary, args.output_dir.resolve().name)
+        folder.mkdir()
+        export.save(predictor.model, predictor.processor, folder)
+        for name in COPIED:
+            if (args.model / name).exists():
+                shutil.copyfile(args.model / name, folder / name)
+        RunFolder(folder).write_run(replace(run, averaged=averaged, validation=reached))
+        card.write(folder)
+        move_files({folder: args.output_dir})
     print(f"{describe(reached)}; saved in {args.output_dir}")
 
 
@@ -95,6 +100,7 @@ def parse_args() -> argparse.Namespace:
         raise ModelError(f"{args.output_dir} is one of the models: name another --output_dir")
     if RunFolder(args.output_dir).is_finished:
         raise ModelError(f"{args.output_dir} holds a finished run: name another --output_dir")
+    check_writable(args.output_dir)
     return args
 
 

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -33,13 +34,14 @@ from classifier.data.splits import Splits, load_splits
 from classifier.errors import DataError, first_few, run
 from classifier.evaluation import predictions
 from classifier.evaluation.label_errors import FOLDS, LabelErrors, find_label_errors
-from classifier.files import replacing, write_json
+from classifier.files import check_writable, move_files, replacing, write_json
 from classifier.models.predictor import Predictor, load_predictor
 from classifier.reporting import figures
 from classifier.runs import RunFolder
 
 SPLITS = ("train", "validation", "test")  # images of a later split should have no copy in an earlier one
 KINDS = ("exact", "near", "mirrored", "label", "unreadable")
+SHEETS = ("duplicates.png", "label_errors.png")
 PAIRS_DRAWN, LABELS_DRAWN = 36, 48
 BATCH = 64  # images in memory at full size
 TILE = 160  # pixels of the longer side on a contact sheet, at most
@@ -96,10 +98,10 @@ def main() -> None:
     add("--label_column", help="(the column whose type is ClassLabel)")
     args = parser.parse_args()
 
+    check_writable(args.output_dir)
     predictor = None if args.duplicates_only else load_predictor(args.model)
     columns = {"image_column": args.image_column, "label_column": args.label_column}
     splits = load_splits(args.dataset, splits=SPLITS, skip_unreadable=True, cut=False, **columns)
-    args.output_dir.mkdir(parents=True, exist_ok=True)  # before the work: it may fail
     images, unreadable = read_images(splits)
     first_copy = first_copies(images.digests)
     pairs = near_duplicates(images.thumbnails, images.split, first_copy)
@@ -114,9 +116,13 @@ def main() -> None:
 
     summary = summarize(findings, images, has_earlier_copy(images.split, first_copy, pairs), splits)
     summary["label_errors"] = label_errors
-    write_csv(args.output_dir / "clean.csv", findings)
-    write_json(args.output_dir / "clean.json", summary)
-    draw_sheets(args.output_dir, findings, splits)
+    with TemporaryDirectory() as temporary:  # the folder gets all files in one step, or none
+        folder = Path(temporary)
+        write_csv(folder / "clean.csv", findings)
+        write_json(folder / "clean.json", summary)
+        draw_sheets(folder, findings, splits)
+        # A sheet that was not drawn belongs to an earlier run.
+        move_files({folder: args.output_dir}, remove=[args.output_dir / n for n in SHEETS if not (folder / n).exists()])
     for line in describe(summary, findings):
         print(line)
     print(f"written to {args.output_dir}")
@@ -275,7 +281,7 @@ def write_csv(path: Path, findings: list[Finding]) -> None:
 
 
 def draw_sheets(folder: Path, findings: list[Finding], splits: Splits) -> None:
-    """Writes the contact sheets. A sheet without content is deleted, since it belongs to an earlier run."""
+    """Writes the contact sheets `SHEETS`; one without content is left out."""
     pairs = sorted((finding for finding in findings if finding.other_split), key=lambda finding: -(finding.score or 0))
     drawn = [pairs[i] for i in np.linspace(0, len(pairs) - 1, min(len(pairs), PAIRS_DRAWN)).round().astype(int)]
     groups = []
@@ -284,7 +290,8 @@ def draw_sheets(folder: Path, findings: list[Finding], splits: Splits) -> None:
         second = tile(splits, f.other_split, f.other_index, f.other_file, f.other_label or "")
         groups.append((f"{f.kind} {f.score:.2f}", [first, second]))
     title = f"{len(drawn)} of {len(pairs):,} pairs, evenly from the most to the least alike"
-    save_or_delete(folder / "duplicates.png", groups, 3, title)
+    if groups:
+        figures.save_pictures(folder / SHEETS[0], groups, 3, title)
 
     suspected = [finding for finding in findings if finding.kind == "label"]
     drawn = suspected[:LABELS_DRAWN]
@@ -292,15 +299,8 @@ def draw_sheets(folder: Path, findings: list[Finding], splits: Splits) -> None:
         (f"{figures.shorten(f.other_label or '')}?", [tile(splits, f.split, f.index, f.file, f.label)]) for f in drawn
     ]
     title = f"the {len(drawn)} most suspected of {len(suspected):,} labels; above each, the likelier class"
-    save_or_delete(folder / "label_errors.png", singles, 6, title)
-
-
-def save_or_delete(path: Path, groups: list, columns: int, title: str) -> None:
-    """Writes a contact sheet of groups of images, or deletes the file if there is no group."""
-    if groups:
-        figures.save_pictures(path, groups, columns, title)
-    else:
-        path.unlink(missing_ok=True)
+    if singles:
+        figures.save_pictures(folder / SHEETS[1], singles, 6, title)
 
 
 def tile(splits: Splits, split: str, index: int, file: str | None, label: str) -> tuple[Image.Image, str]:

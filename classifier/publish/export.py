@@ -27,7 +27,7 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 from classifier.errors import ModelError, first_line
-from classifier.files import replacing, write_json
+from classifier.files import move_files, write_json
 from classifier.models import cnn
 from classifier.models.predictor import Predictor, load_predictor
 
@@ -88,23 +88,23 @@ def save(model: PreTrainedModel, processor: BaseImageProcessor, output_dir: Path
 
 
 def complete(folder: Path) -> None:
-    """Adds onnx/model.onnx and, for the scratch CNN, the current cnn.py.
+    """Adds onnx/model.onnx and, for the scratch CNN, the current cnn.py: all of them or, after an error, none.
 
-    Weights and processor do not change. Every file is written atomically.
+    Weights and processor do not change.
 
     Raises:
         ModelError: the folder is no model, or the ONNX file would give other logits.
     """
     predictor = load_predictor(folder, device="cpu")
-    if predictor.model.is_remote_code():
-        config = json.loads((folder / "config.json").read_text())
-        with TemporaryDirectory() as temporary:
+    with TemporaryDirectory() as temporary:
+        new = Path(temporary)
+        _write_onnx(new / ONNX, predictor)
+        if predictor.model.is_remote_code():
+            config = json.loads((folder / "config.json").read_text())
             for part in (predictor.model.config, predictor.model):
-                custom_object_save(part, temporary, config=config)  # as `save_pretrained` does
-            with replacing(folder / CODE.name) as copy:
-                shutil.copyfile(Path(temporary) / CODE.name, copy)
-        write_json(folder / "config.json", dict(sorted(config.items())))
-    to_onnx(folder)
+                custom_object_save(part, new, config=config)  # as `save_pretrained` does
+            write_json(new / "config.json", dict(sorted(config.items())))
+        move_files({new: folder})
 
 
 def to_onnx(folder: Path) -> float:
@@ -116,28 +116,36 @@ def to_onnx(folder: Path) -> float:
     Raises:
         ModelError: the folder is no model, can't be exported, or the ONNX file would give other logits.
     """
+    predictor = load_predictor(folder, device="cpu")
+    with TemporaryDirectory() as temporary:
+        difference = _write_onnx(Path(temporary) / ONNX, predictor)
+        move_files({Path(temporary): folder})
+    return difference
+
+
+def _write_onnx(file: Path, predictor: Predictor) -> float:
+    """Writes the model as ONNX and checks it. Returns and errors as `to_onnx`."""
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass  # here, because a training run does not need it
 
-    predictor = load_predictor(folder, device="cpu")
-    with replacing(folder / ONNX) as file:
-        try:
-            program = torch.onnx.export(
-                predictor.model,
-                kwargs={"pixel_values": _samples(predictor)[:2]},  # a batch of 1 would become a constant
-                input_names=["pixel_values"],
-                output_names=["logits"],
-                dynamic_shapes={"pixel_values": {0: "batch"}},
-                opset_version=ONNX_OPSET,
-                verbose=False,
-            )
-        except torch.onnx.OnnxExporterError as error:
-            raise ModelError(
-                f"can't write {folder} as ONNX ({first_line(error)}): use an architecture that torch.onnx exports"
-            ) from error
-        assert program is not None  # torch.onnx.export returns None only with dynamo=False
-        ClearMetadataAndDocStringPass()(program.model)  # removes stack traces, which contain local paths
-        program.save(file, external_data=False)
-        return check_onnx(file, predictor)
+    try:
+        program = torch.onnx.export(
+            predictor.model,
+            kwargs={"pixel_values": _samples(predictor)[:2]},  # a batch of 1 would become a constant
+            input_names=["pixel_values"],
+            output_names=["logits"],
+            dynamic_shapes={"pixel_values": {0: "batch"}},
+            opset_version=ONNX_OPSET,
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        raise ModelError(
+            f"can't write {predictor.name} as ONNX ({first_line(error)}): use an architecture that torch.onnx exports"
+        ) from error
+    assert program is not None  # torch.onnx.export returns None only with dynamo=False
+    ClearMetadataAndDocStringPass()(program.model)  # removes stack traces, which contain local paths
+    file.parent.mkdir()
+    program.save(file, external_data=False)
+    return check_onnx(file, predictor)
 
 
 def check_onnx(file: Path, predictor: Predictor) -> float:

@@ -1,8 +1,10 @@
 """Sends a finished model folder to the Hub, in one commit."""
 
 import shlex
+import shutil
 from fnmatch import fnmatch
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from PIL import Image
@@ -10,7 +12,7 @@ from PIL import Image
 from classifier.data.loaders import image_batches
 from classifier.data.splits import load_splits
 from classifier.errors import HubError
-from classifier.files import read_json
+from classifier.files import move_files, read_json
 from classifier.hub import REFUSED, advice, check_login
 from classifier.publish import export
 from classifier.reporting import card
@@ -38,13 +40,22 @@ def push(
         The commit's address.
 
     Raises:
-        ModelError: the folder isn't a finished model, or loads differently elsewhere. Nothing was sent.
-        DataError: the images for the proof can't be loaded. Nothing was sent.
+        ModelError: the folder isn't a finished model, or loads differently elsewhere. Nothing was sent or changed.
+        DataError: the images for the proof can't be loaded. Nothing was sent or changed.
         HubError: the Hub did not take it. The folder is complete, and the message says what to run again.
     """
     images = _parity_images(folder, dataset)
-    export.complete(folder)
-    difference = export.prove_parity(folder, images)
+    with TemporaryDirectory() as temporary:  # a copy, which takes the folder's place when all checks have passed
+        copy = Path(temporary, folder.resolve().name)
+        for file in {path for pattern in PUSHED for path in folder.glob(pattern)}:
+            (copy / file.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy / file.relative_to(folder))
+        export.complete(copy)
+        difference = export.prove_parity(copy, images)
+        card.write(copy, repo)
+        for file in copy.glob("*.safetensors"):
+            file.unlink()  # weights do not change
+        move_files({copy: folder})
     print(
         f"{folder}: pipeline in a fresh process differs by {difference:.1e} at most on {len(images)} validation images"
     )
