@@ -26,6 +26,7 @@ from pytriton.model_config import ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
 
 from classifier.errors import ClassifierError, ModelError, run
+from classifier.files import check_no_lfs_pointer
 
 
 def main() -> None:
@@ -74,6 +75,7 @@ def load(file: Path) -> onnxruntime.InferenceSession:
     """The ONNX file, ready to compute on the CPU."""
     if not file.is_file():
         raise ModelError(f"no {file}: write it with classifier.publish.export.to_onnx, or pass another --model")
+    check_no_lfs_pointer(file, ModelError)
     try:
         return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf) as error:

@@ -153,7 +153,10 @@ def read_images(splits: Splits) -> tuple[ImageTable, list[Finding]]:
                     thumbnails.append(thumbnail(row.image))
                 bar.update(len(rows))
     if not index:
-        raise DataError(f"none of the {len(unreadable)} images of {splits.name} is readable: check the files")
+        raise DataError(
+            f"none of the {len(unreadable)} images of {splits.name} is readable: check the files. The first is "
+            f"{unreadable[0].file}: {unreadable[0].error}"
+        )
     columns = [np.array(column, np.int64) for column in (split, index, labels)]
     pixels = torch.from_numpy(np.stack(thumbnails))
     return ImageTable(columns[0], columns[1], columns[2], files, digests, pixels), unreadable

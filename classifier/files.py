@@ -1,4 +1,4 @@
-"""Writing files so that a stopped process leaves the old content or the new, never half."""
+"""Writes files so that a stopped process leaves the old content or the new, and recognises Git LFS pointers."""
 
 import errno
 import json
@@ -8,7 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from classifier.errors import ModelError, first_sentence
+from classifier.errors import ClassifierError, ModelError, first_sentence
+
+# How a clone without Git LFS begins each of the files that belong to LFS; the second address is that of its beta.
+LFS_STARTS = (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
+LFS_ADVICE = "this is a Git LFS pointer in place of the file: run `git lfs pull` in the clone that it comes from"
 
 
 @contextmanager
@@ -89,8 +93,23 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def is_lfs_pointer(start: bytes) -> bool:
+    """Whether a file that starts with these bytes (100 are enough) is a Git LFS pointer."""
+    return start.startswith(LFS_STARTS)
+
+
+def check_no_lfs_pointer(path: Path, error: type[ClassifierError]) -> None:
+    """Raises `error` if the file is a Git LFS pointer. A path that is no file passes."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        if is_lfs_pointer(file.read(100)):
+            raise error(f"{path}: {LFS_ADVICE}")
+
+
 def read_json(path: Path) -> dict:
     """A JSON file of a model's folder; ModelError where there is none, or it is no JSON."""
+    check_no_lfs_pointer(path, ModelError)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -193,7 +193,7 @@ def test_errors_name_the_next_step(monkeypatch, tmp_path):
         [sys.executable, "-m", "classifier.clean", *words], cwd=ROOT, capture_output=True, text=True
     )
     assert result.returncode == 2 and "Traceback" not in result.stderr
-    assert "none of the 2 images of broken is readable: check the files" in result.stderr.splitlines()[-1]
+    assert "none of the 2 images of broken is readable: check the files. The first is" in result.stderr.splitlines()[-1]
     assert not (tmp_path / "out").exists()
 
 

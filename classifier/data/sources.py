@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
 
 from classifier.data.columns import check_same_classes, feature_name
 from classifier.errors import DataError, first_line
+from classifier.files import check_no_lfs_pointer
 from classifier.hub import HUB_ID
 from classifier.images.limits import SUFFIXES as IMAGE_SUFFIXES
 
@@ -187,6 +188,9 @@ def _load_folder(folder: Path) -> Source:
     match = HUB_ID.fullmatch(str(folder))
     name = str(folder) if match and not match["revision"] and ".." not in folder.parts else folder.resolve().name
     if tables or (not pictures and any(path.suffix.lower() in OTHER_SUFFIXES for path in files)):
+        for path in files:
+            if path.suffix.lower() in TABLE_SUFFIXES | OTHER_SUFFIXES:
+                check_no_lfs_pointer(folder / path, DataError)
         return Source(name, _load_datasets(str(folder), name, None)[0])
     if not pictures:
         raise DataError(f"no images in {folder}: put them into {folder}/train/<label>/ or {folder}/<label>/")
@@ -217,6 +221,7 @@ def _load_table(file: Path, image_column: str | None, label_column: str | None) 
     """Loads a table with one image a row, whose cells are images or paths relative to the table's folder."""
     if file.suffix.lower() not in TABLES:
         raise DataError(f"{file} is no table ({', '.join(TABLES)}): pass one, or the folder that holds the images")
+    check_no_lfs_pointer(file, DataError)
     try:
         rows = datasets.load_dataset(TABLES[file.suffix.lower()], data_files=str(file), split="train")
     except UNLOADABLE as error:

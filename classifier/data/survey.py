@@ -62,12 +62,16 @@ def survey_splits(splits: Splits, listing: Path) -> Survey:
     listing.unlink(missing_ok=True)  # an earlier run's
     if unreadable:
         write_text(listing, "".join(f"{where}: {reason}\n" for where, reason in unreadable.items()))
+        where, reason = next(iter(unreadable.items()))
+        first = f". The first is {where}: {reason}"
         if not sizes:
-            raise DataError(f"none of the {total} images of {splits.name} is readable, see {listing}: check the files")
+            raise DataError(
+                f"none of the {total} images of {splits.name} is readable, see {listing}: check the files{first}"
+            )
         if not splits.skip_unreadable:
             raise DataError(
                 f"{len(unreadable)} of {total:,} images of {splits.name} are not readable, listed in {listing}: "
-                "repair or remove them, or pass --skip_unreadable to go on without"
+                f"repair or remove them, or pass --skip_unreadable to go on without{first}"
             )
     counts = np.bincount(splits.class_indices["train"], minlength=len(splits.labels))
     width, height = np.median(np.array(sizes), axis=0).astype(int).tolist()

@@ -1,8 +1,11 @@
 """Which image files are trained on, classified and uploaded: the types and bounds that data, predict and app share."""
 
 import io
+from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+
+from classifier.files import LFS_ADVICE, is_lfs_pointer
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "HEIF", "PPM", "JPEG2000")  # by content; MPO is JPEG
 # The files of a folder that count as images, by suffix in lower case.
@@ -22,10 +25,15 @@ def open_image(source: str | io.BytesIO) -> Image.Image:
     """Opens an image file without decoding it.
 
     Raises:
-        ValueError: it has more than `MAX_SIDE` pixels a side, or more than `MAX_MEGAPIXELS`.
+        ValueError: it has more than `MAX_SIDE` pixels a side or more than `MAX_MEGAPIXELS`, or is a Git LFS pointer.
         one of convert.MALFORMED: it is not of one of `FORMATS`, or its header is damaged.
     """
-    image = Image.open(source, formats=FORMATS)
+    try:
+        image = Image.open(source, formats=FORMATS)
+    except UnidentifiedImageError:
+        if is_lfs_pointer(_first_bytes(source)):
+            raise ValueError(LFS_ADVICE) from None
+        raise
     width, height = image.size
     try:
         if width * height > MAX_MEGAPIXELS * 1_000_000:
@@ -36,6 +44,13 @@ def open_image(source: str | io.BytesIO) -> Image.Image:
         image.close()
         raise
     return image
+
+
+def _first_bytes(source: str | io.BytesIO) -> bytes:
+    if isinstance(source, io.BytesIO):
+        return source.getvalue()[:100]
+    with Path(source).open("rb") as file:
+        return file.read(100)
 
 
 def check_bytes(size: int) -> None:

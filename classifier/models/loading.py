@@ -18,6 +18,7 @@ from transformers import (
 from transformers.utils import logging
 
 from classifier.errors import ModelError, first_sentence
+from classifier.files import check_no_lfs_pointer
 from classifier.hub import HUB_ID, Location, pull
 from classifier.models import cnn  # noqa: F401  registers the scratch CNN with the Auto classes of transformers
 from classifier.runs import PULLED
@@ -28,12 +29,16 @@ OLD_OOD_KEYS = ("known_threshold", "known_at")  # what models have that were tra
 def locate(path_or_id: str | Path, files: Sequence[str] | None = None, *, patience: float | None = None) -> Location:
     """A local folder or, if there is none of this name, a Hub model, whose files are downloaded.
 
+    A local folder with Git LFS pointers in place of its files is refused.
+
     Args:
         path_or_id: folder, Hub id or `id@revision`.
         files: patterns of the files to download, by default those that inference needs.
         patience: as in `load_predictor`, and so are the errors.
     """
     if Path(path_or_id).is_dir():
+        for path in sorted(Path(path_or_id).iterdir()):
+            check_no_lfs_pointer(path, ModelError)
         return Location(Path(path_or_id), Path(path_or_id).resolve().name, "local")
     if match := HUB_ID.fullmatch(str(path_or_id)):
         return pull(match["repo"], match["revision"], files=files or PULLED, patience=patience)

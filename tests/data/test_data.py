@@ -26,6 +26,7 @@ from classifier.data.survey import survey_splits
 from classifier.errors import DataError
 from classifier.reporting import figures
 from tests.helpers.paths import ROOT
+from tests.helpers.pictures import LFS_POINTER
 
 
 @pytest.fixture(autouse=True)
@@ -342,6 +343,16 @@ def test_a_survey_of_sizes_classes_and_what_is_broken(tmp_path):
     assert not listing.exists()
 
 
+def test_pictures_that_are_git_lfs_pointers_are_named_as_such(tmp_path):
+    folder, listing = image_folder(tmp_path / "pets"), tmp_path / "run/unreadable.txt"
+    files = [path.relative_to(folder) for path in folder.rglob("*.png")]
+    for i, path in enumerate(files):
+        (folder / path).write_text(LFS_POINTER)
+        if i in (len(files) // 2, len(files) - 1):
+            with pytest.raises(DataError, match=r"The first is .*\.png .*: this is a Git LFS pointer .*git lfs pull"):
+                survey_splits(load_splits(str(folder)), listing)
+
+
 def test_links_that_loop_are_followed_once(tmp_path):
     folder = image_folder(tmp_path / "pets")
     (tmp_path / "elsewhere").mkdir()
@@ -471,11 +482,27 @@ def too_few_to_cut(root):
     return image_folder(root, n=1), r"too few images of class 'cat' in .*: add more"
 
 
+def lfs_pointer_for_parquet(root):
+    (root / "data").mkdir()
+    (root / "data/train-00000-of-00001.parquet").write_text(LFS_POINTER)
+    return root, r"train-00000-of-00001\.parquet: this is a Git LFS pointer in place of the file: run `git lfs pull`"
+
+
+def lfs_pointer_for_a_zip(root):
+    (root / "pictures.zip").write_text(LFS_POINTER)
+    return root, r"pictures\.zip: this is a Git LFS pointer"
+
+
+def lfs_pointer_for_a_table(root):
+    (root / "list.csv").write_text(LFS_POINTER)
+    return root / "list.csv", r"list\.csv: this is a Git LFS pointer"
+
+
 BAD = [
     *(no_folder, a_file, no_images, only_litter, one_class, split_without_class_folders, loose_images, deeper_images),
     *(wrapped_folder, images_beside_splits, no_train_folder, empty_class_folder, labels_differ_between_folders),
     *(labels_differ_between_parquets, labels_in_another_order, no_class_label, unlabelled_rows, no_train_split),
-    *(broken_parquet, too_few_to_cut),
+    *(broken_parquet, too_few_to_cut, lfs_pointer_for_parquet, lfs_pointer_for_a_zip, lfs_pointer_for_a_table),
 ]
 
 

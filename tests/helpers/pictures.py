@@ -9,6 +9,9 @@ from PIL import Image
 
 COLOURS = {"blue": (40, 40, 200), "green": (40, 200, 40), "red": (200, 40, 40), "yellow": (200, 200, 40)}
 
+# What a clone without Git LFS has in place of each large file
+LFS_POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{7:064}\nsize 48123\n"
+
 
 def picture(seed: int = 0, size: tuple[int, int] = (90, 60)) -> Image.Image:
     """Coloured blotches."""

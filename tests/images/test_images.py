@@ -24,6 +24,7 @@ from classifier.images.convert import to_rgb
 from classifier.images.limits import MAX_ASPECT, MAX_BYTES
 from classifier.images.workers import LOOK_AHEAD, WORKERS, Decoder, decode
 from tests.helpers.paths import ROOT
+from tests.helpers.pictures import LFS_POINTER
 
 RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
 
@@ -273,6 +274,7 @@ def png_header(width: int, height: int) -> bytes:
         ("drawing.jpg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "drawing.jpg: not an image of a known type"),
         ("paper.png", b"%PDF-1.7\n1 0 obj\n", "paper.png: not an image of a known type"),
         ("drawing.xpm", b"/* XPM */\n", "drawing.xpm: not an image of a known type"),
+        ("pointer.jpg", LFS_POINTER.encode(), "pointer.jpg: this is a Git LFS pointer in place of the file"),
         ("head.jpg", b"\xff\xd8\xff\xe0\x00\x10JFIF", "head.jpg: "),
         ("wide.png", png_header(20_001, 1), "wide.png: 20,001 × 1 pixels; at most 20,000 a side"),
         ("bomb.png", png_header(60_000, 60_000), "bomb.png: more than 120 megapixels"),
@@ -301,8 +303,8 @@ def test_what_is_trained_on_is_decoded_the_same_for_predictions(format, size, tm
 
 @pytest.mark.parametrize(
     "content",
-    [png_header(20_001, 1), png_header(12_001, 10_000), bytes(MAX_BYTES + 1), b""],
-    ids=["side", "megapixels", "bytes", "empty"],
+    [png_header(20_001, 1), png_header(12_001, 10_000), bytes(MAX_BYTES + 1), b"", LFS_POINTER.encode()],
+    ids=["side", "megapixels", "bytes", "empty", "Git LFS pointer"],
 )
 def test_what_is_refused_for_predictions_is_not_trained_on(content):
     reason = str(decode_cell({"path": None, "bytes": content}))

@@ -27,7 +27,7 @@ from classifier.models.predictor import batched
 from tests.helpers.evaluations import write_evaluation
 from tests.helpers.models import BACKBONES, LABELS, edit_config, save_tiny_vit
 from tests.helpers.paths import ROOT
-from tests.helpers.pictures import encoded, picture
+from tests.helpers.pictures import LFS_POINTER, encoded, picture
 
 
 def assert_like_pipeline(folder: Path, images: list[Image.Image]) -> None:
@@ -184,6 +184,12 @@ def without_classifier(folder: Path) -> None:
         (lambda folder: truncate(folder / "model.safetensors"), "damaged"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b""), "damaged"),
         (lambda folder: (folder / "preprocessor_config.json").unlink(), "preprocessor_config.json"),
+        (lambda folder: (folder / "model.safetensors").write_text(LFS_POINTER), "model.safetensors: this is a Git LFS"),
+        (lambda folder: (folder / "config.json").write_text(LFS_POINTER), "config.json: this is a Git LFS pointer"),
+        (
+            lambda folder: (folder / "preprocessor_config.json").write_text(LFS_POINTER),
+            "preprocessor_config.json: this is a Git LFS pointer .* run `git lfs pull`",
+        ),
         (lambda folder: edit_config(folder, model_type="vit9"), "vit9"),
         (lambda folder: edit_config(folder, model_type="gpt2"), "can't load"),
         (lambda folder: edit_config(folder, id2label={"0": "a", "1": "b"}, label2id={"a": 0, "b": 1}), "don't fit"),
