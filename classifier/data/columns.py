@@ -1,13 +1,19 @@
 """Finds and checks the image column and the label column, and names the classes."""
 
 import json
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import datasets
 import numpy as np
 
 from classifier.errors import DataError, first_few, first_line
+
+MULTI_LABEL = (
+    "the classifiers are single-label, so an image can have only one label; write one column with it, and name that by "
+    "--label_column"
+)
 
 
 def find_column(name: str, rows: datasets.Dataset, column: str | None, kind: type, flag: str) -> str:
@@ -25,6 +31,12 @@ def find_column(name: str, rows: datasets.Dataset, column: str | None, kind: typ
         return column
     matches = [column for column, feature in rows.features.items() if isinstance(feature, kind)]
     if len(matches) != 1:
+        if kind is datasets.ClassLabel:
+            lists = [name for name, feature in rows.features.items() if isinstance(_item(feature), datasets.ClassLabel)]
+            hot = [name for name, feature in rows.features.items() if isinstance(feature, datasets.Value)]
+            hot = [name for name in hot if is_multi_hot(rows, [name])]
+            if lists or (len(hot) > 1 and not matches):
+                raise DataError(f"{name} has several labels an image (column {first_few(lists or hot)}): {MULTI_LABEL}")
         count = len(matches) or "no"
         raise DataError(
             f"{name} has {count} columns of type {kind.__name__}: its columns are {columns}; pass --{flag}_column"
@@ -35,6 +47,29 @@ def find_column(name: str, rows: datasets.Dataset, column: str | None, kind: typ
 def feature_name(feature: object) -> str:
     """The name of a column's type, for messages."""
     return feature.dtype if isinstance(feature, datasets.Value) else type(feature).__name__
+
+
+def _item(feature: object) -> object:
+    """The type of the items, for a column of lists; None for any other column."""
+    return feature.feature if isinstance(feature, datasets.List | datasets.LargeList) else None
+
+
+def is_multi_hot(rows: datasets.Dataset, columns: Sequence[str]) -> bool:
+    """Whether the first rows have 0 or 1 (or false and true) in all of these columns."""
+    sample = rows.select_columns(list(columns))[:100]
+    texts = {str(value).lower() for column in columns for value in sample[column]}
+    return texts <= {"0", "1", "0.0", "1.0", "false", "true"} and bool(texts)
+
+
+def _check_single_label(name: str, column: str, values: Collection[object]) -> None:
+    """Raises DataError if text lists several labels: cat|dog, or cat,dog where cat and dog are labels themselves."""
+    for value in values:
+        for separator in "|;,":
+            parts = [part.strip() for part in str(value).split(separator)]
+            if len(parts) > 1 and all(parts) and (separator == "|" or set(parts) <= set(map(str, values))):
+                raise DataError(
+                    f"column {column!r} of {name} has several labels an image, such as {value!r}: {MULTI_LABEL}"
+                )
 
 
 def cast_images(name: str, splits: dict[str, datasets.Dataset], column: str) -> dict[str, datasets.Dataset]:
@@ -62,7 +97,9 @@ def undecoded(rows: datasets.Dataset, column: str) -> datasets.Dataset:
 def encode_labels(
     name: str, splits: dict[str, datasets.Dataset], column: str, wanted: Collection[str]
 ) -> tuple[dict[str, datasets.Dataset], dict[str, np.ndarray], list[str]]:
-    """Makes the label column one of class indices in every split. Strings and integers become classes, in sorted order.
+    """Makes the label column one of class indices in every split. Strings, integers and booleans become classes.
+
+    Classes are sorted: numbers by their values, also those that are spelt out, then text.
 
     Each split's column is read once.
 
@@ -82,8 +119,10 @@ def encode_labels(
     reference = "train" if "train" in splits else "test"
     feature = splits[reference].features[column]
     is_plain = isinstance(feature, datasets.Value) and (
-        feature.dtype in ("string", "large_string") or "int" in feature.dtype
+        feature.dtype in ("string", "large_string", "bool") or "int" in feature.dtype
     )
+    if _item(feature):
+        raise DataError(f"column {column!r} of {name} has several labels an image: {MULTI_LABEL}")
     if not is_plain and not isinstance(feature, datasets.ClassLabel):
         raise DataError(
             f"column {column!r} of {name} holds {feature_name(feature)}, not classes: pass one of classes, strings or "
@@ -118,7 +157,8 @@ def _classes_from_values(
     for split, values in values_by_split.items():
         if None in values:
             raise DataError(f"{name} has rows without a label in {split} (column {column!r}): remove them")
-    classes = sorted(set(values_by_split[reference]))
+    classes = sorted(set(values_by_split[reference]), key=_sort_key)
+    _check_single_label(name, column, classes)
     labels = [str(value) for value in classes]
     index_of = {value: index for index, value in enumerate(classes)}
     feature = datasets.ClassLabel(names=labels)
@@ -128,6 +168,13 @@ def _classes_from_values(
         indices[split] = np.array([index_of[value] for value in values], dtype=np.int64)
         encoded[split] = splits[split].remove_columns(column).add_column(column, indices[split], feature=feature)
     return encoded, indices, labels
+
+
+def _sort_key(value: object) -> tuple[bool, float, str]:
+    """Numbers, also those that are spelt out, come first, by their values; then text."""
+    text = str(value)
+    is_number = bool(re.fullmatch(r"[+-]?\d+(\.\d+)?", text))
+    return not is_number, float(text) if is_number else 0.0, text
 
 
 def _read_indices(name: str, split: str, rows: datasets.Dataset, column: str) -> np.ndarray:

@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
 )
 
 from classifier.data.columns import check_same_classes, feature_name
+from classifier.data.tables import Pictures, drop_repeated_rows, locate_pictures, read_table, table_columns
 from classifier.errors import DataError, first_line
 from classifier.files import check_no_lfs_pointer
 from classifier.hub import HUB_ID
@@ -36,10 +37,6 @@ SPLIT_NAMES = {
 TABLE_SUFFIXES = {".parquet", ".arrow"}
 # A folder without images that holds one of these is such a dataset too: the files may contain images or paths.
 OTHER_SUFFIXES = {".csv", ".json", ".jsonl", ".zip", ".tar"}
-# Single files with one image a row: the builder of `datasets` that reads each.
-TABLES = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-# Label columns of tables, whose types do not say what a column holds. The first one that exists is taken.
-LABEL_COLUMNS = ("label", "labels", "class", "category", "target")
 # What `datasets` and the Hub's client raise for a dataset that can't be loaded. Most are OSError or ValueError.
 UNLOADABLE = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError, httpx2.HTTPError)
 
@@ -218,58 +215,28 @@ def _is_litter(name: str) -> bool:
 
 
 def _load_table(file: Path, image_column: str | None, label_column: str | None) -> Source:
-    """Loads a table with one image a row, whose cells are images or paths relative to the table's folder."""
-    if file.suffix.lower() not in TABLES:
-        raise DataError(f"{file} is no table ({', '.join(TABLES)}): pass one, or the folder that holds the images")
-    check_no_lfs_pointer(file, DataError)
+    """Loads a table with one image a row, whose cells are images or what files in the table's folder are called."""
     try:
-        rows = datasets.load_dataset(TABLES[file.suffix.lower()], data_files=str(file), split="train")
+        rows = read_table(file)
     except UNLOADABLE as error:
         reason = first_line(error.__cause__ or error)
         raise DataError(f"{file} can't be read as a table: {reason}. Repair it") from error
-    image_column, label_column = _table_columns(file, rows, image_column, label_column)
+    pictures = Pictures(file, list_files(file.parent))
+    image_column, label_column = table_columns(pictures, rows, image_column, label_column)
+    split_column = next((name for name in rows.column_names if name.lower() == "split"), None)
+    splits = [str(value).lower() for value in rows[split_column]] if split_column else ["train"] * len(rows)
     if feature_name(rows.features[image_column]) in ("string", "large_string"):
-        paths = [value and str(file.parent / value) for value in rows[image_column]]
-        rows = rows.remove_columns(image_column).add_column(image_column, paths)
-        rows = rows.cast_column(image_column, datasets.Image())
-    if "split" not in rows.column_names:
-        return Source(file.name, {"train": rows}, None, image_column, label_column)
-    values = [str(value).lower() for value in rows["split"]]
-    if unknown := sorted(set(values) - set(SPLIT_NAMES)):
+        paths = locate_pictures(pictures, rows[image_column][:])
+        kept = drop_repeated_rows(file, paths, rows[label_column][:], splits)
+        rows = rows.remove_columns(image_column).add_column(image_column, paths).select(kept)
+        rows, splits = rows.cast_column(image_column, datasets.Image()), [splits[i] for i in kept]
+    if unknown := sorted(set(splits) - set(SPLIT_NAMES)):
         raise DataError(f"{file} has rows whose split is {unknown[0]!r}: name it train, validation or test")
-    split_of_row = np.array([SPLIT_NAMES[value] for value in values])
+    split_of_row = np.array([SPLIT_NAMES[value] for value in splits])
     if "train" not in split_of_row:
         raise DataError(f"{file} has no rows whose split is train: add some, or remove the column")
-    splits = {split: rows.select(np.flatnonzero(split_of_row == split)) for split in np.unique(split_of_row).tolist()}
-    return Source(file.name, splits, None, image_column, label_column)
-
-
-def _table_columns(
-    file: Path, rows: datasets.Dataset, image_column: str | None, label_column: str | None
-) -> tuple[str, str]:
-    """The columns of images and of labels: those named, or by their content and by LABEL_COLUMNS.
-
-    Raises:
-        DataError: there is no such column, or more than one could be meant.
-    """
-    listing = f"its columns are {', '.join(rows.column_names)}"
-
-    def holds_paths(column: str) -> bool:
-        first = next((value for value in rows[column][:100] if value), None)
-        return isinstance(first, str) and Path(first).suffix.lower() in IMAGE_SUFFIXES
-
-    if image_column:
-        images = [image_column]
-    else:
-        images = [column for column, feature in rows.features.items() if isinstance(feature, datasets.Image)]
-        images = images or [column for column in rows.column_names if holds_paths(column)]
-    if len(images) != 1 or images[0] not in rows.column_names:
-        raise DataError(f"{file} has no single column of image files ({listing}): pass --image_column")
-    others = [column for column in rows.column_names if column not in (images[0], "split")]
-    labels = [label_column] if label_column else [column for column in LABEL_COLUMNS if column in others][:1] or others
-    if len(labels) != 1 or labels[0] not in others:
-        raise DataError(f"{file} has no single column of labels ({listing}): pass --label_column")
-    return images[0], labels[0]
+    by_split = {split: rows.select(np.flatnonzero(split_of_row == split)) for split in np.unique(split_of_row).tolist()}
+    return Source(file.name, by_split, None, image_column, label_column)
 
 
 def _load_image_folder(folder: Path, pictures: list[Path]) -> dict[str, datasets.Dataset]:

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import datasets
 
 from classifier.data.columns import cast_images, find_column, undecoded
-from classifier.data.sources import SPLIT_NAMES, TABLE_SUFFIXES, TABLES, digest_of_files, load_source
+from classifier.data.sources import SPLIT_NAMES, TABLE_SUFFIXES, digest_of_files, load_source
+from classifier.data.tables import SUFFIXES as TABLES
 from classifier.errors import DataError
 from classifier.images.limits import SUFFIXES as IMAGE_SUFFIXES
 

@@ -295,7 +295,7 @@ def test_a_table_of_paths_and_labels(tmp_path, suffix):
     assert torch.equal(images[:, 0, 0, 0] >= 10, labels.bool())
     if suffix == "csv":
         text = (tmp_path / "list.csv").read_text()
-        (tmp_path / "new.csv").write_text(f"{text}pets/cat/0.png,x,emu,test\n")
+        (tmp_path / "new.csv").write_text(f"{text}pets/cat/5.png,x,emu,test\n")
         with pytest.raises(DataError, match=r"differ between splits: emu in test but not in train"):
             load_splits(str(tmp_path / "new.csv"))
         (tmp_path / "empty.csv").write_text(f"{text}pets/cat/0.png,x,,train\n")
@@ -389,7 +389,9 @@ def no_folder(root):
 
 
 def a_file(root):
-    return picture(root / "a.png"), r"a\.png is no table \(\.csv, \.json, \.jsonl, \.parquet\): pass one, or the folder"
+    return picture(
+        root / "a.png"
+    ), r"a\.png is no table \(\.csv, \.tsv, \.json, \.jsonl, \.parquet\): pass one, or the folder"
 
 
 def no_images(root):
