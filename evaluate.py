@@ -48,7 +48,7 @@ def parse_args() -> argparse.Namespace:
     add(
         "--dataset",
         default="uoft-cs/cifar10",
-        help="Hub id, id@revision, folder, or table of paths and labels (%(default)s)",
+        help="Hub id, id:configuration, id@revision, folder, or table of paths and labels (%(default)s)",
     )
     add("--output_dir", type=Path, default="report", help="folder for evaluation.json and the report (%(default)s)")
     add("--format", nargs="*", choices=pages.FORMATS, default=pages.FORMATS, help="of the report (all)")

@@ -80,7 +80,9 @@ class FinetuneArguments:
     folds: int | None = flag(
         None, "of a frozen backbone, also cross-validate the head on so many parts of all but test"
     )
-    dataset: str = flag("uoft-cs/cifar10", "Hub id, id@revision, folder, or table of paths and labels")
+    dataset: str = flag(
+        "uoft-cs/cifar10", "Hub id, id:configuration, id@revision, folder, or table of paths and labels"
+    )
     image_size: int | None = flag(None, "pixels a side that the model gets (its own)")
     crop_pct: float | None = flag(None, "side that the centre crop keeps (the model's; for small images 1: no crop)")
     train_sizes: str = flag("0.7:0.6 1:0.4", "fractions of image_size to train at : shares of the run's steps")

@@ -79,7 +79,7 @@ def parse_args() -> argparse.Namespace:
     add(
         "--dataset",
         default="uoft-cs/cifar10",
-        help="Hub id, id@revision, folder, or table of paths and labels (%(default)s)",
+        help="Hub id, id:configuration, id@revision, folder, or table of paths and labels (%(default)s)",
     )
     add("--output_dir", type=Path, default="runs/cnn", help="folder for weights, figures and records (%(default)s)")
     add(

@@ -86,7 +86,10 @@ def main() -> None:
         prog="python -m classifier.clean", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("dataset", help="Hub id, id@revision, folder, or table of paths and labels; all its splits are read")
+    add(
+        "dataset",
+        help="Hub id, id:configuration, id@revision, folder, or table of paths and labels; all its splits are read",
+    )
     add(
         "--model",
         default="models/vit",

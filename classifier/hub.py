@@ -8,13 +8,21 @@ The token is that of `hf auth login` or HF_TOKEN.
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import httpx2  # the HTTP client of huggingface_hub, whose errors an unreachable Hub raises
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RevisionResolutionError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RevisionResolutionError,
+)
+from huggingface_hub.utils import logging, parse_ratelimit_headers
 from huggingface_hub.utils.sha import git_hash
 
 from classifier import runs
@@ -22,6 +30,8 @@ from classifier.errors import HubError, ModelError, first_sentence
 
 # user/name or user/name@revision
 HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
+# user/name, user/name:config, user/name@revision or user/name:config@revision
+DATASET_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<config>[^:@/]+))?(@(?P<revision>[\w./-]+))?")
 # Every error of the Hub client and its cache is one of these: a failed upload is a RuntimeError, bad metadata a
 # ValueError.
 REFUSED = (OSError, httpx2.HTTPError, RuntimeError, ValueError, RevisionResolutionError)
@@ -59,7 +69,8 @@ def pull(
     def fetch() -> None:
         for attempt in range(ATTEMPTS):
             try:
-                return results.append(_fetch(repo, revision, files))
+                with quiet_client():
+                    return results.append(_fetch(repo, revision, files))
             except REFUSED as error:
                 if attempt == ATTEMPTS - 1 or not is_unavailable(error):
                     return results.append(error)
@@ -81,12 +92,9 @@ def pull(
     where = f"{repo}@{revision}" if revision else repo
     if is_unavailable(result):
         raise HubError(
-            f"The Hub did not give {where}, and nothing of it is cached ({reason}): try again later"
+            f"The Hub did not give {where}, and nothing of it is cached ({reason}): {remedy(result)}"
         ) from result
-    raise ModelError(
-        f"{where} is no folder here, and the Hub did not give it ({reason}): "
-        "check the name and the revision, and log in if it is private (hf auth login, or HF_TOKEN)"
-    ) from result
+    raise ModelError(f"{where} is no folder here, and the Hub did not give it ({reason}): {remedy(result)}") from result
 
 
 def _fetch(repo: str, revision: str | None, files: Sequence[str]) -> Location:
@@ -149,7 +157,57 @@ def advice(error: Exception) -> str:
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if isinstance(error, LocalTokenNotFoundError) or status in (401, 403):
         return f"{first_reason(error)}; log in with a token that may write: hf auth login, or HF_TOKEN"
-    return f"{first_reason(error)}; try again later" if is_unavailable(error) else first_reason(error)
+    return f"{first_reason(error)}; {remedy(error)}" if is_unavailable(error) else first_reason(error)
+
+
+def remedy(error: Exception) -> str:
+    """What to do when the Hub did not give something, by the cause of the error."""
+    if isinstance(error, OfflineModeIsEnabled):
+        return "unset HF_HUB_OFFLINE to download it, or pass a local folder"
+    if isinstance(error, GatedRepoError):
+        return "accept the terms on its page, then log in with `hf auth login`"
+    if not isinstance(error, HfHubHTTPError):
+        return "check the network, or try again later" if is_unavailable(error) else "check the name and the revision"
+    status, headers = error.response.status_code, error.response.headers
+    if is_token_refused(error):
+        return "the token is invalid or has expired: log in again with `hf auth login`, or renew HF_TOKEN"
+    if status == 429:
+        limit = parse_ratelimit_headers(headers)
+        seconds = headers.get("Retry-After") or (limit and limit.reset_in_seconds)
+        return (
+            f"it limits requests: wait {seconds} s, then try again" if seconds else "wait a few minutes, then try again"
+        )
+    if status >= 500:
+        return "this is a fault of the Hub: try again later"
+    return "check the name and the revision, and log in if it is private (hf auth login, or HF_TOKEN)"
+
+
+def is_token_refused(error: Exception) -> bool:
+    """Whether the Hub did not accept the token. Without one, it answers 401 for all that does not exist."""
+    return (
+        isinstance(error, HfHubHTTPError)
+        and error.response.status_code == 401
+        and not isinstance(error, GatedRepoError)
+        and "authorization" in error.response.request.headers
+    )
+
+
+def http_error(error: BaseException | None) -> HfHubHTTPError | None:
+    """The answer of the Hub that an error of another library was caused by, if there is one."""
+    while error is not None and not isinstance(error, HfHubHTTPError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+@contextmanager
+def quiet_client() -> Iterator[None]:
+    """Suppresses the lines of the Hub's client about each attempt: the error at the end says what was wrong."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def is_unavailable(error: Exception) -> bool:

@@ -244,7 +244,7 @@ def parse_args() -> argparse.Namespace:
         "source",
         nargs="+",
         metavar="SOURCE",
-        help="a folder, a quoted pattern, or a dataset: Hub id, id@revision, folder",
+        help="a folder, a quoted pattern, or a dataset: Hub id, id:configuration, id@revision, folder",
     )
     add("--model", required=True, help="a folder, a Hub id, or id@revision")
     add("--output", type=Path, required=True, metavar="FILE", help="the table to write: .csv, .jsonl or .parquet")

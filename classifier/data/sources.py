@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ import pyarrow.parquet
 from datasets.utils.file_utils import cached_path
 from huggingface_hub.errors import (
     GatedRepoError,
+    HfHubHTTPError,
     HFValidationError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -22,9 +24,9 @@ from huggingface_hub.errors import (
 
 from classifier.data.columns import check_same_classes, feature_name
 from classifier.data.tables import Pictures, drop_repeated_rows, locate_pictures, read_table, table_columns
-from classifier.errors import DataError, first_line
+from classifier.errors import DataError, first_few, first_line
 from classifier.files import check_no_lfs_pointer
-from classifier.hub import HUB_ID
+from classifier.hub import DATASET_ID, HUB_ID, first_reason, http_error, is_token_refused, quiet_client, remedy
 from classifier.images.limits import SUFFIXES as IMAGE_SUFFIXES
 
 # What datasets and folders call their splits, in lower case -> train, validation or test.
@@ -37,6 +39,7 @@ SPLIT_NAMES = {
 TABLE_SUFFIXES = {".parquet", ".arrow"}
 # A folder without images that holds one of these is such a dataset too: the files may contain images or paths.
 OTHER_SUFFIXES = {".csv", ".json", ".jsonl", ".zip", ".tar"}
+ARCHIVE_SUFFIXES = {".zip", ".tar", ".tgz", ".gz", ".7z", ".rar"}
 # What `datasets` and the Hub's client raise for a dataset that can't be loaded. Most are OSError or ValueError.
 UNLOADABLE = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError, httpx2.HTTPError)
 
@@ -97,57 +100,98 @@ def rename_splits(source: Source, is_trained_on: bool) -> dict[str, datasets.Dat
 
 
 def _load_hub(dataset: str) -> Source:
-    match = HUB_ID.fullmatch(dataset)
+    match = DATASET_ID.fullmatch(dataset)
     if not match:
-        raise DataError(f"no folder {dataset!r}, nor is that a Hub id: pass a folder, user/name or user/name@revision")
-    name, revision = match["repo"], match["revision"]
+        raise DataError(
+            f"no folder {dataset!r}, nor is that a Hub id: pass a folder, user/name, user/name:configuration or "
+            "user/name@revision"
+        )
+    name, config, revision = match["repo"], match["config"], match["revision"]
     gated = DataError(
         f"{name} is gated: accept its terms at {huggingface_hub.constants.ENDPOINT}/datasets/{name}, then log in with "
         "`hf auth login`"
     )
+    archives: list[str] = []
     try:
         # One request before all others, whose errors say what is wrong at once: load_dataset retries for 23 s.
         info = huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=30)
         commit, is_gated = info.sha, bool(info.gated)
+        names = [file.rfilename for file in info.siblings or []]
+        archives = [name for name in names if Path(name).suffix.lower() in ARCHIVE_SUFFIXES]
     except OfflineModeIsEnabled:
         commit, is_gated = revision, False  # `datasets` then reads its cache
     except GatedRepoError:
         raise gated from None
     except RevisionNotFoundError:
         raise DataError(f"{name} has no revision {revision!r}: pass a branch, tag or commit that it has") from None
-    except (RepositoryNotFoundError, HFValidationError):
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        if is_token_refused(error):
+            raise _refused(name, error) from None
         raise DataError(
             f"no folder {name!r} here and no such dataset on the Hub: check the spelling, or, if it is private, log in "
             "with `hf auth login`"
         ) from None
+    except HfHubHTTPError as error:
+        raise _refused(name, error) from None
     except (httpx2.HTTPError, OSError) as error:
         raise DataError(
             f"the Hub can't be reached for {name} ({huggingface_hub.constants.ENDPOINT}: {first_line(error)}): check "
             "the network, set HF_HUB_OFFLINE=1 if it was downloaded before, or pass a local folder"
         ) from None
     try:
-        splits, loaded_commit = _load_datasets(name, name, commit)
-    except DataError:
-        if is_gated:  # the Hub describes a gated dataset to everybody, but refuses its files
-            raise gated from None
+        with quiet_client():
+            splits, loaded_commit = _load_datasets(name, name, commit, config)
+    except DataError as error:
+        if answer := http_error(error):
+            # The Hub describes a gated dataset to everybody, but refuses its files
+            has_access = is_token_refused(answer) or answer.response.status_code not in (401, 403)
+            raise (gated if is_gated and not has_access else _refused(name, answer)) from None
+        if huggingface_hub.constants.HF_HUB_OFFLINE:
+            raise DataError(
+                f"{name} can't be loaded: HF_HUB_OFFLINE is set, and the cache does not hold it: unset that to "
+                "download it, or pass a local folder"
+            ) from None
+        if archives and isinstance(error.__cause__, UNLOADABLE) and not _configurations(error.__cause__):
+            raise DataError(
+                f"{name} holds an archive, {archives[0]}, that can't be loaded as it is: download it by `hf download "
+                f"{name} --repo-type dataset --local-dir {name.split('/')[1]}`, unpack it, and pass the folder"
+            ) from None
         raise
     if revision and commit == revision and loaded_commit != commit:
         raise DataError(
             f"offline, the cache holds {name} at commit {loaded_commit}, not {revision}: pass {name}@{loaded_commit}, "
             "or go online"
         )
-    return Source(name, splits, loaded_commit)
+    return Source(f"{name}:{config}" if config else name, splits, loaded_commit)
 
 
-def _load_datasets(path: str, name: str, revision: str | None) -> tuple[dict[str, datasets.Dataset], str]:
+def _refused(name: str, error: HfHubHTTPError) -> DataError:
+    return DataError(f"the Hub did not give {name} ({first_reason(error)}): {remedy(error)}")
+
+
+def _configurations(error: BaseException) -> list[str]:
+    """The configurations that `datasets` lists in an error about a missing or an unknown one; none in other errors."""
+    if not str(error).startswith(("Config name is missing", "BuilderConfig ")):
+        return []
+    _, _, listing = str(error).partition("[")
+    return re.findall(r"'([^']+)'", listing.partition("]")[0])
+
+
+def _load_datasets(
+    path: str, name: str, revision: str | None, config: str | None = None
+) -> tuple[dict[str, datasets.Dataset], str]:
     """Loads what `datasets.load_dataset` can load: the splits, and the builder's hash (the Hub's commit)."""
     try:
-        builder = datasets.load_dataset_builder(path, revision=revision)
+        builder = datasets.load_dataset_builder(path, config, revision=revision)
         builder.download_and_prepare()
         if builder.name == "parquet":
             _check_class_names(name, builder.config.data_files)
         loaded = builder.as_dataset()
     except UNLOADABLE as error:
+        if configurations := _configurations(error):
+            lacks = f"has no configuration {config!r}" if config else "has several configurations"
+            step = f"pass {name}:{configurations[0]} or another" if revision else "pass a folder with the files of one"
+            raise DataError(f"{name} {lacks}, but {first_few(configurations, 20)}: {step}") from error
         reason = first_line(error.__cause__ or error)
         raise DataError(
             f"{name} can't be loaded: {reason}. Pass an image folder (train/<label>/…) or what `load_dataset` loads"

@@ -18,7 +18,7 @@ from PIL import Image
 from classifier import runs
 from classifier.errors import ModelError
 from classifier.files import read_json, write_text
-from classifier.hub import HUB_ID
+from classifier.hub import DATASET_ID
 from classifier.models.cnn import CifarCnnConfig
 from classifier.models.loading import load_processor, read_ood
 from classifier.records import Evaluation, RunRecord, Timing, Validation
@@ -144,8 +144,8 @@ def _metadata(repo_id: str, stages: list[RunRecord], evaluation: Evaluation | No
 
 
 def _hub_id(name: str) -> str | None:
-    """The Hub id in a flag's value, without the revision; None for a folder."""
-    match = HUB_ID.fullmatch(name)
+    """The Hub id in a flag's value, without configuration and revision; None for a folder."""
+    match = DATASET_ID.fullmatch(name)
     return match["repo"] if match and not Path(name).exists() else None
 
 
