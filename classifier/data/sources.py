@@ -189,9 +189,9 @@ def _load_datasets(
         loaded = builder.as_dataset()
     except UNLOADABLE as error:
         if configurations := _configurations(error):
-            lacks = f"has no configuration {config!r}" if config else "has several configurations"
+            lacks = f"has no configuration {config!r}, only" if config else "has several configurations,"
             step = f"pass {name}:{configurations[0]} or another" if revision else "pass a folder with the files of one"
-            raise DataError(f"{name} {lacks}, but {first_few(configurations, 20)}: {step}") from error
+            raise DataError(f"{name} {lacks} {first_few(configurations, 20)}: {step}") from error
         reason = first_line(error.__cause__ or error)
         raise DataError(
             f"{name} can't be loaded: {reason}. Pass an image folder (train/<label>/…) or what `load_dataset` loads"
