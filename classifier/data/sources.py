@@ -116,8 +116,8 @@ def _load_hub(dataset: str) -> Source:
         # One request before all others, whose errors say what is wrong at once: load_dataset retries for 23 s.
         info = huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=30)
         commit, is_gated = info.sha, bool(info.gated)
-        names = [file.rfilename for file in info.siblings or []]
-        archives = [name for name in names if Path(name).suffix.lower() in ARCHIVE_SUFFIXES]
+        files = [Path(file.rfilename) for file in info.siblings or []]
+        archives = [str(file) for file in files if file.suffix.lower() in ARCHIVE_SUFFIXES]
     except OfflineModeIsEnabled:
         commit, is_gated = revision, False  # `datasets` then reads its cache
     except GatedRepoError:
@@ -125,7 +125,7 @@ def _load_hub(dataset: str) -> Source:
     except RevisionNotFoundError:
         raise DataError(f"{name} has no revision {revision!r}: pass a branch, tag or commit that it has") from None
     except (RepositoryNotFoundError, HFValidationError) as error:
-        if is_token_refused(error):
+        if isinstance(error, RepositoryNotFoundError) and is_token_refused(error):
             raise _refused(name, error) from None
         raise DataError(
             f"no folder {name!r} here and no such dataset on the Hub: check the spelling, or, if it is private, log in "
@@ -143,7 +143,7 @@ def _load_hub(dataset: str) -> Source:
             splits, loaded_commit = _load_datasets(name, name, commit, config)
     except DataError as error:
         if answer := http_error(error):
-            # The Hub describes a gated dataset to everybody, but refuses its files
+            # The Hub describes a gated dataset to everybody, but refuses its files.
             has_access = is_token_refused(answer) or answer.response.status_code not in (401, 403)
             raise (gated if is_gated and not has_access else _refused(name, answer)) from None
         if huggingface_hub.constants.HF_HUB_OFFLINE:
