@@ -52,7 +52,6 @@ def push(
             shutil.copyfile(file, copy / file.relative_to(folder))
         export.complete(copy)
         difference = export.prove_parity(copy, images)
-        card.write(copy, repo)
         for file in copy.glob("*.safetensors"):
             file.unlink()  # weights do not change
         move_files({copy: folder})
