@@ -425,12 +425,14 @@ def test_an_expired_token_is_told_before_training(hub, environment, pictures, tm
 
 
 @pytest.mark.slow
-def test_nothing_is_sent_of_a_folder_that_loads_differently_elsewhere(pushed, api, environment, tmp_path):
+def test_a_folder_that_loads_differently_elsewhere_is_neither_sent_nor_changed(pushed, api, environment, tmp_path):
     folder = save_tiny_vit(tmp_path / "half", dtype=torch.float16)  # and config.json has others compute in it
     shutil.copy(pushed / "run.json", folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     line = refused(environment, "-m", "classifier.publish", "push", folder, "user/half")
     assert re.search(r"differ by 0\.\d+ from this project's \(at most 0\.0001\)", line)
     assert not api.repo_exists("user/half")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_the_space_is_one_commit_that_starts_as_it_is(pushed, api, environment, tmp_path):
