@@ -620,7 +620,7 @@ def test_what_the_hub_refuses_is_named(hub, tmp_path, dataset, message):
 def test_offline_without_a_cached_copy(tmp_path):
     done = load_in_process("user/pets", tmp_path, HF_HUB_OFFLINE="1")
     assert done.returncode == 2, done.stderr
-    assert "user/pets can't be loaded" in done.stderr
+    assert "user/pets can't be loaded: HF_HUB_OFFLINE is set, and the cache does not hold it" in done.stderr
     assert "Traceback" not in done.stderr
 
 
