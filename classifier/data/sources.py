@@ -142,10 +142,13 @@ def _load_hub(dataset: str) -> Source:
         with quiet_client():
             splits, loaded_commit = _load_datasets(name, name, commit, config)
     except DataError as error:
-        if answer := http_error(error):
-            # The Hub describes a gated dataset to everybody, but refuses its files.
-            has_access = is_token_refused(answer) or answer.response.status_code not in (401, 403)
-            raise (gated if is_gated and not has_access else _refused(name, answer)) from None
+        answer = http_error(error)
+        # The Hub describes a gated dataset to everybody, but refuses its files; `datasets` may not name the cause.
+        is_unknown = isinstance(error.__cause__, datasets.exceptions.DatasetNotFoundError)
+        if is_gated and (is_unknown or (answer and answer.response.status_code in (401, 403))):
+            raise gated from None
+        if answer:
+            raise _refused(name, answer) from None
         if huggingface_hub.constants.HF_HUB_OFFLINE:
             raise DataError(
                 f"{name} can't be loaded: HF_HUB_OFFLINE is set, and the cache does not hold it: unset that to "
