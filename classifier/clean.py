@@ -35,6 +35,7 @@ from classifier.errors import DataError, first_few, run
 from classifier.evaluation import predictions
 from classifier.evaluation.label_errors import FOLDS, LabelErrors, find_label_errors
 from classifier.files import check_writable, move_files, replacing, write_json
+from classifier.images.folders import describe_left_out
 from classifier.models.predictor import Predictor, load_predictor
 from classifier.reporting import figures
 from classifier.runs import RunFolder
@@ -105,6 +106,8 @@ def main() -> None:
     predictor = None if args.duplicates_only else load_predictor(args.model)
     columns = {"image_column": args.image_column, "label_column": args.label_column}
     splits = load_splits(args.dataset, splits=SPLITS, skip_unreadable=True, cut=False, **columns)
+    if splits.left_out:
+        print(describe_left_out(splits.left_out))
     images, unreadable = read_images(splits)
     first_copy = first_copies(images.digests)
     pairs = near_duplicates(images.thumbnails, images.split, first_copy)

@@ -51,6 +51,7 @@ from classifier.data.unlabelled import Files, Item, Rows, as_text, open_source
 from classifier.errors import ClassifierError, DataError, ImageError, ModelError, Stopped
 from classifier.evaluation import predictions
 from classifier.files import replacing, write_json
+from classifier.images.folders import describe_left_out
 from classifier.images.workers import WORKERS, Decoder, ImageFile
 from classifier.models.predictor import Predictor, batched, load_predictor
 from classifier.table import column_names, result_row, write_csv_rows
@@ -286,7 +287,7 @@ def check_args(args: argparse.Namespace) -> None:
             raise ClassifierError(f"--engine ray needs Ray ({error}): pip install 'ray[data]'") from error
 
 
-def summary(output: Path, statuses: Counter, n_before: int, seconds: float, left_out: Counter) -> str:
+def summary(output: Path, statuses: Counter, n_before: int, seconds: float, source: Files | Rows) -> str:
     """The last line: how many images and errors, where, how fast, and what was left out."""
     n_images = statuses.total()
     text = f"{n_images:,} images, {statuses['error']:,} of them errors, in {output}"
@@ -294,8 +295,8 @@ def summary(output: Path, statuses: Counter, n_before: int, seconds: float, left
         text += f"; {n_before:,} were labelled before"
     if n_images > n_before:
         text += f"; {(n_images - n_before) / seconds:,.1f} images/s"
-    kinds = [f"{kind} ({count:,})" for kind, count in left_out.items() if count]
-    return text + (f"; left out: {', '.join(kinds)}" if kinds else "")
+    links = f"{source.n_links:,} links to folders not followed" if source.n_links else ""
+    return "; ".join(filter(None, (text, describe_left_out(source.left_out), links)))
 
 
 def main() -> None:
@@ -344,7 +345,7 @@ def main() -> None:
         part.unlink()
     with suppress(OSError):  # something else is in it
         folder.rmdir()
-    print(summary(args.output, statuses, bar.initial, seconds, source.left_out))
+    print(summary(args.output, statuses, bar.initial, seconds, source))
 
 
 def cli() -> None:

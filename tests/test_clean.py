@@ -165,6 +165,8 @@ def test_few_pictures_of_one_split(monkeypatch, capsys, tmp_path):
     for i, label in enumerate(("cat", "cat", "dog")):
         (tmp_path / "few" / label).mkdir(parents=True, exist_ok=True)
         scene(min(i, 1)).save(tmp_path / "few" / label / f"{i}.png")
+    (tmp_path / "few/cat/0.png").rename(tmp_path / "few/cat/0")
+    (tmp_path / "few/cat/notes.txt").write_text("no picture")
     (tmp_path / "out").mkdir()
     for name in ("duplicates.png", "label_errors.png"):
         (tmp_path / "out" / name).write_bytes(b"old")
@@ -172,7 +174,8 @@ def test_few_pictures_of_one_split(monkeypatch, capsys, tmp_path):
     run(monkeypatch, tmp_path / "few", "--model", model, "--output_dir", tmp_path / "out")
     [row] = table(tmp_path / "out")
     assert (row["kind"], row["label"], row["other_label"]) == ("exact", "cat", "dog")
-    assert "no two classes have 5 pictures" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "no two classes have 5 pictures" in said and "1 file left out: 1 .txt" in said
     assert Image.open(tmp_path / "out" / "duplicates.png").width == 1005
     assert not (tmp_path / "out" / "label_errors.png").exists()
 

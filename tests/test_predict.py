@@ -18,7 +18,7 @@ import torch
 from pyarrow import parquet
 
 from classifier import errors, load_predictor, predict
-from classifier.data.unlabelled import LINK, OTHER, Files, open_source
+from classifier.data.unlabelled import Files, open_source
 from classifier.errors import DataError, Stopped
 from classifier.files import write_json
 from tests.helpers.models import save_tiny_vit
@@ -89,7 +89,7 @@ def test_rows_are_what_the_predictor_says(tiny_vit, run_predict, tmp_path):
     (folder / "notes.txt").write_text("nobody asked")
     (folder / ".hidden.png").write_bytes(b"")
     run_predict(folder, output="predictions.jsonl")
-    assert "41 images, 1 of them errors" in run_predict.line and "other files (1)" in run_predict.line
+    assert "41 images, 1 of them errors" in run_predict.line and run_predict.line.endswith("; 1 file left out: 1 .txt")
     rows = rows_of(tmp_path / "predictions.jsonl")
     files = sorted(str(path.relative_to(folder)) for path in folder.glob("?/*"))
     assert (
@@ -377,7 +377,7 @@ def files(source: str | Path, *leave_out: Path) -> list[str]:
 def test_a_folder_is_taken_in_the_order_of_its_names(tree):
     assert files(tree, tree / "out.csv.parts") == ["[1]/h.jpg", "a.jpg", "b/c.jpg", "b/d/e.jpg", "b.d/g.JPG"]
     assert files(f"{tree}/") == files(tree)
-    assert Files(str(tree)).left_out == {OTHER: 1, LINK: 0}
+    assert Files(str(tree)).left_out == {"empty": 1} and Files(str(tree)).n_links == 0
 
 
 @pytest.mark.parametrize(
@@ -410,7 +410,7 @@ def test_links_that_go_round_end(tree):
     (tree / "b/d/self").symlink_to("self")
     (tree / "b/d/self.jpg").symlink_to("self.jpg")
     assert set(files(tree)) == {*before, "b/d/self.jpg"}
-    assert Files(str(tree)).left_out[LINK] == 1
+    assert Files(str(tree)).n_links == 1
     assert set(files("tree/**/*.jpg")) == {f"tree/{file}" for file in files(tree) if file.endswith(".jpg")}
 
 

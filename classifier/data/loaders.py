@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-import pillow_heif
 import torch
 from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor, resize
@@ -22,8 +21,6 @@ from classifier.data.splits import Splits
 from classifier.errors import DataError, first_line
 from classifier.images.convert import MALFORMED, to_rgb
 from classifier.images.limits import check_bytes, open_image
-
-pillow_heif.register_heif_opener()
 
 Pixels = TypeVar("Pixels")  # what a decoder makes of a cell: a Pillow image or an array
 

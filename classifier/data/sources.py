@@ -1,10 +1,11 @@
 """Loads a dataset from where it is: the Hub, an image folder, or a table of paths and labels."""
 
 import hashlib
-import os
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import datasets
@@ -27,7 +28,7 @@ from classifier.data.tables import Pictures, drop_repeated_rows, locate_pictures
 from classifier.errors import DataError, first_few, first_line
 from classifier.files import check_no_lfs_pointer
 from classifier.hub import DATASET_ID, HUB_ID, first_reason, http_error, is_token_refused, quiet_client, remedy
-from classifier.images.limits import SUFFIXES as IMAGE_SUFFIXES
+from classifier.images.folders import is_litter, is_picture, kind_of, list_files
 
 # What datasets and folders call their splits, in lower case -> train, validation or test.
 SPLIT_NAMES = {
@@ -52,6 +53,7 @@ class Source(NamedTuple):
     revision: str | None = None  # the Hub's commit, None for a folder or table
     image_column: str | None = None  # None where the types of the columns have to show which it is
     label_column: str | None = None  # likewise
+    left_out: Mapping[str, int] = MappingProxyType({})  # number of files of a folder that are no pictures, by kind
 
 
 def digest_of_files(folder: Path) -> str:
@@ -222,7 +224,7 @@ def _check_class_names(name: str, files: dict[str, Sequence[str]]) -> None:
 
 def _load_folder(folder: Path) -> Source:
     files = list(list_files(folder))
-    pictures = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    pictures = [path for path in files if is_picture(folder / path)]
     tables = [
         path
         for path in files
@@ -238,27 +240,8 @@ def _load_folder(folder: Path) -> Source:
         return Source(name, _load_datasets(str(folder), name, None)[0])
     if not pictures:
         raise DataError(f"no images in {folder}: put them into {folder}/train/<label>/ or {folder}/<label>/")
-    return Source(name, _load_image_folder(folder, pictures))
-
-
-def list_files(folder: Path) -> Iterator[Path]:
-    """Yields the files under a folder, as relative paths, without hidden files and those of operating systems."""
-    parents = {str(folder): {folder.resolve()}}  # of each folder to visit: a link may lead back to one of its parents
-    for parent, names, files in os.walk(folder, followlinks=True):
-        visited, names[:] = parents.pop(parent), sorted(name for name in names if not _is_litter(name))
-        for name in list(names):
-            path = Path(parent, name)
-            target = path.resolve()
-            if target in visited:
-                names.remove(name)
-            else:
-                parents[str(path)] = {*visited, target}
-        yield from (Path(parent, name).relative_to(folder) for name in files if not _is_litter(name))
-
-
-def _is_litter(name: str) -> bool:
-    """Whether a file or folder is hidden, or one that macOS or Windows adds to folders and archives."""
-    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+    left_out = Counter(kind_of(folder / path) for path in sorted(set(files) - set(pictures)))
+    return Source(name, _load_image_folder(folder, pictures), left_out=left_out)
 
 
 def _load_table(file: Path, image_column: str | None, label_column: str | None) -> Source:
@@ -358,6 +341,6 @@ def _by_class(folder: Path, pictures: list[Path]) -> dict[str, list[Path]]:
     for path in sorted(pictures):
         classes.setdefault(path.parts[0], []).append(folder / path)
     for path in sorted(folder.iterdir()):
-        if path.is_dir() and not _is_litter(path.name) and path.name not in classes:
+        if path.is_dir() and not is_litter(path.name) and path.name not in classes:
             raise DataError(f"no images in the class folder {path}: add some, or remove the folder")
     return classes

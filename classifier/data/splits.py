@@ -12,7 +12,7 @@ or removed.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -42,6 +42,7 @@ class Splits:
         test_cut: a digest of the rows that were cut from train for test, None where the dataset has a test split.
         skip_unreadable: whether unreadable files are skipped instead of raising an error.
         skipped: the unreadable files found so far. It grows while images are decoded.
+        left_out: the number of files of the folder that are no pictures, by kind.
     """
 
     train: datasets.Dataset | None
@@ -56,6 +57,7 @@ class Splits:
     test_cut: str | None = None
     skip_unreadable: bool = False
     skipped: list[str] = field(default_factory=list)
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __getitem__(self, split: str) -> datasets.Dataset:
         """The rows of a split.
@@ -187,6 +189,7 @@ def _load_uncut(
         name=source.name,
         revision=source.revision,
         class_indices=class_indices,
+        left_out=source.left_out,
     )
 
 

@@ -1,6 +1,7 @@
 """Surveys what is in a dataset before anything is trained on it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from classifier.data.splits import Splits
 from classifier.errors import DataError, first_line
 from classifier.files import write_text
 from classifier.images.convert import MALFORMED
+from classifier.images.folders import describe_left_out
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Survey:
     size: tuple[int, int]  # median width and height, in pixels, as stored
     has_one_size: bool  # whether all images have that size
     unreadable: int  # number of images that can't be opened
+    left_out: Mapping[str, int] = field(default_factory=dict)  # number of files that are no pictures, by kind
 
     def __str__(self) -> str:
         """One line for the user. The sizes of the classes are those in train."""
@@ -31,7 +34,8 @@ class Survey:
         if self.counts[largest] > self.counts[smallest]:
             text += f", largest {self.counts[largest]:,} ({largest})"
         text += f"; median {self.size[0]}×{self.size[1]}"
-        return text + (f"; {self.unreadable} unreadable" if self.unreadable else "")
+        unreadable = f"{self.unreadable} unreadable" if self.unreadable else ""
+        return "; ".join(filter(None, (text, unreadable, describe_left_out(self.left_out))))
 
     def is_small(self) -> bool:
         """Whether the images are for `as_tensor` as they are: all of one size, of at most 128 pixels a side."""
@@ -76,7 +80,7 @@ def survey_splits(splits: Splits, listing: Path) -> Survey:
     counts = np.bincount(splits.class_indices["train"], minlength=len(splits.labels))
     width, height = np.median(np.array(sizes), axis=0).astype(int).tolist()
     by_label = dict(zip(splits.labels, counts.tolist(), strict=True))
-    return Survey(by_label, total, (width, height), len(set(sizes)) == 1, len(unreadable))
+    return Survey(by_label, total, (width, height), len(set(sizes)) == 1, len(unreadable), splits.left_out)
 
 
 def channel_mean_std(images: torch.Tensor) -> tuple[list[float], list[float]]:

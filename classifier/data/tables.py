@@ -16,6 +16,7 @@ import datasets
 from classifier.data.columns import MULTI_LABEL, feature_name, is_multi_hot
 from classifier.errors import DataError, first_few
 from classifier.files import check_no_lfs_pointer
+from classifier.images.folders import is_picture
 from classifier.images.limits import SUFFIXES as IMAGE_SUFFIXES
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
@@ -161,7 +162,7 @@ class Pictures:
         """Relative paths by name, with and without suffix, in lower case."""
         paths: dict[str, list[PurePosixPath]] = {}
         for path in map(PurePosixPath, sorted(self.files)):
-            if path.suffix.lower() in IMAGE_SUFFIXES:
+            if is_picture(self.folder / path):
                 for name in {path.name.lower(), path.stem.lower()}:
                     paths.setdefault(name, []).append(path)
         return paths

@@ -15,9 +15,7 @@ from classifier.data.columns import cast_images, find_column, undecoded
 from classifier.data.sources import SPLIT_NAMES, TABLE_SUFFIXES, digest_of_files, load_source
 from classifier.data.tables import SUFFIXES as TABLES
 from classifier.errors import DataError
-from classifier.images.limits import SUFFIXES as IMAGE_SUFFIXES
-
-OTHER, LINK = "other files", "links to folders"  # kinds of what is left out of a folder
+from classifier.images.folders import is_litter, is_picture, kind_of
 
 
 class Item(NamedTuple):
@@ -32,7 +30,7 @@ class Item(NamedTuple):
 class Files:
     """The image files in a folder, at any depth, or all files that match a pattern; sorted by name, folder by folder.
 
-    Hidden files and folders are left out, and links to folders are not followed. A folder that can't be listed is an
+    Litter (`is_litter`) is not looked at, and links to folders are not followed. A folder that can't be listed is an
     item with that error.
 
     Args:
@@ -53,13 +51,12 @@ class Files:
             self.prefix = f"{str(self.root).rstrip('/')}/" if n_fixed else ""
         self.root, self.leave_out = self.root.resolve(), {str(path) for path in leave_out}
         self.settings = {"source": as_text(str(Path(self.root, *pattern)))}
-        self.left_out: Counter[str] = Counter()
+        self.n_links = 0  # links to folders
         self.errors: dict[str, str] = {}  # by path of a folder that can't be listed
         files = list(self._walk(pattern or ("**",))) if self.root.is_dir() else []
-        suffixes = [Path(path).suffix.lower() for path in files]
-        self.has_tables = not pattern and not TABLE_SUFFIXES.isdisjoint(suffixes)
-        images = [path for path, suffix in zip(files, suffixes, strict=True) if pattern or suffix in IMAGE_SUFFIXES]
-        self.left_out[OTHER] = len(files) - len(images)
+        self.has_tables = not pattern and any(Path(path).suffix.lower() in TABLE_SUFFIXES for path in files)
+        images = [path for path in files if pattern or is_picture(self.root / path)]
+        self.left_out = Counter(kind_of(self.root / path) for path in sorted(set(files) - set(images)))
         self.paths = sorted([*images, *self.errors], key=lambda path: path.replace("/", "\0"))  # folder by folder
 
     def _walk(self, pattern: Sequence[str]) -> Iterator[str]:
@@ -72,9 +69,9 @@ class Files:
 
         for folder, folders, files in os.walk(self.root, onerror=add_error):
             names = Path(folder).relative_to(self.root).parts
-            hidden = {n for n in (*folders, *files) if n[0] == "." or f"{folder}/{n}" in self.leave_out}
+            hidden = {n for n in (*folders, *files) if is_litter(n) or f"{folder}/{n}" in self.leave_out}
             folders[:] = [n for n in folders if n not in hidden and matches((*names, n), pattern, is_folder=True)]
-            self.left_out[LINK] += sum(Path(folder, name).is_symlink() for name in folders)
+            self.n_links += sum(Path(folder, name).is_symlink() for name in folders)
             yield from ("/".join((*names, n)) for n in files if n not in hidden and matches((*names, n), pattern))
 
     def __len__(self) -> int:
@@ -124,7 +121,7 @@ class Rows:
         self.rows = undecoded(cast_images(name, {self.split: rows}, self.column)[self.split], self.column)
         if not len(self.rows):
             raise DataError(f"the {self.split} split of {name} is empty: pass another --split")
-        self.left_out: Counter[str] = Counter()
+        self.n_links, self.left_out = 0, Counter[str]()
         self.settings = {
             "source": name,
             "split": self.split,

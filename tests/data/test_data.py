@@ -20,10 +20,10 @@ from torchvision.transforms.v2.functional import pil_to_tensor, resize
 
 from classifier.data.columns import undecoded
 from classifier.data.loaders import DecodedSplit, as_tensor, collate, fingerprint, image_batches, skip_or_raise
-from classifier.data.sources import list_files
 from classifier.data.splits import Splits, load_splits, sample_by_class, sample_by_name
 from classifier.data.survey import survey_splits
 from classifier.errors import DataError
+from classifier.images.folders import list_files
 from classifier.reporting import figures
 from tests.helpers.paths import ROOT
 from tests.helpers.pictures import LFS_POINTER
