@@ -189,10 +189,10 @@ def warn_of_another_cut(model: str, dataset: str, splits: Splits) -> None:
 
 def warn_of_absent_labels(measured: ModelEvaluation) -> None:
     """Warns if labels have no test image."""
-    if absent := [label for label, metrics in measured.per_class.items() if not metrics.n]:
+    if measured.absent:
         print(
-            f"no test image is of {', '.join(absent[:5])}: precision, recall and F1 of such a class count as 0 in "
-            "the means"
+            f"no test image is of {first_few(measured.absent)}: such a class has no precision, recall and F1, and the "
+            "means are over the others"
         )
 
 

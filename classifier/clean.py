@@ -106,8 +106,8 @@ def main() -> None:
     predictor = None if args.duplicates_only else load_predictor(args.model)
     columns = {"image_column": args.image_column, "label_column": args.label_column}
     splits = load_splits(args.dataset, splits=SPLITS, skip_unreadable=True, cut=False, **columns)
-    if splits.left_out:
-        print(describe_left_out(splits.left_out))
+    for line in filter(None, (describe_left_out(splits.left_out), *splits.notes)):
+        print(line)
     images, unreadable = read_images(splits)
     first_copy = first_copies(images.digests)
     pairs = near_duplicates(images.thumbnails, images.split, first_copy)

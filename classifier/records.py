@@ -140,11 +140,11 @@ class RunRecord(Record):
 
 @dataclass(kw_only=True)
 class ClassMetrics(Record):
-    """What was measured on the test images of one class. Fractions."""
+    """What was measured on the test images of one class. Fractions; None where the class has no images."""
 
-    precision: float
-    recall: float
-    f1: float
+    precision: float | None
+    recall: float | None
+    f1: float | None
     n: int  # images
 
 
@@ -224,7 +224,10 @@ class CorruptedAccuracy(Record):
 
 @dataclass(kw_only=True)
 class ModelEvaluation(Record):
-    """What was measured of one model. Fractions, not percent; precision, recall and F1 are means over classes."""
+    """What was measured of one model. Fractions, not percent.
+
+    Precision, recall and F1 are means over the classes that have images.
+    """
 
     remedy: ClassVar[str] = "run evaluate.py again"
 
@@ -255,6 +258,16 @@ class ModelEvaluation(Record):
     accuracy_one_view: float | None = field(default=None, metadata=OMIT)
     ood: dict[str, dict[str, OodResult]] | None = None  # {score: {set of images: result}}
     corrupted: CorruptedAccuracy | None = None
+
+    @property
+    def f1_of_classes(self) -> dict[str, float]:
+        """The F1 of each class that has images."""
+        return {label: scores.f1 for label, scores in self.per_class.items() if scores.f1 is not None}
+
+    @property
+    def absent(self) -> list[str]:
+        """The classes without images."""
+        return [label for label, scores in self.per_class.items() if scores.f1 is None]
 
     @classmethod
     def from_json(cls, value: object, path: Path, key: str = "", remedy: str = "") -> "ModelEvaluation":

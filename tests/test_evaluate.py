@@ -240,12 +240,17 @@ def test_an_unreadable_image_is_named_or_counted(pictures, tmp_path, capsys, mon
     run(monkeypatch, *flags, "--skip_unreadable")
     said = capsys.readouterr().out
     assert "53 images, without 7 unreadable files" in said and "no test image is of dog" in said
-    assert measured(tmp_path / "report")["models"][0]["per_class"]["dog"] == {
-        "precision": 0,
-        "recall": 0,
-        "f1": 0,
-        "n": 0,
-    }
+    [result] = measured(tmp_path / "report")["models"]
+    assert result["per_class"]["dog"] == {"precision": None, "recall": None, "f1": None, "n": 0}
+    present = [scores for label, scores in result["per_class"].items() if label != "dog"]
+    assert len(present) == 9
+    for metric in ("precision", "recall", "f1"):
+        assert result[metric] == pytest.approx(sum(scores[metric] for scores in present) / 9)
+        low, high = result[f"{metric}_ci95"]
+        assert low <= result[metric] <= high, "the interval is over the same classes"
+        weighted = sum(scores[metric] * scores["n"] for scores in present) / 53
+        assert result["weighted"][metric] == pytest.approx(weighted)
+    assert len(result["confusion_matrix"]) == 10 and result["confusion_matrix"][5] == [0] * 10
 
 
 def test_logits_that_are_no_numbers_are_an_error(pictures, tmp_path, monkeypatch):

@@ -107,14 +107,15 @@ def encode_labels(
         name: the dataset's, for messages.
         splits: the rows of each split. Train, or else test, says which classes there are.
         column: the label column.
-        wanted: the splits whose labels are needed, beside train. The others may lack them, as the Hub's test splits
-            often do.
+        wanted: the splits whose labels are needed, beside train. The others may lack some.
 
     Returns:
-        The rows, the class indices int64 (N,) of each split whose labels are needed, and the names of the classes.
+        The rows, the class indices int64 (N,) of each split, and the names of the classes. A test split without any
+        labels is not among the rows; a split that is not wanted and lacks some labels has no class indices.
 
     Raises:
-        DataError: the column does not hold classes, a label is missing, or there are fewer than two classes.
+        DataError: the column does not hold classes, a label is missing, a split has classes that train lacks, or there
+            are fewer than two classes.
     """
     reference = "train" if "train" in splits else "test"
     feature = splits[reference].features[column]
@@ -128,46 +129,63 @@ def encode_labels(
             f"column {column!r} of {name} holds {feature_name(feature)}, not classes: pass one of classes, strings or "
             "integers as --label_column"
         )
-    for split, rows in splits.items():
-        if rows.features.get(column) != feature:
-            raise DataError(
-                f"column {column!r} of {name} is {feature_name(rows.features.get(column))} in {split} and "
-                f"{feature_name(feature)} in {reference}: give every split the same columns"
-            )
+    values = _read_labels(name, splits, column, reference, wanted)
+    splits = {split: splits[split] for split in values}
+    complete = {split: of_split for split, of_split in values.items() if of_split is not None}
+    present = set(complete[reference])
+    label_of = dict(enumerate(feature.names)) if not is_plain else {v: str(v) for v in sorted(present, key=_sort_key)}
     if is_plain:
-        splits, indices, labels = _classes_from_values(name, splits, column, reference)
-    else:
-        labels = list(feature.names)
-        wanted = {reference, *wanted}
-        indices = {split: _read_indices(name, split, rows, column) for split, rows in splits.items() if split in wanted}
-    present = np.unique(indices[reference])
+        _check_single_label(name, column, list(label_of))
     if len(present) < 2:
-        content = f"one class ({labels[present[0]]})" if len(present) else "no images"
+        content = f"one class ({label_of[present.pop()]})" if present else "no images"
         raise DataError(
             f"{name} has {content} in {reference}: at least two classes are needed, each with images of its own"
         )
+    for split, of_split in complete.items():
+        known, held = ([label_of.get(value, str(value)) for value in each] for each in (present, set(of_split)))
+        check_known_classes(name, split, known, held)
+    labels = list(label_of.values())
+    index_of = {value: index for index, value in enumerate(label_of)}
+    indices = {split: np.array([index_of[v] for v in of_split], np.int64) for split, of_split in complete.items()}
+    if is_plain:
+        new = datasets.ClassLabel(names=labels)
+        splits = {
+            split: rows.remove_columns(column).add_column(column, indices[split], feature=new)
+            for split, rows in splits.items()
+        }
     return splits, indices, labels
 
 
-def _classes_from_values(
-    name: str, splits: dict[str, datasets.Dataset], column: str, reference: str
-) -> tuple[dict[str, datasets.Dataset], dict[str, np.ndarray], list[str]]:
-    """Replaces strings or integers by class indices: the rows, the indices of each split, and the names."""
-    values_by_split = {split: rows[column][:] for split, rows in splits.items()}
-    for split, values in values_by_split.items():
-        if None in values:
-            raise DataError(f"{name} has rows without a label in {split} (column {column!r}): remove them")
-    classes = sorted(set(values_by_split[reference]), key=_sort_key)
-    _check_single_label(name, column, classes)
-    labels = [str(value) for value in classes]
-    index_of = {value: index for index, value in enumerate(classes)}
-    feature = datasets.ClassLabel(names=labels)
-    encoded, indices = {}, {}
-    for split, values in values_by_split.items():
-        check_same_classes(name, split, labels, [str(value) for value in set(values)])
-        indices[split] = np.array([index_of[value] for value in values], dtype=np.int64)
-        encoded[split] = splits[split].remove_columns(column).add_column(column, indices[split], feature=feature)
-    return encoded, indices, labels
+def _read_labels(
+    name: str, splits: dict[str, datasets.Dataset], column: str, reference: str, wanted: Collection[str]
+) -> dict[str, list | None]:
+    """The cells of each split's label column; None for those of a split that is not `wanted` and lacks some.
+
+    A test split without any labels is left out.
+
+    Raises:
+        DataError: columns differ in type, or a label is missing.
+    """
+    feature = splits[reference].features[column]
+    has_names = isinstance(feature, datasets.ClassLabel)
+    cells: dict[str, list | None] = {}
+    for split, rows in splits.items():
+        kind, may_lack = rows.features.get(column), split == "test" != reference
+        if may_lack and kind in (None, datasets.Value("null")):
+            continue
+        if kind != feature:
+            raise DataError(
+                f"column {column!r} of {name} is {feature_name(kind)} in {split} and {feature_name(feature)} in "
+                f"{reference}: give every split the same columns"
+            )
+        values = rows[column][:]
+        n_missing = sum(value is None or (has_names and value < 0) for value in values)  # the Hub hides some as -1
+        if may_lack and n_missing == len(values):
+            continue
+        if n_missing and (not has_names or split in (reference, *wanted)):
+            raise DataError(f"{name} has {n_missing} rows without a label in {split} (column {column!r}): remove them")
+        cells[split] = None if n_missing else values
+    return cells
 
 
 def _sort_key(value: object) -> tuple[bool, float, str]:
@@ -177,13 +195,9 @@ def _sort_key(value: object) -> tuple[bool, float, str]:
     return not is_number, float(text) if is_number else 0.0, text
 
 
-def _read_indices(name: str, split: str, rows: datasets.Dataset, column: str) -> np.ndarray:
-    """Reads a ClassLabel column: the class index of each row, int64 (N,)."""
-    values = rows[column][:]
-    missing = sum(value is None or value < 0 for value in values)  # the Hub's test splits sometimes hide theirs as -1
-    if missing:
-        raise DataError(f"{name} has {missing} rows without a label in {split} (column {column!r}): remove them")
-    return np.array(values, dtype=np.int64)
+def _is_missing(label: object) -> bool:
+    """Whether a cell holds no label. The Hub's test splits sometimes hide theirs as -1, which is no class index."""
+    return label is None or label == -1
 
 
 def rename_labels(name: str, labels: list[str], file: Path) -> list[str]:
@@ -204,14 +218,10 @@ def rename_labels(name: str, labels: list[str], file: Path) -> list[str]:
     return renamed
 
 
-def check_same_classes(name: str, split: str, train: list[str], other: list[str]) -> None:
-    """Raises DataError unless a split has exactly the classes of train."""
-    for here, there, missing in (
-        ("train", split, sorted(set(train) - set(other))),
-        (split, "train", sorted(set(other) - set(train))),
-    ):
-        if missing:
-            raise DataError(
-                f"the classes of {name} differ between splits: {first_few(missing)} in {here} but not in {there}; "
-                "name the classes alike, and give each images in both"
-            )
+def check_known_classes(name: str, split: str, train: Collection[str], other: Collection[str]) -> None:
+    """Raises DataError if a split has classes that train lacks. The reverse is fine."""
+    if unknown := sorted(set(other) - set(train)):
+        raise DataError(
+            f"{name} has {first_few(unknown)} in {split} but not in train, so no model can learn it: name the classes "
+            f"alike, add images to train, or remove them from {split}"
+        )

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from classifier.data.columns import check_same_classes, feature_name
+from classifier.data.columns import check_known_classes, feature_name
 from classifier.data.tables import Pictures, drop_repeated_rows, locate_pictures, read_table, table_columns
 from classifier.errors import DataError, first_few, first_line
 from classifier.files import check_no_lfs_pointer
@@ -205,7 +205,10 @@ def _load_datasets(
 
 
 def _check_class_names(name: str, files: dict[str, Sequence[str]]) -> None:
-    """Checks that all splits name their classes alike: `datasets` applies the names of the first file to all."""
+    """Checks that all splits number their classes alike: `datasets` applies the names of the first file to all.
+
+    A split may lack the last names of train, which changes no number.
+    """
     features = {
         split: datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(cached_path(paths[0])))
         for split, paths in files.items()
@@ -214,10 +217,10 @@ def _check_class_names(name: str, files: dict[str, Sequence[str]]) -> None:
         for split in features:
             other = features[split].get(column)
             if isinstance(feature, datasets.ClassLabel) and isinstance(other, datasets.ClassLabel):
-                check_same_classes(name, split, feature.names, other.names)
-                if feature.names != other.names:
+                check_known_classes(name, split, feature.names, other.names)
+                if feature.names[: len(other.names)] != other.names:
                     raise DataError(
-                        f"the classes of {name} are in another order in {split} than in train (column {column!r}): "
+                        f"the classes of {name} are numbered otherwise in {split} than in train (column {column!r}): "
                         "give all splits the same ClassLabel names"
                     )
 
@@ -274,6 +277,8 @@ def _load_image_folder(folder: Path, pictures: list[Path]) -> dict[str, datasets
     tops = {path.parts[0] for path in pictures if len(path.parts) > 1}
     split_folders = {top for top in tops if top.lower() in SPLIT_NAMES}
     has_train = any(SPLIT_NAMES[top.lower()] == "train" for top in split_folders)
+    folders: dict[str, str] = {}  # of each split, its name; none where classes are at the top
+    unlabelled: list[Path] = []  # test images
     if not has_train and (not split_folders or split_folders != tops):  # a class may be called test, or dev
         by_class = {"train": _by_class(folder, pictures)}
     else:
@@ -287,14 +292,19 @@ def _load_image_folder(folder: Path, pictures: list[Path]) -> dict[str, datasets
                 f"{folder} has a train folder, but {len(stray)} images outside of its split folders, such as "
                 f"{stray[0]}: move them into train/<label>/, or remove them"
             )
-        by_class = {}
         for top in sorted(split_folders):
             split = SPLIT_NAMES[top.lower()]
-            if split in by_class:
+            if split in folders:
                 raise DataError(f"{folder} has two folders for the {split} split, {top} being one: merge or remove one")
-            inside = [path.relative_to(top) for path in pictures if path.parts[0] == top]
-            by_class[split] = _by_class(folder / top, inside)
-
+            folders[split] = top
+        inside = {
+            split: [path.relative_to(top) for path in pictures if path.parts[0] == top]
+            for split, top in folders.items()
+        }
+        if "test" in inside and _is_unlabelled(inside["test"], {path.parts[0] for path in inside["train"]}):
+            unlabelled = [folder / folders["test"] / path for path in sorted(inside.pop("test"))]
+        by_class = {split: _by_class(folder / folders[split], paths) for split, paths in inside.items()}
+    _check_no_class_is_empty(folder / folders["train"] if folders else folder, by_class["train"])
     for path in pictures:
         try:
             str(path).encode()
@@ -304,18 +314,26 @@ def _load_image_folder(folder: Path, pictures: list[Path]) -> dict[str, datasets
             ) from None
     labels = sorted(by_class["train"])
     for split, classes in by_class.items():
-        check_same_classes(str(folder), split, labels, list(classes))
+        check_known_classes(str(folder), split, labels, list(classes))
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=labels)})
-    return {
-        split: datasets.Dataset.from_dict(
-            {
-                "image": [str(path) for label in labels for path in classes[label]],
-                "label": [index for index, label in enumerate(labels) for _ in classes[label]],
-            },
-            features=features,
-        )
+    rows: dict[str, list[tuple[str, int | None]]] = {
+        split: [(str(path), index) for index, label in enumerate(labels) for path in classes.get(label, [])]
         for split, classes in by_class.items()
     }
+    if unlabelled:
+        rows["test"] = [(str(path), None) for path in unlabelled]
+    return {
+        split: datasets.Dataset.from_dict(
+            {"image": [path for path, _ in pairs], "label": [label for _, label in pairs]}, features=features
+        )
+        for split, pairs in rows.items()
+    }
+
+
+def _is_unlabelled(test: list[Path], labels: set[str]) -> bool:
+    """Whether test images lie in one folder that is named after none of the labels, as in Kaggle's competitions."""
+    parents = {path.parts[:-1] for path in test}
+    return len(parents) == 1 and labels.isdisjoint(*parents)
 
 
 def _by_class(folder: Path, pictures: list[Path]) -> dict[str, list[Path]]:
@@ -340,7 +358,11 @@ def _by_class(folder: Path, pictures: list[Path]) -> dict[str, list[Path]]:
     classes: dict[str, list[Path]] = {}
     for path in sorted(pictures):
         classes.setdefault(path.parts[0], []).append(folder / path)
+    return classes
+
+
+def _check_no_class_is_empty(folder: Path, classes: Collection[str]) -> None:
+    """Raises DataError if a folder of train has no images, so that its class can't be learnt."""
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not is_litter(path.name) and path.name not in classes:
             raise DataError(f"no images in the class folder {path}: add some, or remove the folder")
-    return classes

@@ -8,7 +8,7 @@
 There are always three splits, unless `cut` is off. A missing validation split is cut from train, by class and by seed.
 A missing test split is cut from train too, in the same way on every run, so that no run trains on images that another
 run is tested on. In an image folder the test split is chosen by file name, so it does not change when files are added
-or removed.
+or removed. A test split without labels is left aside, and no other one is cut.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ import numpy as np
 
 from classifier.data.columns import cast_images, encode_labels, find_column, rename_labels, undecoded
 from classifier.data.sources import load_source, rename_splits
-from classifier.errors import DataError
+from classifier.errors import DataError, first_few
 
 # The test cut of a dataset without a test split. Both are fixed, so that every run is tested on the same images.
 TEST_FRACTION, TEST_SEED = 0.1, 0
@@ -43,6 +43,8 @@ class Splits:
         skip_unreadable: whether unreadable files are skipped instead of raising an error.
         skipped: the unreadable files found so far. It grows while images are decoded.
         left_out: the number of files of the folder that are no pictures, by kind.
+        n_unlabelled: the number of images in a test split without labels, which is left aside.
+        notes: one line for each split that lacks something, for the user.
     """
 
     train: datasets.Dataset | None
@@ -58,6 +60,8 @@ class Splits:
     skip_unreadable: bool = False
     skipped: list[str] = field(default_factory=list)
     left_out: Mapping[str, int] = field(default_factory=dict)
+    n_unlabelled: int = 0
+    notes: Sequence[str] = ()
 
     def __getitem__(self, split: str) -> datasets.Dataset:
         """The rows of a split.
@@ -145,13 +149,18 @@ def load_splits(
     data = replace(data, skip_unreadable=skip_unreadable)
     if label_names:
         data = replace(data, labels=rename_labels(data.name, data.labels, Path(label_names)))
-    if cut and data.test is None:
+    if cut and data.n_unlabelled and "test" in splits:
+        raise DataError(
+            f"test of {data.name} has no labels, and measuring needs them: sort its images into test/<label>/, or "
+            "classify them by python -m classifier.predict"
+        )
+    if cut and data.test is None and not data.n_unlabelled:
         indices, digest = _draw_test(data, Path(dataset))
         data = replace(data.cut("test", indices), test_cut=digest)
     if cut and data.train is not None and data.validation is None:
         n = max(1, round(validation * len(data.train)))
         data = data.cut("validation", sample_by_class(data.class_indices["train"], n, seed))
-    data = data.only(splits)
+    data = replace(data, notes=_notes(data)).only(splits)
     for split, labels in data.class_indices.items():
         limit = limits[split]
         if limit is not None and limit < len(labels):
@@ -177,8 +186,8 @@ def _load_uncut(
     reference = rows["train" if "train" in rows else "test"]
     image_column = find_column(source.name, reference, source.image_column, datasets.Image, "image")
     label_column = find_column(source.name, reference, source.label_column, datasets.ClassLabel, "label")
-    rows = cast_images(source.name, rows, image_column)
-    rows, class_indices, labels = encode_labels(source.name, rows, label_column, splits)
+    images = cast_images(source.name, rows, image_column)
+    rows, class_indices, labels = encode_labels(source.name, images, label_column, splits)
     return Splits(
         train=rows.get("train"),
         validation=rows.get("validation"),
@@ -190,7 +199,23 @@ def _load_uncut(
         revision=source.revision,
         class_indices=class_indices,
         left_out=source.left_out,
+        n_unlabelled=len(images["test"]) if "test" in images and "test" not in rows else 0,
     )
+
+
+def _notes(data: Splits) -> list[str]:
+    """A line for each split that lacks images of some classes, and for a test split without labels."""
+    notes = []
+    present = np.unique(data.class_indices["train"]) if "train" in data.class_indices else np.array([], np.int64)
+    for split, indices in data.class_indices.items():
+        if absent := [data.labels[i] for i in np.setdiff1d(present, indices)]:
+            classes = "this class is" if len(absent) == 1 else "these classes are"
+            notes.append(
+                f"{split} of {data.name} has no images of {first_few(absent)}, so {classes} not measured there"
+            )
+    if data.n_unlabelled:
+        notes.append(f"test of {data.name} has no labels: its {data.n_unlabelled:,} images are left aside")
+    return notes
 
 
 def _draw_test(data: Splits, dataset: Path) -> tuple[np.ndarray, str]:

@@ -119,11 +119,12 @@ def summarize(test: Predictions, names: list[str], temperature: float | None) ->
         name: ClassMetrics(**{metric: values[i] for metric, values in columns.items()}, n=int(counts[i]))
         for i, name in enumerate(names)
     }
+    present = [name for name in names if per_class[name].n]
     weighted = {
-        metric: float(np.average([getattr(per_class[name], metric) for name in names], weights=counts))
+        metric: float(np.average([getattr(per_class[name], metric) for name in present], weights=counts[counts > 0]))
         for metric in ("precision", "recall", "f1")
     }
-    intervals = metrics.bootstrap(labels, predicted, num_labels=len(names))
+    intervals = metrics.bootstrap(labels, predicted, num_labels=len(present))
     confused = metrics.most_confused(np.array(computed["confusion_matrix"]), N_CONFUSED)
     return {
         **computed,

@@ -22,7 +22,7 @@ from classifier.hub import DATASET_ID
 from classifier.models.cnn import CifarCnnConfig
 from classifier.models.loading import load_processor, read_ood
 from classifier.records import Evaluation, RunRecord, Timing, Validation
-from classifier.reporting.formatting import duration, escape_markdown, markdown_table, si
+from classifier.reporting.formatting import duration, escape_markdown, fraction, markdown_table, plural, si
 from classifier.runs import RunFolder
 
 TEMPLATE = Path(__file__).parent / "templates/card.md"
@@ -315,8 +315,9 @@ def _results(labels: list[str], evaluation: Evaluation, confusion: bool) -> dict
     low, high = measured.accuracy_ci95
     interval = f"{low:.2%} to {high:.2%}"
     rows = [("accuracy (95% interval)", f"{measured.accuracy:.2%} ({interval})")]
+    over = f" (over {plural(len(measured.f1_of_classes), 'label')} with images)" if measured.absent else ""
     rows += [
-        (METRICS[name].replace("Macro", "macro"), f"{getattr(measured, name):.4f}")
+        (METRICS[name].replace("Macro", "macro") + over, f"{getattr(measured, name):.4f}")
         for name in ("f1", "precision", "recall")
     ]
     if measured.accuracy_one_view is not None:
@@ -328,12 +329,16 @@ def _results(labels: list[str], evaluation: Evaluation, confusion: bool) -> dict
 
     classes, heading = list(measured.per_class.items()), "label"
     if len(labels) > MAX_ROWS:
-        classes = sorted(classes, key=lambda item: item[1].f1)[:MAX_ROWS]
+        classes = sorted(classes, key=lambda item: (item[1].f1 is None, item[1].f1 or 0))[:MAX_ROWS]
         heading = f"label (the {MAX_ROWS} of lowest F1)"
     per_class = markdown_table(
         (heading, "precision", "recall", "F1", "images"),
         [
-            (escape_markdown(label), f"{each.precision:.4f}", f"{each.recall:.4f}", f"{each.f1:.4f}", f"{each.n:,}")
+            (
+                escape_markdown(label),
+                *(fraction(value) for value in (each.precision, each.recall, each.f1)),
+                f"{each.n:,}" if each.n else "no images",
+            )
             for label, each in classes
         ],
     )

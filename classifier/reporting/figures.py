@@ -219,7 +219,7 @@ def save_confusion(path: Path, matrix: np.ndarray, labels: list[str]) -> None:
     axes.set(xlabel="predicted", ylabel="true")
     if named:
         axes.set_xticks(range(n), map(shorten, labels), rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(n), map(shorten, labels))
+        axes.set_yticks(range(n), rows_of(matrix, labels))
         for (row, column), count in np.ndenumerate(matrix):
             colour = "white" if share[row, column] > 0.5 else "black"
             axes.text(column, row, f"{count:d}", ha="center", va="center", color=colour, fontsize=8)
@@ -227,6 +227,14 @@ def save_confusion(path: Path, matrix: np.ndarray, labels: list[str]) -> None:
         axes.set(xlabel="index of the predicted class", ylabel="index of the true class")
     figure.colorbar(image, ax=axes, shrink=0.8, label="fraction of the images of the true class")
     save_figure(figure, path)
+
+
+def rows_of(matrix: np.ndarray, labels: Sequence[str]) -> list[str]:
+    """The names of a confusion matrix's rows, which say where there are no images."""
+    return [
+        shorten(label) if n else f"{shorten(label)} (no images)"
+        for label, n in zip(labels, matrix.sum(axis=1), strict=True)
+    ]
 
 
 def save_confusion_of_models(path: Path, models: Mapping[str, np.ndarray], labels: list[str]) -> None:
@@ -237,9 +245,9 @@ def save_confusion_of_models(path: Path, models: Mapping[str, np.ndarray], label
         models: {name: counts (C, C), a row per true class and a column per predicted class}.
         labels: names of the C classes.
     """
-    names = list(map(shorten, labels))
+    names, rows = list(map(shorten, labels)), rows_of(next(iter(models.values())), labels)
     label_size = min(7, 110 / len(labels))
-    margin = max(map(len, names)) * 0.6 * label_size / 72  # inches for the names of classes, on the left and below
+    margin = max(map(len, rows)) * 0.6 * label_size / 72  # inches for the names of classes, on the left and below
     side = (WIDTH - margin) / len(models)  # inches for each matrix
     figure, panels = panels_of_models(list(models), side + 0.75 * margin + 0.3, (1,))
     cell = 0.9 * 72 * side / len(labels)  # points
@@ -249,7 +257,7 @@ def save_confusion_of_models(path: Path, models: Mapping[str, np.ndarray], label
         share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
         axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
         axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(len(names)), names if i == 0 else [""] * len(names))
+        axes.set_yticks(range(len(names)), rows if i == 0 else [""] * len(names))
         axes.tick_params(labelsize=label_size, length=2)
         axes.set_xlabel("predicted class", fontsize=8)
         if i == 0:
@@ -295,12 +303,12 @@ def save_reliability(path: Path, models: Mapping[str, tuple[dict, dict | None]])
     save_figure(figure, path)
 
 
-def save_class_scores(path: Path, models: Mapping[str, Mapping[str, float]], metric: str) -> None:
+def save_class_scores(path: Path, models: Mapping[str, Mapping[str, float | None]], metric: str) -> None:
     """Writes a score of each class as a row of points, one per model, half as wide as the text of a page.
 
     Args:
         path: to write.
-        models: {name: {class: score in [0, 1]}}, the same classes in each, the first one on top.
+        models: {name: {class: score in [0, 1], or None without images}}, the same classes in each, the first on top.
         metric: name of the score.
     """
     names = list(next(iter(models.values())))
@@ -312,8 +320,11 @@ def save_class_scores(path: Path, models: Mapping[str, Mapping[str, float]], met
         colour, marker, *_ = STYLES[i % len(STYLES)]
         shift = 0.5 * ((i + 0.5) / len(models) - 0.5)  # so that equal scores do not cover each other
         y = np.arange(len(names)) + shift
-        axes.plot(list(scores.values()), y, marker, color=colour, markersize=4, label=shorten(model))
-    axes.set_yticks(range(len(names)), map(shorten, names))
+        values = [np.nan if score is None else score for score in scores.values()]
+        axes.plot(values, y, marker, color=colour, markersize=4, label=shorten(model))
+    any_model = next(iter(models.values()))
+    ticks = [shorten(name) + (" (no images)" if score is None else "") for name, score in any_model.items()]
+    axes.set_yticks(range(len(names)), ticks)
     axes.set(ylim=(len(names) - 0.5, -0.5), xlabel=metric)
     set_plain_style(axes)
     figure.legend(loc="outside upper left", ncols=columns, frameon=False, fontsize=8, handletextpad=0, columnspacing=1)

@@ -19,6 +19,11 @@ def points(value: float, sign: bool = True) -> str:
     return f"{100 * value:+.2f}" if sign else f"{100 * value:.2f}"
 
 
+def fraction(value: float | None) -> str:
+    """A fraction with four decimals; a dash for None."""
+    return "–" if value is None else f"{value:.4f}"
+
+
 def plural(n: int, singular: str, plural_form: str | None = None) -> str:
     """A number with its noun: "1 image", "2 images"."""
     return f"{n:,} {singular if n == 1 else plural_form or f'{singular}s'}"

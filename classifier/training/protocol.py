@@ -101,6 +101,8 @@ def explaining_how_to_resume() -> Iterator[None]:
 def load_data(flags: Any, output_dir: Path) -> tuple[Splits, Survey]:
     """Loads train and validation as the flags say, and surveys them; the main process first, which fills the caches.
 
+    Prints what splits lack.
+
     Args:
         flags: has `dataset`, `validation_fraction`, `image_column`, `label_column`, `label_names`,
             `max_train_samples`, `max_eval_samples` and `skip_unreadable`.
@@ -120,6 +122,8 @@ def load_data(flags: Any, output_dir: Path) -> tuple[Splits, Survey]:
             max_eval_samples=flags.max_eval_samples,
             skip_unreadable=flags.skip_unreadable,
         )
+        for note in splits.notes:
+            PartialState().print(note)
         return splits, survey_splits(splits, output_dir / "unreadable.txt")
 
 

@@ -22,6 +22,7 @@ from classifier.data.columns import undecoded
 from classifier.data.loaders import DecodedSplit, as_tensor, collate, fingerprint, image_batches, skip_or_raise
 from classifier.data.splits import Splits, load_splits, sample_by_class, sample_by_name
 from classifier.data.survey import survey_splits
+from classifier.data.unlabelled import Files, Rows
 from classifier.errors import DataError
 from classifier.images.folders import list_files
 from classifier.reporting import figures
@@ -296,7 +297,7 @@ def test_a_table_of_paths_and_labels(tmp_path, suffix):
     if suffix == "csv":
         text = (tmp_path / "list.csv").read_text()
         (tmp_path / "new.csv").write_text(f"{text}pets/cat/5.png,x,emu,test\n")
-        with pytest.raises(DataError, match=r"differ between splits: emu in test but not in train"):
+        with pytest.raises(DataError, match=r"has emu in test but not in train, so no model can learn it"):
             load_splits(str(tmp_path / "new.csv"))
         (tmp_path / "empty.csv").write_text(f"{text}pets/cat/0.png,x,,train\n")
         with pytest.raises(DataError, match=r"rows without a label in train"):
@@ -446,24 +447,52 @@ def empty_class_folder(root):
     return root, r"no images in the class folder .*fish: add some, or remove"
 
 
-def labels_differ_between_folders(root):
-    image_folder(root / "train", ["cat", "dog", "emu"])
-    image_folder(root / "test", ["cat", "dog"])
-    return root, r"differ between splits: emu in train but not in test; name the classes alike"
+def class_of_validation_alone(root):
+    image_folder(root / "train", ["cat", "dog"])
+    image_folder(root / "val", ["cat", "emu"])
+    return root, r"has emu in validation but not in train, so no model can learn it: name the classes alike"
+
+
+def class_of_test_alone(root):
+    image_folder(root / "train", ["cat", "dog"])
+    image_folder(root / "test", ["cat", "dog", "emu", "gnu"])
+    return root, r"has emu, gnu in test but not in train"
+
+
+def class_of_test_rows_alone(root):
+    parquet(root, train=(["cat", "dog", "emu"], [0, 1] * 5), test=(["cat", "dog", "emu"], [0, 1, 2]))
+    return root, r"has emu in test but not in train"
 
 
 def labels_differ_between_parquets(root):
     parquet(root, train=(["cat", "dog"], [0, 1] * 5), test=(["cat", "cow"], [0, 1]))
-    return root, r"differ between splits: dog in train but not in test"
+    return root, r"has cow in test but not in train"
+
+
+def labels_numbered_otherwise(root):
+    parquet(root, train=(["cat", "cow", "dog"], [0, 1, 2] * 5), test=(["cat", "dog"], [0, 1]))
+    return root, r"are numbered otherwise in test than in train \(column 'label'\): give"
 
 
 def labels_in_another_order(root):
     parquet(root, train=(["cat", "dog"], [0, 1] * 5), test=(["dog", "cat"], [0, 1]))
-    return root, r"in another order in test than in train \(column 'label'\): give"
+    return root, r"are numbered otherwise in test than in train \(column 'label'\): give"
 
 
 def no_class_label(root):
     return parquet(root, train=(None, [0, 1] * 5)), r"no columns of type ClassLabel: .*label \(int64\).*--label_column"
+
+
+def unlabelled_validation(root):
+    image_folder(root / "train")
+    picture(root / "val" / "1.png")
+    return root, r"val holds 1 images but no class folders: move each into .*val/<label>/"
+
+
+def some_unlabelled(root):
+    image_folder(root / "train")
+    picture(image_folder(root / "test") / "loose.png")
+    return root, r"test mixes depths: 20 images lie in <label>/, but 1 lie loose"
 
 
 def unlabelled_rows(root):
@@ -502,10 +531,84 @@ def lfs_pointer_for_a_table(root):
 
 BAD = [
     *(no_folder, a_file, no_images, only_litter, one_class, split_without_class_folders, loose_images, deeper_images),
-    *(wrapped_folder, images_beside_splits, no_train_folder, empty_class_folder, labels_differ_between_folders),
+    *(wrapped_folder, images_beside_splits, no_train_folder, empty_class_folder, class_of_validation_alone),
+    *(class_of_test_alone, class_of_test_rows_alone, labels_numbered_otherwise, unlabelled_validation, some_unlabelled),
     *(labels_differ_between_parquets, labels_in_another_order, no_class_label, unlabelled_rows, no_train_split),
     *(broken_parquet, too_few_to_cut, lfs_pointer_for_parquet, lfs_pointer_for_a_zip, lfs_pointer_for_a_table),
 ]
+
+
+@pytest.mark.parametrize("empty", [True, False], ids=["empty folder", "no folder"])
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_class_that_a_split_lacks_is_named_and_used(tmp_path, split, empty):
+    folder = tmp_path / "pets"
+    image_folder(folder / "train", ["cat", "dog", "lynx"])
+    image_folder(folder / split, ["cat", "dog"])
+    if empty:
+        (folder / split / "lynx").mkdir()
+    splits = load_splits(str(folder))
+    assert [note for note in splits.notes if "lynx" in note and note.startswith(f"{split} of pets has no images of")]
+    assert len(splits.notes) == 1 and splits.labels == ["cat", "dog", "lynx"]
+    assert np.bincount(splits.class_indices["train"])[2] > 0
+    both = load_splits(str(folder), splits=("train", split))
+    assert np.bincount(both.class_indices[split], minlength=3).tolist() == [10, 10, 0]
+
+
+def test_a_class_that_rows_of_a_split_lack(tmp_path):
+    names = ["cat", "dog", "lynx"]
+    for folder, test in (("same", names), ("fewer", names[:2])):
+        root = parquet(tmp_path / folder, train=(names, [0, 1, 2] * 10), test=(test, [1, 0, 1]))
+        splits = load_splits(str(root), splits=("train", "test"))
+        assert splits.class_indices["test"].tolist() == [1, 0, 1] and splits.labels == names
+        assert [note.partition(",")[0] for note in splits.notes] == [f"test of {folder} has no images of lynx"]
+    rows = "".join(f"same/{i}.png,{names[i % 3]},train\n" for i in range(30)) + "same/1.png,cat,val\n"
+    (tmp_path / "list.csv").write_text(f"image,label,split\n{rows}")
+    for i in range(30):
+        picture(tmp_path / f"same/{i}.png")
+    [note, *_] = load_splits(str(tmp_path / "list.csv")).notes
+    assert note.startswith("validation of list.csv has no images of dog, lynx")
+
+
+@pytest.mark.parametrize("inside", ["", "test", "unknown", "images/part1"])
+def test_test_pictures_without_labels_are_left_aside(tmp_path, inside):
+    folder = tmp_path / "pets"
+    image_folder(folder / "train")
+    for i in range(7):
+        picture(folder / "test" / inside / f"{i}.png")
+    splits = load_splits(str(folder))
+    assert splits.notes == ["test of pets has no labels: its 7 images are left aside"]
+    assert (len(splits.train), len(splits.validation), splits.test_cut) == (18, 2, None)
+    with pytest.raises(DataError, match="test of pets has no labels, and measuring needs them"):
+        load_splits(str(folder), splits=("train", "test"))
+    uncut = load_splits(str(folder), splits=("train", "validation", "test"), cut=False)
+    assert len(uncut.train) == 20 and uncut.test is None
+    assert len(Rows(str(folder), "test")) == 7 and len(Files(str(folder / "test"))) == 7
+
+
+@pytest.mark.parametrize("kind", ["parquet", "strings", "csv", "no column"])
+def test_test_rows_without_labels_are_left_aside(tmp_path, kind):
+    root, column = tmp_path / "pets", None
+    if kind == "csv":
+        for i in range(24):
+            picture(tmp_path / f"img/{i}.png", shade=i)
+        rows = [f"img/{i}.png,{'ab'[i % 2]},train\n" if i < 20 else f"img/{i}.png,,test\n" for i in range(24)]
+        root = tmp_path / "list.csv"
+        root.write_text("image,label,split\n" + "".join(rows))
+    elif kind == "parquet":
+        parquet(root, train=(["a", "b"], [0, 1] * 10), test=(["a", "b"], [-1] * 4))
+    else:
+        parquet(root, train=(None, ["a", "b"] * 10), test=(None, ["", "", "", ""]))
+        column = "label"
+        rows = datasets.Dataset.from_parquet(str(root / "test-00000-of-00001.parquet"))
+        rows = rows.remove_columns("label")
+        if kind == "strings":
+            rows = rows.add_column("label", [None] * 4, feature=Value("string"))
+        rows.to_parquet(root / "test-00000-of-00001.parquet")
+    splits = load_splits(str(root), label_column=column)
+    assert splits.notes == [f"test of {root.name} has no labels: its 4 images are left aside"]
+    assert len(splits.train) + len(splits.validation) == 20
+    with pytest.raises(DataError, match="has no labels, and measuring needs them"):
+        load_splits(str(root), splits=("train", "test"), label_column=column)
 
 
 @pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.__name__)

@@ -39,9 +39,12 @@ def test_metrics_by_hand():
         assert found["per_class"][name] == pytest.approx(values)
 
 
-def test_a_class_without_images_counts_as_zero():
-    found = Classification().compute(references=[0, 0, 1], predictions=[0, 0, 1], labels=[0, 1, 2])
-    assert found["per_class"]["recall"] == [1, 1, 0] and found["recall"] == pytest.approx(2 / 3)
+def test_a_class_without_images_is_not_measured():
+    """One of two images of class 0 is taken for class 2, which has no images."""
+    found = Classification().compute(references=[0, 0, 1], predictions=[0, 2, 1], labels=[0, 1, 2])
+    assert found["per_class"] == {"precision": [1, 1, None], "recall": [0.5, 1, None], "f1": [2 / 3, 1, None]}
+    assert (found["precision"], found["recall"], found["f1"]) == (1, 0.75, pytest.approx(5 / 6))
+    assert found["confusion_matrix"] == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
 
 
 @pytest.mark.parametrize("start", ["root", "elsewhere"])

@@ -315,3 +315,19 @@ def test_time_on_an_accelerator_is_told_apart():
     ]
     assert card.spent(stages[:3]) == "3 min and 4 min on T4"
     assert card.spent(stages) == "" == card.spent([])
+
+
+@pytest.mark.parametrize("n", [10, 70])
+def test_a_label_without_test_images_is_named(folder, n):
+    labels = [f"label {i}" for i in range(n)]
+    evaluation = evaluation_of(labels, "uoft-cs/cifar10")
+    [model] = evaluation["models"]
+    for label in labels[3:5]:
+        model["per_class"][label] = {"precision": None, "recall": None, "f1": None, "n": 0}
+    write(folder, "evaluation.json", evaluation)
+    edit_config(folder, id2label=dict(enumerate(labels)), label2id={label: i for i, label in enumerate(labels)})
+    found = rows(card.render(folder).text)
+    assert f"macro F1 (over {n - 2} labels with images)" in found
+    if n == 10:
+        assert found["label 3"] == ["–", "–", "–", "no images"]
+    assert found["label 0"][-1] == "300"

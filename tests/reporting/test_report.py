@@ -380,3 +380,23 @@ def test_labels_with_dollar_signs_are_drawn_literally(tmp_path):
         figures.save_confusion(tmp_path / "dollars", np.array([[3, 1], [2, 4]]), labels)
         svg = (tmp_path / "dollars.svg").read_text()
         assert all(f"<!-- {label} -->" in svg for label in labels)
+
+
+@pytest.mark.parametrize("names", [["one"], ["one", "two"]], ids=["a model", "two models"])
+def test_a_class_without_test_images_is_named(tmp_path, names):
+    predictors = lay_out(tmp_path, names)
+    path = tmp_path / "out" / "evaluation.json"
+    evaluation = json.loads(path.read_text())
+    for model in evaluation["models"]:
+        model["per_class"][LABELS[1]] = {"precision": None, "recall": None, "f1": None, "n": 0}
+        model["confusion_matrix"][1] = [0] * len(LABELS)
+    path.write_text(json.dumps(evaluation))
+    report.write(tmp_path / "out", predictors)
+    text = (tmp_path / "out" / "report.md").read_text()
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    [row] = [row for row in rows if row[-1].startswith("no images")]
+    assert row[1:4] == ["–", "–", "–"] and len(rows) > len(LABELS)
+    assert f"No test image is of {LABELS[1]}: macro values are means over the other {len(LABELS) - 1} classes." in text
+    check_slides(tmp_path / "out" / "slides.pptx")
+    plain = figures.rows_of(np.array(evaluation["models"][0]["confusion_matrix"]), LABELS)
+    assert plain == [f"{label} (no images)" if i == 1 else label for i, label in enumerate(LABELS)]

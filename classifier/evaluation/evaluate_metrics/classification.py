@@ -9,8 +9,8 @@ class Classification(evaluate.Metric):
     """Computes {"accuracy", "precision", "recall", "f1", "per_class": {the last three: a list}, "confusion_matrix"}.
 
     All are fractions except the matrix of counts, whose rows are true classes and whose columns are predicted ones. A
-    class that is never predicted has precision 0, a class without images has recall 0. `evaluate.load` of this file's
-    path gives the same metric.
+    class that is never predicted has precision 0. A class without images has None for each, and is left out of the
+    macro means. `evaluate.load` of this file's path gives the same metric.
     """
 
     def _info(self):
@@ -22,9 +22,13 @@ class Classification(evaluate.Metric):
         )
 
     def _compute(self, predictions, references, labels=None):
-        scores = precision_recall_fscore_support(references, predictions, labels=labels, zero_division=0)[:3]
-        per_class = {name: values.tolist() for name, values in zip(("precision", "recall", "f1"), scores, strict=True)}
-        macro = {name: sum(values) / len(values) for name, values in per_class.items()}
+        *scores, counts = precision_recall_fscore_support(references, predictions, labels=labels, zero_division=0)
+        per_class = {
+            name: [value if n else None for value, n in zip(values.tolist(), counts, strict=True)]
+            for name, values in zip(("precision", "recall", "f1"), scores, strict=True)
+        }
+        present = {name: [value for value in values if value is not None] for name, values in per_class.items()}
+        macro = {name: sum(values) / len(values) for name, values in present.items()}
         matrix = confusion_matrix(references, predictions, labels=labels).tolist()
         return {
             "accuracy": float(accuracy_score(references, predictions)),

@@ -219,8 +219,8 @@ def common_weaknesses(models: list[ModelResult]) -> list[str]:
     if len(models) == 1:
         return []
     sentences = []
-    per_class = [model.evaluation.per_class for model in models]
-    lowest = {min(scores, key=lambda label: scores[label].f1) for scores in per_class}
+    scores = [model.evaluation.f1_of_classes for model in models]
+    lowest = {min(f1, key=f1.__getitem__) for f1 in scores}
     if len(lowest) == 1:
         sentences.append(f"Every model has its lowest F1 for {lowest.pop()}.")
     pairs = [{frozenset((pair.label, pair.predicted)) for pair in model.evaluation.confused} for model in models]

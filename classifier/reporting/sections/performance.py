@@ -10,12 +10,13 @@ from PIL import Image
 
 from classifier.data.loaders import image_batches
 from classifier.data.splits import Splits
+from classifier.errors import first_few
 from classifier.evaluation.corruptions import KINDS
 from classifier.models.predictor import Predictor
 from classifier.records import Comparison, CorruptedAccuracy, Ensemble, ModelEvaluation, OodResult
 from classifier.reporting import figures
 from classifier.reporting.blocks import HALF, Block, FigureBlock, Section, TableBlock, figures_of_models
-from classifier.reporting.formatting import join_words, percent, percent_interval, points
+from classifier.reporting.formatting import fraction, join_words, percent, percent_interval, plural, points
 from classifier.reporting.results import ModelResult, Results
 
 MAX_CLASSES = 16  # in the figure and the table of classes
@@ -51,7 +52,7 @@ def metrics(results: Results) -> Section:
     sentences = [
         "Precision is the fraction of the images predicted as a class that belong to it, recall the fraction of the "
         "images of a class that are predicted as it, and F1 their harmonic mean.",
-        "Macro values are means over classes.",
+        describe_macro(models[0].evaluation),
     ]
     titles = {row[0] for row in rows}
     if "F1, weighted" in titles:
@@ -69,6 +70,16 @@ def metrics(results: Results) -> Section:
         sentences.append(describe_average(evaluation.average, results.most_accurate))
     on_slide = [row for row in rows if row[0] in SLIDE_METRICS or row[0].startswith("top-")]
     return Section("Results", sentences, blocks, [replace(table, rows=on_slide)])
+
+
+def describe_macro(evaluation: ModelEvaluation) -> str:
+    """Which classes the macro values are means over."""
+    if absent := evaluation.absent:
+        return (
+            f"No test image is of {first_few(absent)}: macro values are means over the other "
+            f"{plural(len(evaluation.f1_of_classes), 'class', 'classes')}."
+        )
+    return "Macro values are means over classes."
 
 
 def metric_rows(models: list[ModelEvaluation]) -> list[tuple[str, ...]]:
@@ -167,8 +178,8 @@ def confusion(folder: Path, models: list[ModelResult]) -> Section | None:
 
 def classes(folder: Path, models: list[ModelResult], best: ModelResult) -> Section:
     """F1 of each class."""
-    per_class = best.evaluation.per_class
-    lowest = sorted(per_class, key=lambda label: per_class[label].f1)[:MAX_CLASSES]
+    per_class, f1 = best.evaluation.per_class, best.evaluation.f1_of_classes
+    lowest = [*sorted(f1, key=f1.__getitem__), *best.evaluation.absent][:MAX_CLASSES]
     scores = {model.name: {label: model.evaluation.per_class[label].f1 for label in lowest} for model in models}
     figures.save_class_scores(folder / "class_f1", scores, "F1")
     few = (
@@ -178,7 +189,7 @@ def classes(folder: Path, models: list[ModelResult], best: ModelResult) -> Secti
     )
     figure = FigureBlock("class_f1", f"F1 of each class{few}.", HALF)
     rows = [
-        (label, f"{row.precision:.4f}", f"{row.recall:.4f}", f"{row.f1:.4f}", f"{row.n:,}")
+        (label, fraction(row.precision), fraction(row.recall), fraction(row.f1), f"{row.n:,}" if row.n else "no images")
         for label, row in ((label, per_class[label]) for label in lowest)
     ]
     table = TableBlock(("class", "precision", "recall", "F1", "images"), rows, f"Classes by F1 of {best.name}{few}.")
@@ -187,7 +198,7 @@ def classes(folder: Path, models: list[ModelResult], best: ModelResult) -> Secti
 
 def describe_classes(model: ModelResult) -> str:
     """The classes with the lowest and the highest F1."""
-    f1 = {label: scores.f1 for label, scores in model.evaluation.per_class.items()}
+    f1 = model.evaluation.f1_of_classes
     low, high = min(f1, key=f1.__getitem__), max(f1, key=f1.__getitem__)
     if f1[low] == f1[high]:
         return f"The F1 of {model.name} is {f1[low]:.4f} for every class."
