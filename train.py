@@ -288,7 +288,7 @@ def recipe_for(args: argparse.Namespace, n: int, processes: int = 1) -> CnnRecip
         cutout=round(recipe.cutout * scale),
     )
     size = (args.per_device_train_batch_size or 0) * processes
-    size = size or min(recipe.batch_size, max(16, n // 20))  # few images need more steps
+    size = size or min(recipe.batch_size, max(16, n // 20), n)  # few images need more steps
     if size > n:
         raise ModelError(
             f"a batch of {size} is more than the {n} training images: pass --per_device_train_batch_size {n}"

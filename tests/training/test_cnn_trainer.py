@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import train as script
 from classifier import runs
 from classifier.data.survey import channel_mean_std
 from classifier.errors import ModelError, Stopped
@@ -40,6 +42,16 @@ def fit(model, train, validation, recipe: CnnRecipe, output_dir: Path, **options
 def test_mean_and_std_by_hand():
     images = torch.tensor([0, 0, 255, 255], dtype=torch.uint8).view(1, 1, 2, 2)
     assert channel_mean_std(images) == ([0.5], [0.5])
+
+
+@pytest.mark.parametrize(("n", "batch"), [(2, 2), (12, 12), (16, 16), (100, 16), (1000, 50), (50_000, 1000)])
+def test_a_batch_is_never_larger_than_the_data(monkeypatch, n, batch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--image_size", "32"])
+    args = script.parse_args()
+    assert script.recipe_for(args, n).batch_size == batch
+    args.per_device_train_batch_size = n + 1
+    with pytest.raises(ModelError, match=f"a batch of {n + 1} is more than the {n} training images"):
+        script.recipe_for(args, n)
 
 
 def test_flips_take_turns():

@@ -874,3 +874,19 @@ def test_a_users_command_exits_with_2(flags, pictures, tmp_path):
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert flags[0] in result.stderr or flags[1] in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_dozen_pictures_are_enough(vit, tmp_path, capsys):
+    write_images(tmp_path / "few", *noise(13))
+    command("--model", vit, "--dataset", tmp_path / "few", "--output_dir", tmp_path / "run", "--freeze", "auto")
+    counts = read(tmp_path / "run")["data"]["counts"]
+    assert (len(counts["train"]), sum(counts["validation"])) == (4, 1) and min(counts["train"]) > 0
+    assert "validation of few has no images of" in capsys.readouterr().out
+
+
+def test_a_picture_a_class_is_too_few(vit, tmp_path, capsys):
+    write_images(tmp_path / "few", *noise(4))
+    with pytest.raises(SystemExit):
+        command("--model", vit, "--dataset", tmp_path / "few", "--output_dir", tmp_path / "run")
+    [line] = capsys.readouterr().err.splitlines()
+    assert "too few images of class 'blue' in few to cut splits from: add more" in line
