@@ -57,8 +57,6 @@ def test_digits_from_a_folder_to_the_page(tmp_path):
             Image.fromarray((digits.images[i] * 255 / 16).round().astype(np.uint8)).save(path)
     said = command(tmp_path, "train.py", "--dataset", "digits", "--no-mirror", "--output_dir", "runs/digits")
     assert "1,437 images, 10 classes, smallest 125 (8), largest 131 (1); median 8×8; squashed to 32×32" in said
-    run = json.loads((tmp_path / "runs/digits/run.json").read_text())
-    assert run["train_seconds"] < 60
 
     flags = ("--model", "runs/digits", "--dataset", "digits", "--corrupted_samples", "20", "--ood_samples", "20")
     command(tmp_path, "evaluate.py", *flags)
@@ -87,7 +85,7 @@ def test_a_few_photographs_train_a_head_and_are_cross_validated(tmp_path):
     assert "images, 11 classes, smallest" in said and "head alone is trained" in said and "of the others" in said
     run = json.loads((tmp_path / "few/run.json").read_text())
     parts = run["recipe"]["cross_validation"]
-    assert len(parts["accuracies"]) == 5 and parts["mean"] > 0.75 and run["train_seconds"] < 120
+    assert len(parts["accuracies"]) == 5 and parts["mean"] > 0.75
 
 
 @pytest.mark.slow
