@@ -118,7 +118,7 @@ class RunFolder:
     def history(self) -> list[dict]:
         """The lines of metrics.jsonl, one an epoch; [] where there is no such file."""
         path = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
     def finished_run(self) -> RunRecord:
         """run.json; ModelError where there is none."""
@@ -162,7 +162,9 @@ def machine() -> dict:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         names = [
-            line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line[:10] == "model name"
+            line.partition(":")[2].strip()
+            for line in cpuinfo.read_text(encoding="utf-8").splitlines()
+            if line[:10] == "model name"
         ]
         processor = names[0] if names else processor
     return {

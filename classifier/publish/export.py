@@ -55,7 +55,7 @@ folder, code = sys.argv[1:]
 classify = pipeline("image-classification", model=folder, trust_remote_code=code == "code", device="cpu")
 images = [str(path) for path in sorted(Path().glob("*.png"))]
 answers = classify(images, top_k=classify.model.config.num_labels)
-Path("answers.json").write_text(json.dumps(answers))
+Path("answers.json").write_text(json.dumps(answers), encoding="utf-8")
 """
 
 
@@ -75,8 +75,10 @@ def save(model: PreTrainedModel, processor: BaseImageProcessor, output_dir: Path
         model.float()
         if not isinstance(processor, TimmWrapperImageProcessor):
             processor.save_pretrained(folder)
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        (folder / "config.json").write_text(
+            json.dumps(config | {"dtype": "float32"}, indent=2) + "\n", encoding="utf-8"
+        )
         (folder / "model.safetensors").chmod(0o644)  # safetensors makes it readable for the owner only
         # config.json is last, so that a folder that has one is complete.
         for file in sorted(folder.iterdir(), key=lambda f: (f.name == "config.json", f.name)):
@@ -100,7 +102,7 @@ def complete(folder: Path) -> None:
         new = Path(temporary)
         _write_onnx(new / ONNX, predictor)
         if predictor.model.is_remote_code():
-            config = json.loads((folder / "config.json").read_text())
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             for part in (predictor.model.config, predictor.model):
                 custom_object_save(part, new, config=config)  # as `save_pretrained` does
             write_json(new / "config.json", dict(sorted(config.items())))
@@ -213,7 +215,7 @@ def prove_parity(folder: Path, images: Sequence[Image.Image]) -> float:
             raise ModelError(
                 f"transformers.pipeline can't load {folder} where this project is not at hand ({raised[-1]})"
             )
-        answers = json.loads(Path(temporary, "answers.json").read_text())
+        answers = json.loads(Path(temporary, "answers.json").read_text(encoding="utf-8"))
     theirs = [sorted((entry["label"], entry["score"]) for entry in answer) for answer in answers]
     # Sorted pairs, because two labels can have the same name, such as "crane" in ImageNet.
     pairs = [pair for rows in zip(ours, theirs, strict=True) for pair in zip(*rows, strict=True)]
@@ -234,7 +236,7 @@ def _has_code(folder: Path) -> bool:
         ModelError: the code is not this project's cnn.py.
     """
     config, processor = (
-        json.loads((folder / name).read_text()) if (folder / name).is_file() else {}
+        json.loads((folder / name).read_text(encoding="utf-8")) if (folder / name).is_file() else {}
         for name in ("config.json", "preprocessor_config.json")
     )
     if "auto_map" not in config:

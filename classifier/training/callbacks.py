@@ -187,7 +187,7 @@ class ImageProgressBar(ProgressCallback):
 
 def progress_of(checkpoint: Path) -> dict:
     """The attributes of `ProgressTracker` in a checkpoint's folder; ModelError for one that has none."""
-    callbacks = json.loads((checkpoint / "trainer_state.json").read_text())["stateful_callbacks"]
+    callbacks = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["stateful_callbacks"]
     if ProgressTracker.__name__ not in callbacks:
         raise ModelError("the checkpoint is not one of finetune_vit.py: give the folder of its run, or 'last'")
     return callbacks[ProgressTracker.__name__]["attributes"]
