@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from urllib.parse import urlsplit
 
 import orjson
@@ -102,6 +103,7 @@ class RequestLimits:
             if is_post:
                 self.check_stopping(path)
                 self.check_body_size(request, path)
+                self.check_folder(path)
                 self.check_disk(path)
             elif is_get:
                 self.check_answer_exists(request, path)
@@ -144,11 +146,14 @@ class RequestLimits:
 
     def check_disk(self, path: str) -> None:
         """Uploads can fill the disk faster than they are deleted. The last part of it is left to calls."""
-        if not path.startswith(WORK):
-            return
-        least = MIN_FREE_BYTES if path.startswith((UPLOAD, MCP)) else MIN_FREE_BYTES_FOR_CALLS
-        if shutil.disk_usage(self.uploads).free < least:
-            raise Refused(f"no room for more files at the moment: try again in {RETRY_AFTER_S} s", 503)
+        if path.startswith(WORK):
+            least = MIN_FREE_BYTES if path.startswith((UPLOAD, MCP)) else MIN_FREE_BYTES_FOR_CALLS
+            check_room(self.uploads, least)
+
+    def check_folder(self, path: str) -> None:
+        """gradio answers 500 if it can't write: the folder may belong to another user, or be on a broken disk."""
+        if path.startswith(WORK):
+            check_uploads(self.uploads)
 
     def with_disk_check(self, receive: Receive, path: str) -> Receive:
         """A `receive` that applies `check_disk` before each part of an upload, because it may exceed the free space."""
@@ -199,6 +204,30 @@ class RequestLimits:
                 self.on_upload(orjson.loads(body))
 
         return send_and_notify
+
+
+def check_uploads(folder: Path) -> None:
+    """Raises Refused, with 503, unless files can be written to the folder of uploads."""
+    try:
+        check_writable(folder)
+    except OSError as error:
+        log.error("uploads can't be written: %s: set GRADIO_TEMP_DIR to another folder", error)
+        raise Refused(
+            f"uploads can't be written ({error.strerror}): this has to be repaired on the server", 503
+        ) from None
+
+
+def check_room(folder: Path, least: int = MIN_FREE_BYTES) -> None:
+    """Raises Refused, with 503, unless `least` bytes are free on the disk of the folder."""
+    if shutil.disk_usage(folder).free < least:
+        raise Refused(f"no room for more files at the moment: try again in {RETRY_AFTER_S} s", 503)
+
+
+def check_writable(folder: Path) -> None:
+    """OSError unless a file can be written to the folder, which is made if it is not there."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with TemporaryFile(dir=folder):
+        pass
 
 
 def route_path(scope: Scope) -> str:

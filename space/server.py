@@ -1,14 +1,17 @@
 """Launches the page: address and port, limits, `/health`, warm-up, and a stop that answers all accepted requests."""
 
 import ctypes
+import errno
 import io
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import gradio as gr
 from PIL import Image
@@ -23,8 +26,9 @@ from classifier.images.limits import MAX_BYTES
 from classifier.models.predictor import Predictor
 from space import cleanup, gradio_internals, theme
 from space.components import STATIC
-from space.middleware import Activity, RequestLimits, log
+from space.middleware import Activity, RequestLimits, check_room, check_uploads, check_writable, log
 from space.pictures import PictureClassifier
+from space.validation import Refused
 
 MAX_WAITING = 256  # requests in gradio's queue; further ones are refused
 CONCURRENCY = 2  # galleries that are classified at the same time; more would keep more images in memory
@@ -37,10 +41,11 @@ def serve(demo: gr.Blocks, classifier: PictureClassifier) -> None:
     """Serves `demo` until SIGTERM or Ctrl-C. Then refuses new requests, finishes the accepted ones, and closes.
 
     Listens at GRADIO_SERVER_NAME, by default 0.0.0.0 on a host that sets PORT or SPACE_ID and 127.0.0.1 elsewhere, on
-    port PORT, GRADIO_SERVER_PORT or 7860. `GET /health` answers 503 until each model has classified an image, then 200.
+    port PORT, GRADIO_SERVER_PORT or 7860. `GET /health` answers 503 until each model has classified an image, and while
+    uploads can't be written, else 200.
 
     Raises:
-        ClassifierError: the port is not a number.
+        ClassifierError: the page can't listen there, or uploads can't be written.
     """
     limit_heaps()
     ready, stop = threading.Event(), threading.Event()
@@ -73,7 +78,12 @@ def launch(
     """Starts the web server, with its limits, in a thread of its own."""
     host, port = address()
     uploads = gradio_internals.upload_folder()
-    uploads.mkdir(parents=True, exist_ok=True)
+    try:
+        check_writable(uploads)
+    except OSError as error:
+        raise ClassifierError(
+            f"can't write uploads to {uploads} ({error.strerror}): set GRADIO_TEMP_DIR to another folder"
+        ) from None
     gradio_internals.refuse_form_fields()
     gradio_internals.serve_lists_of_files_by_mcp()
     limits = Middleware(
@@ -95,26 +105,48 @@ def launch(
         run_history=False,
         mcp_server=True,
         footer_links=["api", "settings"],
-        app_kwargs={"routes": routes(ready), "middleware": [limits]},
+        app_kwargs={"routes": routes(ready, uploads), "middleware": [limits]},
         state_session_capacity=MAX_SESSIONS,
         prevent_thread_lock=True,
     )
 
 
 def address() -> tuple[str, int]:
-    """Host and port to listen on, as `serve` describes. Raises ClassifierError if the port is not a number."""
-    port = os.environ.get("PORT") or os.environ.get("GRADIO_SERVER_PORT") or "7860"
-    if not port.isdigit():
-        raise ClassifierError(f"PORT is {port!r}: it has to be a number, such as 7860")
+    """Host and port to listen on, as `serve` describes.
+
+    Raises:
+        ClassifierError: the port is no number or is in use, or this computer does not have the address.
+    """
     is_hosted = "PORT" in os.environ or "SPACE_ID" in os.environ
-    return os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0" if is_hosted else "127.0.0.1"), int(port)
+    host = os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0" if is_hosted else "127.0.0.1")
+    variable = "PORT" if os.environ.get("PORT") else "GRADIO_SERVER_PORT"
+    port = os.environ.get(variable) or "7860"
+    if not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ClassifierError(f"{variable} is {port!r}: it has to be a number from 1 to 65535, such as 7860")
+    for name in dict.fromkeys(["127.0.0.1", host]):  # gradio needs the port at the first one too
+        try:
+            socket.create_server((name, int(port)), family=socket.AF_INET6 if ":" in name else socket.AF_INET).close()
+        except OSError as error:
+            if error.errno is None or error.errno < 0 or error.errno == errno.EADDRNOTAVAIL:  # below 0: of the resolver
+                step = "set GRADIO_SERVER_NAME to a name or an address of this computer"
+            else:
+                step = f"{os.strerror(error.errno)}: set {variable} to another port, such as 7861"
+            raise ClassifierError(f"can't listen at {name}:{port}: {step}") from None
+    return host, int(port)
 
 
-def routes(ready: threading.Event) -> list[Route]:
-    """`/health`, which answers 200 once `ready` is set, and `/page/…`, the files of static/."""
+def routes(ready: threading.Event, uploads: Path) -> list[Route]:
+    """`/health`, 200 once `ready` is set and while uploads are accepted, and `/page/…`, the files of static/."""
 
     def health(_: Request) -> PlainTextResponse:
-        return PlainTextResponse("ok") if ready.is_set() else PlainTextResponse("starting", status_code=503)
+        if not ready.is_set():
+            return PlainTextResponse("starting", status_code=503)
+        try:
+            check_uploads(uploads)
+            check_room(uploads)
+        except Refused as refused:
+            return PlainTextResponse(str(refused), status_code=503)
+        return PlainTextResponse("ok")
 
     files = StaticFiles(directory=STATIC)
 
