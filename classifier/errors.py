@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Callable, Sequence
 
+from classifier import environment
+
 
 class ClassifierError(Exception):
     """Base of every error that a user can cause. The message names the thing and the next step, in one line."""
@@ -37,13 +39,15 @@ def run(main: Callable[[], None]) -> None:
 
     What the operating system refuses at this level (disk, permissions, ports) is told in the same way.
     """
+    environment.print_any_text()
     try:
         main()
     except ClassifierError as error:
         print(f"{sys.argv[0]}: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(130 if isinstance(error, Stopped) else 2) from None
     except OSError as error:  # a full disk, a folder that may not be written to, a port in use
-        print(f"{sys.argv[0]}: {error}: check the path, its permissions and the disk's free space", file=sys.stderr)
+        advice = environment.folder_advice(error) or "check the path, its permissions and the disk's free space"
+        print(f"{sys.argv[0]}: {error}: {advice}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import httpx2  # the HTTP client of huggingface_hub, whose errors an unreachable Hub raises
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RevisionResolutionError,
@@ -25,16 +26,24 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import logging, parse_ratelimit_headers
 from huggingface_hub.utils.sha import git_hash
 
-from classifier import runs
+from classifier import environment, runs
 from classifier.errors import HubError, ModelError, first_sentence
 
 # user/name or user/name@revision
 HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
 # user/name, user/name:config, user/name@revision or user/name:config@revision
 DATASET_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<config>[^:@/]+))?(@(?P<revision>[\w./-]+))?")
-# Every error of the Hub client and its cache is one of these: a failed upload is a RuntimeError, bad metadata a
-# ValueError.
-REFUSED = (OSError, httpx2.HTTPError, RuntimeError, ValueError, RevisionResolutionError)
+# Every error of the Hub client and its cache is one of these: a failed upload is a RuntimeError, bad metadata and an
+# unknown kind of proxy are a ValueError, a SOCKS proxy without the package for it is an ImportError.
+REFUSED = (
+    OSError,
+    httpx2.HTTPError,
+    httpx2.InvalidURL,
+    ImportError,
+    RuntimeError,
+    ValueError,
+    RevisionResolutionError,
+)
 ATTEMPTS = 3  # the client does not retry after a 503
 
 
@@ -164,6 +173,8 @@ def remedy(error: Exception) -> str:
     """What to do when the Hub did not give something, by the cause of the error."""
     if isinstance(error, OfflineModeIsEnabled):
         return "unset HF_HUB_OFFLINE to download it, or pass a local folder"
+    if setting := settings_advice(error):
+        return setting
     if isinstance(error, GatedRepoError):
         return "accept the terms on its page, then log in with `hf auth login`"
     if not isinstance(error, HfHubHTTPError):
@@ -180,6 +191,17 @@ def remedy(error: Exception) -> str:
     if status >= 500:
         return "this is a fault of the Hub: try again later"
     return "check the name and the revision, and log in if it is private (hf auth login, or HF_TOKEN)"
+
+
+def settings_advice(error: Exception) -> str:
+    """The variable of the environment that explains an error, and what to do about it; "" if there is none."""
+    if isinstance(error, OfflineModeIsEnabled | LocalTokenNotFoundError | HFValidationError):
+        return ""
+    if isinstance(error, HfHubHTTPError) and error.response.status_code != 407:  # 407 is the answer of a proxy
+        return ""
+    if isinstance(error, OSError) and (setting := environment.folder_advice(error)):
+        return setting
+    return "" if getattr(error, "filename", None) else environment.network_advice(constants.ENDPOINT)
 
 
 def is_token_refused(error: Exception) -> bool:
@@ -213,8 +235,10 @@ def quiet_client() -> Iterator[None]:
 def is_unavailable(error: Exception) -> bool:
     """Whether an error is caused by the Hub or the network, so that a later attempt may succeed."""
     if isinstance(error, HfHubHTTPError):
-        return error.response.status_code == 429 or error.response.status_code >= 500
-    return not isinstance(error, ValueError | LocalTokenNotFoundError)
+        return error.response.status_code in (407, 429) or error.response.status_code >= 500
+    if isinstance(error, ValueError) and not isinstance(error, HFValidationError):
+        return bool(environment.unusable_settings())
+    return not isinstance(error, HFValidationError | LocalTokenNotFoundError)
 
 
 def first_reason(error: Exception) -> str:

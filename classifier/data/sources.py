@@ -27,7 +27,17 @@ from classifier.data.columns import check_known_classes, feature_name
 from classifier.data.tables import Pictures, drop_repeated_rows, locate_pictures, read_table, table_columns
 from classifier.errors import DataError, first_few, first_line
 from classifier.files import check_no_lfs_pointer
-from classifier.hub import DATASET_ID, HUB_ID, first_reason, http_error, is_token_refused, quiet_client, remedy
+from classifier.hub import (
+    DATASET_ID,
+    HUB_ID,
+    REFUSED,
+    first_reason,
+    http_error,
+    is_token_refused,
+    quiet_client,
+    remedy,
+    settings_advice,
+)
 from classifier.images.folders import is_litter, is_picture, kind_of, list_files
 
 # What datasets and folders call their splits, in lower case -> train, validation or test.
@@ -135,11 +145,12 @@ def _load_hub(dataset: str) -> Source:
         ) from None
     except HfHubHTTPError as error:
         raise _refused(name, error) from None
-    except (httpx2.HTTPError, OSError) as error:
-        raise DataError(
-            f"the Hub can't be reached for {name} ({huggingface_hub.constants.ENDPOINT}: {first_line(error)}): check "
-            "the network, set HF_HUB_OFFLINE=1 if it was downloaded before, or pass a local folder"
-        ) from None
+    except REFUSED as error:
+        advice = settings_advice(error) or (
+            "check the network, set HF_HUB_OFFLINE=1 if it was downloaded before, or pass a local folder"
+        )
+        endpoint = huggingface_hub.constants.ENDPOINT
+        raise DataError(f"the Hub can't be reached for {name} ({endpoint}: {first_line(error)}): {advice}") from None
     try:
         with quiet_client():
             splits, loaded_commit = _load_datasets(name, name, commit, config)
