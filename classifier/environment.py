@@ -105,9 +105,10 @@ def prepare_own_server(host: str) -> None:
 def folder_advice(error: OSError) -> str:
     """The variable that names the folder in which a file can't be written, and what to do; "" if there is none."""
     is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    file = error.filename if error.filename2 is None else error.filename2  # of a copy, the second one is written
     for name, folder in _own_folders().items():
-        if error.filename is not None:
-            path = Path(os.fsdecode(error.filename)).absolute()
+        if file is not None:
+            path = Path(os.fsdecode(file)).absolute()
             is_there = path.is_relative_to(folder) or folder.is_relative_to(path)
         else:  # as when a disk is full
             is_there = is_full and shutil.disk_usage(_existing(folder)).free < LITTLE_SPACE

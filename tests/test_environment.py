@@ -149,7 +149,14 @@ def test_a_full_disk_and_a_closed_folder_are_named_by_their_variables(no_setting
     no_settings.setattr(environment.tempfile, "tempdir", "/nowhere/tmp")
     full = OSError(28, "No space left on device", "/nowhere/tmp/x/model.onnx")
     assert "free space in /nowhere/tmp, or set TMPDIR" in environment.folder_advice(full)
+    copied = OSError(28, "No space left on device", "run/model.safetensors", None, "/nowhere/tmp/x/model.safetensors")
+    assert "set TMPDIR" in environment.folder_advice(copied)
     assert environment.folder_advice(PermissionError(13, "Permission denied", "/elsewhere/file")) == ""
+    unnamed = OSError(28, "No space left on device")  # as write() raises it
+    no_settings.setattr(environment, "LITTLE_SPACE", 0)
+    assert environment.folder_advice(unnamed) == ""
+    no_settings.setattr(environment, "LITTLE_SPACE", 2**60)
+    assert f"free space in {tmp_path / 'cache'}, or set HF_HOME" in environment.folder_advice(unnamed)
 
 
 @pytest.mark.parametrize("variable", ["PORT", "GRADIO_SERVER_PORT"])
