@@ -109,7 +109,9 @@ def folder_advice(error: OSError) -> str:
     for name, folder in _own_folders().items():
         if file is not None:
             path = Path(os.fsdecode(file)).absolute()
-            is_there = path.is_relative_to(folder) or folder.is_relative_to(path)
+            # A user may have chosen another path in the folder of temporary files
+            start = folder / tempfile.gettempprefix() if name == "TMPDIR" else folder
+            is_there = str(path).startswith(str(start)) or folder.is_relative_to(path)
         else:  # as when a disk is full
             is_there = is_full and shutil.disk_usage(_existing(folder)).free < LITTLE_SPACE
         if is_there:

@@ -147,11 +147,14 @@ def test_a_full_disk_and_a_closed_folder_are_named_by_their_variables(no_setting
     refused = PermissionError(13, "Permission denied", str(tmp_path / "cache/hub/models"))
     assert f"check {tmp_path / 'cache'}, or set HF_HOME" in environment.folder_advice(refused)
     no_settings.setattr(environment.tempfile, "tempdir", "/nowhere/tmp")
-    full = OSError(28, "No space left on device", "/nowhere/tmp/x/model.onnx")
+    full = OSError(28, "No space left on device", "/nowhere/tmp/tmpab/model.onnx")
     assert "free space in /nowhere/tmp, or set TMPDIR" in environment.folder_advice(full)
-    copied = OSError(28, "No space left on device", "run/model.safetensors", None, "/nowhere/tmp/x/model.safetensors")
+    copied = OSError(
+        28, "No space left on device", "run/model.safetensors", None, "/nowhere/tmp/tmpab/model.safetensors"
+    )
     assert "set TMPDIR" in environment.folder_advice(copied)
     assert environment.folder_advice(PermissionError(13, "Permission denied", "/elsewhere/file")) == ""
+    assert environment.folder_advice(PermissionError(13, "Permission denied", "/nowhere/tmp/output/file")) == ""
     unnamed = OSError(28, "No space left on device")  # as write() raises it
     no_settings.setattr(environment, "LITTLE_SPACE", 0)
     assert environment.folder_advice(unnamed) == ""
