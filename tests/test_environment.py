@@ -282,11 +282,12 @@ NO_HOME = {"HOME": "/dev/null/none", "HF_HOME": ""}
 @pytest.mark.parametrize("name", NAMES)
 def test_every_local_job_in_a_bad_environment(name, settings, local, tmp_path):
     done = run(*commands(local, tmp_path)[name], settings=settings, cwd=tmp_path)
-    if name == "publish":
-        assert "SSL_CERT_FILE" in the_line(done) or "ALL_PROXY" in the_line(done) or settings is NO_HOME
+    if name == "publish":  # it needs the network
+        assert settings is NO_HOME or re.search("SSL_CERT_FILE|ALL_PROXY", the_line(done))
+        assert the_line(done)
+    elif name == "average":  # refused in any environment, once the models are loaded
+        assert "is a CNN of train.py" in the_line(done)
     elif done.returncode and settings is NO_HOME:
         assert "HF_HOME" in the_line(done)
-    elif name == "average":
-        assert "parent" in the_line(done) or done.returncode == 0, done.stderr
     else:
         assert done.returncode == 0, done.stderr
