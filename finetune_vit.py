@@ -52,7 +52,7 @@ from classifier.models.loading import default_device, locate, update_ood
 from classifier.publish import export
 from classifier.records import StartModel
 from classifier.training import calibrate, callbacks, distill, finetune_trainer, probe, protocol
-from classifier.training.finetune_data import InMemory, Streamed
+from classifier.training.finetune_data import InMemory, Streamed, check_workers, explaining_workers
 from classifier.training.finetune_plan import Plan, make_plan
 from classifier.training.runtime import StopSignal, has_bf16, keep_freed_memory
 
@@ -128,6 +128,10 @@ class Training(TrainingArguments):
     weight_decay: float = flag(0.05, "AdamW's; norms, biases, tokens and positions have none")
     lr_scheduler_type: str = flag("cosine", "how the learning rate falls")
     warmup_steps: float = flag(0.1, "steps in which the learning rate rises, or their share of the run if below 1")
+    dataloader_num_workers: int = flag(
+        max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))),  # processes share the cores
+        "processes that decode images which are not all in memory; 0: none",
+    )
     label_smoothing_factor: float = flag(0.1, "share of a target that is spread over all classes")
     bf16: bool = flag(has_bf16(default_device()), "bfloat16 autocast, by default where the processor has it")
     use_cpu: bool = flag(default_device().type == "cpu", "don't use an accelerator")
@@ -225,6 +229,9 @@ def main() -> None:
         return  # features are computed once, and a grid of heads takes seconds
     tensors = {name: as_tensor(name, splits) for name in protocol.SPLITS} if survey.is_small() else None
     data = protocol.TrainingData(splits, tensors)
+    if tensors:
+        args.dataloader_num_workers, args.dataloader_prefetch_factor = 0, None
+    check_workers(args.dataloader_num_workers)
     plan = make_plan(flags, start, min(tensors["train"][0].shape[-2:]) if tensors else None)
     model = backbone.resize(start.model, plan.image_size).to(memory_format=torch.channels_last)
     processor = processors.resized(start.processor, model, plan.image_size, plan.crop_pct)
@@ -242,7 +249,7 @@ def main() -> None:
     balanced = len(splits["train"]) / len(splits.labels) / data.counts["train"].clamp(min=1)
     weights = balanced if flags.class_weights == "balanced" else None
     train = train_head if flags.freeze == "backbone" else train_all
-    with finetune_trainer.explaining_memory(), protocol.explaining_how_to_resume():
+    with finetune_trainer.explaining_memory(), explaining_workers(), protocol.explaining_how_to_resume():
         result = train(Job(flags, args, model, processor, data, plan, weights, resume))
     if not args.should_save:
         return
@@ -261,10 +268,7 @@ def train_all(job: Job) -> protocol.TrainingResult:
     flags, args, plan, model = job.flags, job.args, job.plan, job.model
     if args.gradient_checkpointing and not model.supports_gradient_checkpointing:
         raise ModelError(f"{type(model).__name__} has no gradient checkpointing: leave out --gradient_checkpointing")
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # on this machine, they share its cores
     data = dataset(job, "train", flags.crop_scale), dataset(job, "validation", None)
-    if not job.data.tensors:
-        args.dataloader_num_workers = args.dataloader_num_workers or max(1, (os.cpu_count() or 1) // processes)
     labels = job.data.splits.labels
     teacher = None
     if flags.teacher:
@@ -333,7 +337,7 @@ def train_head(job: Job) -> protocol.TrainingResult:
             dataset(job, name, None),
             folder=Path(huggingface_hub.constants.HF_HOME) / "features",
             batch_size=args.per_device_eval_batch_size,
-            num_workers=0 if job.data.tensors else args.dataloader_num_workers or os.cpu_count() or 1,
+            num_workers=args.dataloader_num_workers,
             bf16=args.bf16,
         )
         for name in protocol.SPLITS

@@ -1,11 +1,17 @@
 """The two kinds of data set that fine-tuning reads: small images in memory, and large ones decoded by workers."""
 
+import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
 import torch
 from torchvision.transforms.v2.functional import InterpolationMode, pil_to_tensor, resized_crop
 from transformers import BaseImageProcessor
 
 from classifier.data import loaders
 from classifier.data.loaders import DecodedSplit
+from classifier.errors import ModelError, first_sentence
 from classifier.models import processor as processors
 from classifier.training.augment import crop_boxes
 from classifier.training.runtime import seeded_generator
@@ -61,9 +67,49 @@ class Streamed(DecodedSplit):
         return self.processor(images=image, return_tensors="pt")["pixel_values"][0]
 
 
+class Batch(dict):
+    """A batch that a worker sends through a pipe: PyTorch sends tensors through /dev/shm, which containers keep small.
+
+    Where that is full, PyTorch drops the batch, and the process that waits for it waits for ever.
+    """
+
+    def __reduce__(self) -> tuple:
+        return unpack, ({k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in self.items()},)
+
+
+def unpack(arrays: dict) -> Batch:
+    """The batch that was sent as NumPy arrays."""
+    return Batch({k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in arrays.items()})
+
+
 def collate(items: dict | list[tuple]) -> dict:
     """A batch of either data set as `FinetuneTrainer` takes it: pixels, labels, and failures of a streamed one."""
     if isinstance(items, dict):
         return items
     pixels, labels, failures = loaders.collate(items)
-    return {"pixels": pixels, "labels": labels, "failures": failures}
+    return Batch(pixels=pixels, labels=labels, failures=failures)
+
+
+def check_workers(n: int) -> None:
+    """Raises ModelError if n workers can't start: their locks are files in /dev/shm, so its size and rights matter."""
+    try:
+        [multiprocessing.Lock() for _ in range(2 * (8 + 3 * n) if n else 0)]  # of two loaders, training and validation
+    except OSError as error:
+        raise ModelError(
+            f"can't start {n} processes that decode images ({error}): check /dev/shm and its free space, or pass "
+            "--dataloader_num_workers 0"
+        ) from error
+
+
+@contextmanager
+def explaining_workers() -> Iterator[None]:
+    """Turns the death of a worker into a ModelError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ModelError(
+            f"a process that decodes images has died ({first_sentence(error)}): check the machine's memory and "
+            "/dev/shm, and go on with a lower --dataloader_num_workers, or 0"
+        ) from error

@@ -5,10 +5,13 @@ are.
 import copy
 import json
 import os
+import pickle
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +54,7 @@ from classifier.models.loading import load_processor
 from classifier.training import distill, finetune_trainer, probe
 from classifier.training.augment import crop_boxes, crop_resize, mix, normalize
 from classifier.training.callbacks import ProgressTracker, last_checkpoint
-from classifier.training.finetune_data import InMemory
+from classifier.training.finetune_data import InMemory, Streamed, check_workers, collate, explaining_workers
 from classifier.training.finetune_trainer import FinetuneRecipe
 from classifier.training.runtime import StopSignal
 from tests.helpers.models import tiny_vit
@@ -301,6 +304,7 @@ def tuner(
         learning_rate=3e-3,
         weight_decay=0.0,
         label_smoothing_factor=0.0,
+        dataloader_num_workers=0,
         **changes,
     )
     return finetune_trainer.FinetuneTrainer(
@@ -611,6 +615,89 @@ def test_large_photographs_are_streamed(vit, tmp_path, capsys):
     run = read(tmp_path / "run")
     assert run["recipe"]["crop_pct"] == pytest.approx(32 / 36) and run["recipe"]["image_size"] == 32
     assert "smallest 3 (blue), largest 9 (red); median 195×200; 1 unreadable" in capsys.readouterr().out
+
+
+def photographs(folder: Path, n: int = 20) -> Path:
+    """Pictures that differ in size, so that workers decode them as they are needed."""
+    for index, (image, label) in enumerate(zip(*noise(n, size=40), strict=True)):
+        path = folder / list(COLOURS)[label] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).resize((40 + index, 40)).save(path)
+    return folder
+
+
+def test_a_batch_needs_no_shared_memory():
+    """What a worker sends holds the pixels themselves, not the name of a file in /dev/shm."""
+    batch = collate([(torch.full((3, 8, 8), 7.0), 1), ("bad.png (row 3 of train)", ValueError("no image"))])
+    sent = bytes(ForkingPickler.dumps(batch))
+    assert len(sent) > batch["pixels"].nbytes
+    got = pickle.loads(sent)
+    assert torch.equal(got["pixels"], batch["pixels"]) and torch.equal(got["labels"], batch["labels"])
+    assert [where for where, _ in got["failures"]] == ["bad.png (row 3 of train)"]
+
+
+class Deadly(Streamed):
+    """A split whose images end the process that decodes them."""
+
+    def process(self, image):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_dies_ends_the_run(tuned, tmp_path):
+    predictor, splits = load_predictor(tuned), load_splits(str(photographs(tmp_path / "data")))
+    dataset = Deadly("train", splits, predictor.processor, None, 32, 0)
+    with pytest.raises(ModelError, match=r"/dev/shm.* --dataloader_num_workers"), explaining_workers():
+        probe.extract(predictor.model, predictor.processor, dataset, folder=tmp_path, num_workers=2)
+
+
+def test_workers_that_cannot_start_are_told_before_training():
+    """A lock is a file in /dev/shm; that no file may be written has the same effect as a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        check_workers(0)
+        with pytest.raises(ModelError, match=r"/dev/shm.* --dataloader_num_workers 0"):
+            check_workers(2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("freeze", ["none", "backbone"])
+def test_without_workers_images_are_decoded_in_the_process_itself(freeze, vit, tmp_path, monkeypatch):
+    folder = photographs(tmp_path / "data")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
+    decoded_by = tmp_path / "processes"
+    process = Streamed.process
+
+    def noting(self, image):
+        with decoded_by.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        return process(self, image)
+
+    monkeypatch.setattr(Streamed, "process", noting)
+    words = ["--dataset", folder, "--freeze", freeze, "--dataloader_num_workers", "0", "--num_train_epochs", "1"]
+    command("--model", vit, *words, "--output_dir", tmp_path / "run", "--bf16", "false")
+    assert set(decoded_by.read_text().split()) == {str(os.getpid())}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("freeze", ["none", "backbone"])
+def test_little_shared_memory_is_enough(freeze, vit, tmp_path):
+    """In a mount namespace of its own, with a /dev/shm that is smaller than a batch."""
+    mount = "mount -t tmpfs -o size=500k tmpfs /dev/shm"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("needs the right to mount")
+    folder = photographs(tmp_path / "data", 300)
+    words = ["--model", vit, "--dataset", folder, "--output_dir", tmp_path / "run", "--freeze", freeze]
+    words += ["--num_train_epochs", "1", "--per_device_train_batch_size", "200"]
+    script = [sys.executable, ROOT / "finetune_vit.py", *words]
+    subprocess.run(
+        ["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh", *map(str, script)],
+        check=True,
+        timeout=300,
+        cwd=ROOT,
+        env=os.environ | {"HF_HOME": str(tmp_path / "home")},
+    )
 
 
 def test_cached_features_equal_uncached_ones(tuned, tmp_path):
