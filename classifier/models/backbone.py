@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -65,8 +66,9 @@ def load(path_or_id: str, labels: list[str], *, drop_path: float = 0.0, allow_pi
         ) from error
     if config.model_type == CifarCnnConfig.model_type:  # its head is applied to several views, and has no bias
         raise ModelError(f"{path_or_id} is a CNN of train.py: go on from it with train.py --init_from {path_or_id}")
-    same_labels = list(config.id2label.values()) == labels
+    same_labels = list((config.id2label or {}).values()) == labels
     names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+    names["problem_type"] = "single_label_classification"  # else `pipeline` gives sigmoids of a multi-label model
     if config.model_type == "timm_wrapper":  # does not derive the number from id2label
         names["num_labels"] = len(labels)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **names)
@@ -79,7 +81,7 @@ def load(path_or_id: str, labels: list[str], *, drop_path: float = 0.0, allow_pi
     if getattr(processor, "do_flip_channel_order", False):
         convert_bgr_to_rgb(model, processor)
     classifier = head(model)
-    if not head_gives_logits(model, classifier, processors.size_of(processor)):
+    if not head_gives_logits(model, classifier, trained_size(model) or processors.size_of(processor)):
         raise ModelError(
             f"{type(model).__name__} averages several heads: name a model that has one, such as one without teacher"
         )
@@ -119,7 +121,7 @@ def head_gives_logits(model: PreTrainedModel, classifier: nn.Linear, size: int) 
     try:
         with torch.no_grad():
             return bool((forward(model, torch.zeros(1, 3, size, size)) == 7.0).all())
-    except (ValueError, RuntimeError, AssertionError) as error:
+    except (ValueError, RuntimeError, AssertionError, AttributeError) as error:  # AttributeError: there are no logits
         raise size_error(model, size, error) from error
     finally:
         model.train(was_training)
@@ -141,7 +143,12 @@ def fix_batchnorm_momentum(model: PreTrainedModel) -> PreTrainedModel:
 def set_drop_path(config, rate: float) -> None:
     """Sets the highest rate of stochastic depth (arXiv:1603.09382) in an architecture's configuration."""
     if hasattr(config, "drop_path_rate"):
-        config.drop_path_rate = rate
+        old = config.drop_path_rate
+        new = [rate] * len(old) if isinstance(old, list | tuple) else rate  # CvT has a rate for each stage
+        try:
+            config.drop_path_rate = old if new == old else new
+        except StrictDataclassFieldValidationError as error:
+            raise ModelError(f"{config.model_type} can't use a drop path of {rate}: leave out --drop_path") from error
     elif config.model_type == "timm_wrapper":
         config.model_args = (config.model_args or {}) | ({"drop_path_rate": rate} if rate else {})
     elif rate:
@@ -179,7 +186,7 @@ def resize(model: PreTrainedModel, size: int) -> PreTrainedModel:
     if config.model_type == "timm_wrapper" and config.pretrained_cfg.get("fixed_input_size"):
         config.model_args = (config.model_args or {}) | {"img_size": size}
     elif hasattr(config, "image_size"):
-        config.image_size = size
+        config.image_size = [size, size] if isinstance(config.image_size, list | tuple) else size
     try:
         other = type(model)._from_config(config)
     except (ValueError, RuntimeError, AssertionError, ZeroDivisionError) as error:
@@ -212,7 +219,7 @@ def size_error(model: PreTrainedModel, size: int, reason: Exception | str) -> Mo
     if trained is None:
         advice = "name another model"
     else:
-        advice = f"pass --image_size {trained}" if trained != size else "pass --train_sizes 1:1"
+        advice = f"pass --image_size {trained}" if trained != size else "name another model"
     return ModelError(f"{type(model).__name__} can't take {size} pixels ({reason}): {advice}")
 
 
@@ -274,7 +281,8 @@ def matmul_attention(
     """The "eager" attention of transformers, with the softmax in the precision of the matrix products.
 
     Under autocast the eager one converts to float32 and back in the forward and the backward pass, which took a sixth
-    of a step of DeiT-tiny at 224 pixels. PyTorch's softmax of bfloat16 accumulates in float32 anyway.
+    of a step of DeiT-tiny at 224 pixels. PyTorch's softmax of bfloat16 accumulates in float32 anyway. Masks and
+    relative position biases are in float32 under autocast; where there is one, so is the softmax.
 
     Args:
         module: the attention layer.
@@ -290,7 +298,7 @@ def matmul_attention(
         scores = query * (query.shape[-1] ** -0.5 if scaling is None else scaling) @ key.transpose(2, 3)
         if attention_mask is not None:
             scores = scores + attention_mask
-        weights = F.dropout(scores.softmax(-1), dropout, module.training)
+        weights = F.dropout(scores.softmax(-1).to(value.dtype), dropout, module.training)
         return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
