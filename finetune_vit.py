@@ -38,7 +38,6 @@ import huggingface_hub
 import torch
 from accelerate import PartialState
 from transformers import BaseImageProcessor, HfArgumentParser, PreTrainedModel, TrainingArguments
-from transformers.integrations import get_reporting_integration_callbacks
 from transformers.utils import logging
 
 from classifier import errors, runs
@@ -51,9 +50,9 @@ from classifier.models import processor as processors
 from classifier.models.loading import default_device, locate, update_ood
 from classifier.publish import export
 from classifier.records import StartModel
-from classifier.training import calibrate, callbacks, distill, finetune_trainer, probe, protocol
+from classifier.training import calibrate, callbacks, distill, finetune_trainer, probe, protocol, trainer_flags
 from classifier.training.finetune_data import InMemory, Streamed, check_workers, explaining_workers
-from classifier.training.finetune_plan import Plan, make_plan
+from classifier.training.finetune_plan import Plan, fit_sizes, make_plan
 from classifier.training.runtime import StopSignal, has_bf16, keep_freed_memory
 
 FEW = 500  # training images: with fewer, a whole backbone memorises them
@@ -98,9 +97,7 @@ class FinetuneArguments:
         None, "learn what this model (an id or a folder) thinks of each crop, instead of the labels"
     )
     class_weights: str = flag("none", "balanced: each class weighs the same in the loss", choices=("none", "balanced"))
-    patience: int | None = flag(
-        None, "stop after so many epochs without a better validation accuracy, keep the best (never)"
-    )
+    patience: int | None = flag(None, "stop after so many epochs without better validation, keep the best (never)")
     validation_fraction: float = flag(0.1, "cut off train if the dataset has no such split")
     image_column: str | None = flag(None, "(the column whose type is Image)")
     label_column: str | None = flag(None, "(the column whose type is ClassLabel)")
@@ -140,7 +137,9 @@ class Training(TrainingArguments):
     save_strategy: str = flag("epoch", "when to save a checkpoint")
     save_total_limit: int | None = flag(1, "checkpoints to keep, beside the best one")
     load_best_model_at_end: bool = flag(False, "keep the best epoch's weights, not the last's; --patience does so too")
-    metric_for_best_model: str | None = flag("accuracy", "on validation")
+    metric_for_best_model: str | None = flag(
+        "accuracy", "on validation: accuracy, f1 (mean over classes), or loss; --patience counts by it too"
+    )
     logging_steps: float = flag(100, "optimiser steps between two lines of the log")
     logging_nan_inf_filter: bool = flag(False, "hide losses that are not finite")
     remove_unused_columns: bool = flag(False, "not used here")
@@ -169,16 +168,13 @@ def parse_args() -> tuple[FinetuneArguments, Training]:
         words.append("--load_best_model_at_end")  # for which validation and checkpoints have to go together
     try:
         flags, args, unknown = parser.parse_args_into_dataclasses(words, True, look_for_args_file=False)
-        for tracker in get_reporting_integration_callbacks(args.report_to):
-            tracker()  # which says whether its package is there
     except (ValueError, RuntimeError, ImportError) as error:
         raise ModelError(f"these flags don't go together ({first_line(error)}): see --help") from error
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if flags.folds is not None and flags.folds < 2:
         raise ModelError(f"--folds {flags.folds} leaves nothing to train on: pass 2 or more")
-    if args.eval_strategy == "no":
-        raise ModelError("--eval_strategy no leaves nothing to choose weights by: pass epoch, or steps")
+    trainer_flags.check(args)
     flags.label_names, args.label_names = args.label_names, None  # Trainer's means something else
     if flags.teacher and flags.freeze == "backbone":
         raise ModelError("--teacher teaches all of a model: leave out --freeze backbone")
@@ -234,6 +230,8 @@ def main() -> None:
     check_workers(args.dataloader_num_workers)
     plan = make_plan(flags, start, min(tensors["train"][0].shape[-2:]) if tensors else None)
     model = backbone.resize(start.model, plan.image_size).to(memory_format=torch.channels_last)
+    wanted_sizes = plan.sizes
+    plan = fit_sizes(plan, model)
     processor = processors.resized(start.processor, model, plan.image_size, plan.crop_pct)
     settings = changed_settings(flags, args) | {"device": args.device.type, "num_processes": args.world_size}
     run = runs.describe(settings, start.parent)
@@ -242,6 +240,8 @@ def main() -> None:
     if args.should_save:  # in the main process
         print(f"{survey}{describe_imbalance(data.counts['train'], flags.class_weights)}")
         print(f"{start.name} at {plan.image_size} pixels, {describe_training(start.initialized, flags.freeze)}")
+        if plan.sizes != wanted_sizes and flags.freeze == "none":
+            print(f"{type(model).__name__} can't take other --train_sizes: all steps are at {plan.image_size} pixels")
         protocol.prepare_folder(
             output_dir, data, callbacks.CHECKPOINTS, overwrite=flags.overwrite_output_dir, keep=resume
         )
@@ -281,6 +281,7 @@ def train_all(job: Job) -> protocol.TrainingResult:
     if job.resume:
         callbacks.check_resumable(job.resume, must_match)
     finetune_trainer.keep_step_images(args, job.resume)
+    finetune_trainer.check_drop_last(args, len(job.data.splits["train"]))
     recipe = finetune_trainer.FinetuneRecipe(
         sizes=plan.sizes,
         crop_scale=flags.crop_scale,
@@ -292,7 +293,9 @@ def train_all(job: Job) -> protocol.TrainingResult:
         teacher=teacher,
     )
     with StopSignal() as stop:
-        progress = callbacks.ProgressTracker(Path(args.output_dir), must_match, stop, flags.patience)
+        progress = callbacks.ProgressTracker(
+            Path(args.output_dir), must_match, stop, flags.patience, args.metric_for_best_model
+        )
         trainer = finetune_trainer.FinetuneTrainer(model, args, job.processor, data, progress, recipe)
         if args.should_save and args.world_size > 1:
             own = args.train_batch_size * args.gradient_accumulation_steps
@@ -350,6 +353,7 @@ def train_head(job: Job) -> protocol.TrainingResult:
         seed=args.seed,
     )
     heads = probe.fit_heads(train, validation, settings)
+    callbacks.report(heads.history, args, model)
     backbone.head(model).load_state_dict({"weight": heads.weight, "bias": heads.bias})
     write_text(Path(args.output_dir) / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in heads.history))
     seconds = time.perf_counter() - began  # without the cross-validation, which only measures

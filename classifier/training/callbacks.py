@@ -9,7 +9,15 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
 from tqdm import tqdm
-from transformers import ProgressCallback, TrainerCallback
+from transformers import (
+    PreTrainedModel,
+    ProgressCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import sort_checkpoints
 
@@ -28,7 +36,8 @@ class ProgressTracker(TrainerCallback, ExportableState):
 
     Attributes:
         settings: a checkpoint can only be resumed with the same ones.
-        patience: epochs without a better validation accuracy after which training stops; None never does.
+        patience: epochs without better validation after which training stops; None never does.
+        metric: of validation, by which an epoch is better: accuracy, f1 or nll.
         history: a dict an epoch, as in metrics.jsonl.
         train_seconds: without validation.
         images_seen: by this process.
@@ -36,9 +45,16 @@ class ProgressTracker(TrainerCallback, ExportableState):
         is_stopping: whether any process received a signal to stop; the same on all processes.
     """
 
-    def __init__(self, output_dir: Path, settings: dict, stop: StopSignal, patience: int | None = None):
+    def __init__(
+        self,
+        output_dir: Path,
+        settings: dict,
+        stop: StopSignal,
+        patience: int | None = None,
+        metric: str = "accuracy",
+    ):
         self.output_dir, self.settings, self.stop = output_dir, json.loads(json.dumps(settings)), stop
-        self.patience = patience
+        self.patience, self.metric = patience, metric
         self.reset()
 
     def reset(self) -> None:
@@ -153,6 +169,7 @@ class ProgressTracker(TrainerCallback, ExportableState):
             "train_seconds": round(self.train_seconds, 2),
             "validation_loss": metrics["eval_nll"],
             "validation_accuracy": metrics["eval_accuracy"],
+            "validation_f1": metrics["eval_f1"],
         }
         self.history.append(line)
         self.sums, self.epoch_images, self.epoch_seconds = torch.zeros(2), 0, 0.0
@@ -167,13 +184,17 @@ class ProgressTracker(TrainerCallback, ExportableState):
     @property
     def evaluations_since_best(self) -> int:
         """The number of lines of the history after the best one."""
-        accuracies = [line["validation_accuracy"] for line in self.history]
-        return len(accuracies) - 1 - accuracies.index(max(accuracies))
+        scores = [self.score(line) for line in self.history]
+        return len(scores) - 1 - scores.index(max(scores))
 
     @property
     def best_epoch(self) -> int:
-        """The epoch whose weights were kept: the first of the highest validation accuracy."""
-        return max(self.history, key=lambda line: line["validation_accuracy"])["epoch"]
+        """The epoch whose weights were kept: the first of the best ones on validation."""
+        return max(self.history, key=self.score)["epoch"]
+
+    def score(self, line: dict) -> float:
+        """What is highest in the best line of the history."""
+        return -line["validation_loss"] if self.metric == "nll" else line[f"validation_{self.metric}"]
 
 
 class ImageProgressBar(ProgressCallback):
@@ -183,6 +204,19 @@ class ImageProgressBar(ProgressCallback):
         """Shows the mean loss since the last log."""
         if self.training_bar is not None and "loss" in logs:
             self.training_bar.set_postfix_str(f"loss {logs['loss']:.3f}")
+
+
+def report(history: list[dict], args: TrainingArguments, model: PreTrainedModel) -> None:
+    """Sends a history that was made without `Trainer` to the trackers of --report_to, under the names of `Trainer`."""
+    trackers = [tracker() for tracker in get_reporting_integration_callbacks(args.report_to)]
+    state, control = TrainerState(), TrainerControl()
+    names = {"loss": "train_loss", "eval_loss": "validation_loss", "eval_accuracy": "validation_accuracy"}
+    for tracker in trackers:
+        tracker.on_train_begin(args, state, control, model=model)
+        for line in history:
+            state.epoch, state.global_step = line["epoch"], line["step"]
+            tracker.on_log(args, state, control, logs={name: line[ours] for name, ours in names.items()}, model=model)
+        tracker.on_train_end(args, state, control, model=model)
 
 
 def progress_of(checkpoint: Path) -> dict:

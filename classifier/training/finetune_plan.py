@@ -1,8 +1,10 @@
 """The settings of a fine-tuning that follow from the flags, the model and the size of the images."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from transformers import PreTrainedModel
 
 from classifier.errors import ModelError
 from classifier.models import backbone
@@ -46,6 +48,21 @@ def make_plan(flags: Any, start: backbone.Backbone, side: int | None) -> Plan:
         reduce_to=math.ceil(size / crop_pct),  # a larger size is slower; at 0.6 of it, 4 of 87 labels change
         ood_resize_to=side if is_small else None,
     )
+
+
+def fit_sizes(plan: Plan, model: PreTrainedModel) -> Plan:
+    """The plan, with all steps at `image_size` if the model, which is for this size, refuses another one.
+
+    Raises:
+        ModelError: it refuses `image_size` too.
+    """
+    backbone.forward_flops(model, plan.image_size)
+    try:
+        for size in {size for _, size in plan.sizes} - {plan.image_size}:
+            backbone.forward_flops(model, size)
+    except ModelError:
+        return replace(plan, sizes=((1.0, plan.image_size),))
+    return plan
 
 
 def train_sizes(text: str, size: int, multiple: int) -> tuple[tuple[float, int], ...]:

@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from sklearn.metrics import f1_score
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import (
     BaseImageProcessor,
     EvalPrediction,
@@ -96,7 +98,7 @@ class FinetuneTrainer(Trainer):
             data_collator=collate,
             train_dataset=data[0],
             eval_dataset=data[1],
-            compute_metrics=accuracy_and_nll,
+            compute_metrics=validation_metrics,
             callbacks=[progress],
         )
         if not args.disable_tqdm:
@@ -128,6 +130,14 @@ class FinetuneTrainer(Trainer):
                 **kwargs,
             )
         return self.optimizer
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        """All validation images: --dataloader_drop_last is for training."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = drop_last
 
     def size_now(self) -> int:
         """Pixels a side at this step."""
@@ -210,6 +220,10 @@ class FinetuneTrainer(Trainer):
     def compute_loss(self, model, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
         """Cross-entropy (nats), smoothed and weighted, of pixel values (N, 3, H, W) and targets (N, num_labels)."""
         targets, weight = inputs["labels"], self.class_weights
+        if len(targets) == 1:  # has no variance: batch norm uses its running statistics, until Trainer's next `train()`
+            for module in model.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
         logits = backbone.forward(model, channels_last(inputs["pixel_values"]), self.model).float()
         if self.recipe.teacher:
             loss = distill.loss(logits, targets, weight)
@@ -287,14 +301,26 @@ def keep_step_images(args: TrainingArguments, resume: Path | None) -> None:
     args.per_device_train_batch_size = images // parts
 
 
-def accuracy_and_nll(predictions: EvalPrediction) -> dict[str, float]:
-    """Accuracy (fraction) and mean negative log-likelihood (nats)."""
+def check_drop_last(args: TrainingArguments, n: int) -> None:
+    """Raises ModelError if --dataloader_drop_last drops all of n training images."""
+    batch = args.train_batch_size * args.world_size
+    if args.dataloader_drop_last and n < batch:
+        raise ModelError(
+            f"--dataloader_drop_last drops all of the {n} training images, which are fewer than a batch of {batch}: "
+            "leave it out, or pass a lower --per_device_train_batch_size"
+        )
+
+
+def validation_metrics(predictions: EvalPrediction) -> dict[str, float]:
+    """Accuracy (fraction), macro F1 (fraction) and mean negative log-likelihood (nats)."""
     logits, labels = np.asarray(predictions.predictions), np.asarray(predictions.label_ids)
     readable = labels != IGNORED
     if not readable.any():
         raise DataError(f"none of the {len(readable)} validation images is readable: check the files")
     logits, labels = logits[readable], labels[readable]
+    predicted = logits.argmax(axis=1)
     return {
-        "accuracy": float(np.mean(logits.argmax(axis=1) == labels)),
+        "accuracy": float(np.mean(predicted == labels)),
+        "f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
         "nll": F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)).item(),
     }

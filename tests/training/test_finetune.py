@@ -33,6 +33,7 @@ from transformers import (
     DeiTForImageClassificationWithTeacher,
     DeiTImageProcessor,
     EfficientNetImageProcessor,
+    EvalPrediction,
     MobileNetV2Config,
     MobileNetV2ForImageClassification,
     MobileViTImageProcessor,
@@ -57,7 +58,7 @@ from classifier.training.callbacks import ProgressTracker, last_checkpoint
 from classifier.training.finetune_data import InMemory, Streamed, check_workers, collate, explaining_workers
 from classifier.training.finetune_trainer import FinetuneRecipe
 from classifier.training.runtime import StopSignal
-from tests.helpers.models import tiny_vit
+from tests.helpers.models import edit_config, tiny_vit
 from tests.helpers.paths import ROOT
 from tests.helpers.pictures import COLOURS, noise, write_images
 
@@ -235,6 +236,18 @@ def test_attention_under_autocast_stays_in_bfloat16():
         out, weights = backbone.matmul_attention(torch.nn.Identity().eval(), query, key, value, None, dropout=0.5)
     assert out.dtype == weights.dtype == torch.bfloat16
     exact = torch.nn.functional.scaled_dot_product_attention(query.float(), key.float(), value.float())
+    torch.testing.assert_close(out.float(), exact.transpose(1, 2), atol=0.02, rtol=0.02)
+
+
+def test_attention_under_autocast_takes_a_mask_in_float32():
+    """Swin's mask of shifted windows is one, and so are BEiT's relative position biases."""
+    query, key, value = torch.randn(3, 1, 2, 5, 8, dtype=torch.bfloat16)
+    mask = torch.randn(1, 2, 5, 5, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        out, _ = backbone.matmul_attention(torch.nn.Identity().eval(), query, key, value, mask)
+    out.float().square().sum().backward()
+    assert out.dtype == torch.bfloat16 and mask.grad.abs().max() > 0
+    exact = torch.nn.functional.scaled_dot_product_attention(query.float(), key.float(), value.float(), mask)
     torch.testing.assert_close(out.float(), exact.transpose(1, 2), atol=0.02, rtol=0.02)
 
 
@@ -485,6 +498,57 @@ def test_memory_that_ends_later_does_not_start_the_run_anew(tmp_path, monkeypatc
     with pytest.raises(ModelError, match=r"after step 2 .* --gradient_accumulation_steps 2"):
         trainer.train()
     assert trainer.progress.images_seen == 16
+
+
+def test_the_best_epoch_is_that_of_the_metric_asked_for(tmp_path):
+    tracker = ProgressTracker(tmp_path, {}, StopSignal(), metric="f1")
+    names = ("epoch", "validation_accuracy", "validation_f1", "validation_loss")
+    lines = [(1, 0.9, 0.2, 0.5), (2, 0.8, 0.6, 0.4), (3, 0.7, 0.6, 0.3), (4, 0.6, 0.1, 0.9)]
+    tracker.history = [dict(zip(names, line, strict=True)) for line in lines]
+    assert (tracker.best_epoch, tracker.evaluations_since_best) == (2, 2)
+    tracker.metric = "accuracy"
+    assert (tracker.best_epoch, tracker.evaluations_since_best) == (1, 3)
+    tracker.metric = "nll"
+    assert (tracker.best_epoch, tracker.evaluations_since_best) == (3, 1)
+
+
+def test_validation_is_measured_by_hand():
+    """Of two classes with three and one images: precision 1 and 1/2, recall 2/3 and 1, so F1 4/5 and 2/3."""
+    logits = np.array([[9.0, 0.0], [9.0, 0.0], [0.0, 9.0], [0.0, 9.0], [5.0, 0.0]])
+    labels = np.array([0, 0, 0, 1, finetune_trainer.IGNORED])  # the last one is unreadable
+    measured = finetune_trainer.validation_metrics(EvalPrediction(logits, labels))
+    assert measured["accuracy"] == 0.75 and measured["f1"] == pytest.approx((4 / 5 + 2 / 3) / 2)
+    assert measured["nll"] == pytest.approx((4 * np.log1p(np.exp(-9)) + 9) / 4)
+
+
+@pytest.mark.parametrize("metric", ["f1", "loss"])
+def test_the_weights_kept_are_those_of_the_best_epoch_by_the_metric(metric, vit, pictures, tmp_path):
+    words = ["--metric_for_best_model", metric, "--load_best_model_at_end", "true"]
+    command("--model", vit, "--dataset", pictures, "--output_dir", tmp_path, *SHORT, *words)
+    history = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    scores = [line["validation_f1"] if metric == "f1" else -line["validation_loss"] for line in history]
+    assert read(tmp_path)["best_epoch"] == 1 + scores.index(max(scores))
+
+
+def test_drop_last_leaves_validation_whole(tmp_path):
+    model, images = tiny_vit(num_labels=4), InMemory(*noise(8, size=32))
+    trainer = tuner(tmp_path, model, images, num_train_epochs=1, dataloader_drop_last=True)
+    assert [len(batch["labels"]) for batch in trainer.get_eval_dataloader()] == [8]  # of up to 128
+    assert trainer.args.dataloader_drop_last
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+@pytest.mark.parametrize("size", [5, 1])
+def test_a_batch_of_one_passes_batch_norm(size, accumulated, tmp_path):
+    """At 32 pixels the last feature map of MobileNetV2 has one pixel, which has no variance within one image."""
+    torch.manual_seed(0)
+    model = MobileNetV2ForImageClassification(MobileNetV2Config(depth_multiplier=0.1, image_size=32, num_labels=4))
+    settings = {"gradient_accumulation_steps": accumulated, "num_train_epochs": 1, "layer_decay": 1.0}
+    trainer = tuner(tmp_path, model, InMemory(*noise(5, size=32)), **settings)
+    trainer.args.per_device_train_batch_size = size if size == 1 else size - 1  # 4 + 1 images, or 1 at a time
+    trainer.train()
+    assert trainer.progress.images_seen == 5
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
@@ -764,6 +828,31 @@ def test_freeze_backbone_trains_the_head_alone(vit, pictures, tmp_path, monkeypa
     assert_all_agree(tmp_path / "run", pictures)
 
 
+def test_a_head_alone_is_reported_to_trackers(vit, pictures, tmp_path, monkeypatch):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
+    flags = ["--freeze", "backbone", "--num_train_epochs", "1", "--report_to", "tensorboard"]
+    command("--model", vit, "--dataset", pictures, "--output_dir", tmp_path / "run", *flags)
+    [file] = (tmp_path / "logs").rglob("events.out*")
+    events = event_accumulator.EventAccumulator(str(file)).Reload()
+    history = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    for tag, name in (("train/loss", "train_loss"), ("eval/accuracy", "validation_accuracy")):
+        logged = [(event.step, event.value) for event in events.Scalars(tag)]
+        assert logged == [(line["step"], pytest.approx(line[name])) for line in history]
+
+
+@pytest.mark.parametrize("freeze", ["none", "backbone"])
+def test_a_head_on_a_multi_label_model_gives_probabilities_that_sum_to_1(freeze, vit, pictures, tmp_path):
+    folder = shutil.copytree(vit, tmp_path / "model")
+    edit_config(folder, problem_type="multi_label_classification")
+    words = ["--dataset", pictures, "--output_dir", tmp_path / "run", "--freeze", freeze, *SHORT]
+    command("--model", folder, *words)
+    assert_all_agree(tmp_path / "run", pictures)
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["problem_type"] == "single_label_classification"
+
+
 @pytest.mark.skipif("HUB_MIRROR" not in os.environ, reason="needs pre-trained weights: set HUB_MIRROR")
 @pytest.mark.parametrize("name", BACKBONES)
 def test_a_few_steps_of_real_backbones(name, pictures, tmp_path):
@@ -790,7 +879,7 @@ ARCHITECTURES = {
         "image_size": 32,
         "patch_size": 2,
         "embed_dim": 8,
-        "depths": [1, 1],
+        "depths": [2, 1],  # the second layer of a stage shifts its windows
         "num_heads": [1, 2],
         "window_size": 4,
     },
@@ -798,6 +887,14 @@ ARCHITECTURES = {
     "mobilevit": {
         **{"image_size": 64, "hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [8, 8, 8, 8, 16, 16, 16]},
         **{"num_attention_heads": 2, "num_channels": 3},
+    },
+    "beit": {
+        **{"image_size": 32, "patch_size": 8, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2},
+        **{"intermediate_size": 32, "use_relative_position_bias": True},
+    },
+    "swinv2": {
+        **{"image_size": 32, "patch_size": 2, "embed_dim": 8, "depths": [2, 1], "num_heads": [1, 2]},
+        **{"window_size": 4},
     },
     "efficientnet": {"image_size": 64, "width_coefficient": 0.2, "depth_coefficient": 0.1, "hidden_dim": 256},
     "siglip": {
@@ -842,10 +939,29 @@ def test_other_architectures_of_random_weights(name, freeze, architecture, pictu
         "--num_train_epochs",
         "1",
         "--bf16",
-        "false",
+        "true",
     ]
     command("--model", architecture(name), *words, "--train_sizes", "1:1")
     assert_all_agree(tmp_path / "run", pictures)
+
+
+def test_a_model_of_one_size_is_trained_at_it_and_says_so_once(pictures, tmp_path, capsys):
+    folder = tmp_path / "model"
+    config = TimmWrapperConfig(
+        architecture="vit_tiny_patch16_224",
+        model_args={"img_size": 64, "depth": 1, "embed_dim": 12, "num_heads": 1, "patch_size": 8},
+        pretrained_cfg={
+            **{"input_size": [3, 64, 64], "fixed_input_size": True, "crop_pct": 1.0, "interpolation": "bicubic"},
+            **{"mean": [0.5] * 3, "std": [0.5] * 3},
+        },
+        num_labels=7,
+    )
+    TimmWrapperForImageClassification(config).save_pretrained(folder)
+    words = ["--model", folder, "--dataset", pictures, "--output_dir", tmp_path / "run", *SHORT]
+    command(*words, "--train_sizes", "0.5:0.5 1:0.5")
+    told = capsys.readouterr().out
+    assert told.count("all steps are at 64 pixels") == 1
+    assert {line[1] for line in read(tmp_path / "run")["recipe"]["sizes"]} == {64}
 
 
 @pytest.mark.parametrize("name", ["mobilevit", "efficientnet"])
@@ -933,6 +1049,23 @@ def with_few_weights(folder: Path) -> None:
         (None, ("--resume_from_checkpoint", "last"), "no checkpoint"),
         (None, ("--patience", "2", "--save_strategy", "no"), "--load_best_model_at_end requires"),
         (None, ("--hub_token", "mine"), "hf auth login"),
+        (None, ("--metric_for_best_model", "recall", "--load_best_model_at_end"), "accuracy, f1, loss"),
+        (None, ("--greater_is_better", "false"), "keeps the worst accuracy"),
+        (None, ("--eval_strategy", "no"), "epoch, or steps"),
+        (None, ("--fp16", "--use_cpu"), "--fp16 needs a GPU"),
+        (None, ("--fsdp", "full_shard"), "torchrun"),
+        (None, ("--optim", "galore_adamw"), "see --help"),
+        (None, ("--optim", "adamw_torch", "--optim_args", "fast"), "see --help"),
+        (None, ("--lr_scheduler_type", "cosine_with_min_lr"), "min_lr"),
+        (None, ("--train_sampling_strategy", "group_by_length"), "drawn at random"),
+        (None, ("--prediction_loss_only",), "no accuracy"),
+        (None, ("--neftune_noise_alpha", "5"), "language models"),
+        (None, ("--dataloader_persistent_workers",), "same crops"),
+        (None, ("--hub_strategy", "checkpoint"), "finished folder"),
+        (None, ("--gradient_accumulation_steps", "0"), "pass 1 or more"),
+        (None, ("--num_train_epochs", "0"), "trains nothing"),
+        (None, ("--label_smoothing_factor", "1.5"), "[0, 1)"),
+        (None, ("--dataloader_drop_last", "true"), "all of the 48 training images"),
     ],
 )
 def test_bad_input_is_one_line_with_the_next_step(damage, flags, message, vit, pictures, tmp_path, capfd):
