@@ -35,7 +35,7 @@ from classifier.training.checkpoint import (
 )
 from classifier.training.cnn_recipe import CnnRecipe, RunOptions
 from classifier.training.muon import Muon
-from classifier.training.runtime import StopSignal, keep_freed_memory, seeded_generator
+from classifier.training.runtime import StopSignal, keep_freed_memory, prepare_batch_norm, seeded_generator
 
 Tensors = tuple[torch.Tensor, torch.Tensor]  # images uint8 (N, C, H, W), labels int64 (N,)
 
@@ -192,6 +192,7 @@ class CnnTrainer:
         pixels = augment.shift(pixels, recipe.shift, generator) if recipe.shift else pixels
         pixels = augment.cutout(pixels, recipe.cutout, generator) if recipe.cutout else pixels
         pixels = resize(pixels, self.size_at(step)).contiguous(memory_format=torch.channels_last)
+        prepare_batch_norm(self.model, len(index))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.bf16):
             logits = self.model(pixels).logits
         labels = self.labels[where]

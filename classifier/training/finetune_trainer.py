@@ -15,7 +15,6 @@ import torch
 from safetensors import SafetensorError
 from sklearn.metrics import f1_score
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import (
     BaseImageProcessor,
     EvalPrediction,
@@ -34,7 +33,7 @@ from classifier.training.augment import crop_boxes, crop_resize, mix, normalize,
 from classifier.training.callbacks import ImageProgressBar, ProgressTracker, last_checkpoint, progress_of
 from classifier.training.depthwise import channels_last
 from classifier.training.finetune_data import InMemory, Streamed, collate
-from classifier.training.runtime import seeded_generator
+from classifier.training.runtime import prepare_batch_norm, seeded_generator
 
 IGNORED = -100  # the label of an image that can't be read
 
@@ -220,10 +219,7 @@ class FinetuneTrainer(Trainer):
     def compute_loss(self, model, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
         """Cross-entropy (nats), smoothed and weighted, of pixel values (N, 3, H, W) and targets (N, num_labels)."""
         targets, weight = inputs["labels"], self.class_weights
-        if len(targets) == 1:  # has no variance: batch norm uses its running statistics, until Trainer's next `train()`
-            for module in model.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+        prepare_batch_norm(model, len(targets))
         logits = backbone.forward(model, channels_last(inputs["pixel_values"]), self.model).float()
         if self.recipe.teacher:
             loss = distill.loss(logits, targets, weight)

@@ -1,4 +1,4 @@
-"""Process and machine: signals, seeds, bfloat16 support, allocator settings."""
+"""What both training loops need: signals, seeds, bfloat16 support, allocator settings, batch norm of a small batch."""
 
 import ctypes
 import hashlib
@@ -8,6 +8,8 @@ import sys
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def any_process(caught: bool) -> bool:
@@ -30,6 +32,13 @@ def has_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+
+
+def prepare_batch_norm(model: nn.Module, n: int) -> None:
+    """Lets batch norm use the statistics of a batch of n images, or its running ones if n is 1: one has no variance."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.train(n > 1)
 
 
 class StopSignal:

@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -158,6 +159,14 @@ def test_the_first_stage_learns_until_it_is_frozen(tmp_path):
         learnt[share] = {name for name, tensor in model.named_parameters() if not tensor.equal(before[name])}
     first = {f"stages.0.{name}" for name in ("convs.0.weight", "convs.1.weight", "norms.0.bias", "norms.1.bias")}
     assert first <= learnt[0.5] and learnt[0.0] == learnt[0.5] - first
+
+
+def test_a_part_of_one_image_passes_batch_norm(tmp_path):
+    """At 16 pixels the last feature map of three stages has one pixel, which has no variance within one image."""
+    recipe = replace(TINY, sizes=((1, 16),), widths=(8, 8, 8), depths=(2, 2, 2), batch_size=3, chunk_size=1, cutout=0)
+    data = colours(9)
+    progress = fit(tiny_model(recipe), data, data, recipe, tmp_path)
+    assert progress.step == 3 and np.isfinite(progress.history[0]["validation_loss"])
 
 
 def test_early_stop_keeps_the_best_weights(tmp_path):
