@@ -36,6 +36,7 @@ BAD_PROXIES = {
 }
 # None of these is needed by a job on local files.
 HARMLESS = BAD_PROXIES | {"TMPDIR": "/nowhere/tmp", "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+NO_HOME = {"HOME": "/dev/null/none", "HF_HOME": ""}
 # A message, and the settings that it is about. Only the first two are tried by default.
 ONE_LINE = {
     r"ALL_PROXY is socks://127.0.0.1:7891/, .*socks5://.*unset": {"ALL_PROXY": GNOME},
@@ -228,7 +229,7 @@ def test_a_local_job_in_a_bad_environment(tiny_vit, tmp_path):
     assert "Bilder ö" in (tmp_path / "Tabelle 表.csv").read_text(encoding="utf-8")
 
 
-# All commands with all settings, for .ci/run
+# All commands, for .ci/run
 
 
 @pytest.fixture(scope="module")
@@ -272,9 +273,6 @@ def test_help_in_a_bad_environment(name, tmp_path):
     words = commands(tmp_path, tmp_path)[name]
     done = run(*words[: 2 if words[0] == "-m" else 1], "--help", settings=HARMLESS | NO_HOME, cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.startswith("usage:"), done.stderr
-
-
-NO_HOME = {"HOME": "/dev/null/none", "HF_HOME": ""}
 
 
 @pytest.mark.slow
