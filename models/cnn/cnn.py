@@ -6,7 +6,8 @@ detect edges.
 
 The layout follows airbench94 (Keller Jordan, arXiv:2404.00498) and, for the whitening layer, tysam-code's hlb-CIFAR10;
 stages of three convolutions have a residual connection, as in airbench96. This file imports nothing of this project, so
-that it can be copied beside the weights and loaded by anyone with `trust_remote_code=True`.
+that it can be copied beside the weights and loaded by anyone with `trust_remote_code=True`, and it uses only what
+transformers has had since version 4.46.
 """
 
 from itertools import pairwise
@@ -15,8 +16,15 @@ from typing import cast
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
-from transformers import initialization as init
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+    ViTImageProcessor,
+    __version__,
+)
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
@@ -25,16 +33,17 @@ WHITEN_KERNEL = 2  # pixels a side
 # most 0.07 and takes a quarter of its time on a CPU. No code divides by 1.7, since each activation is followed by a
 # convolution with batch norm, or by the head.
 GAIN = {"hardswish": 1.7}
+ACTIVATIONS = {*ACT2FN, "hardswish"}  # transformers below 5 does not know hardswish
 VIEWS = {1: [1.0], 2: [1 / 2] * 2, 6: [1 / 4] * 2 + [1 / 8] * 4}  # {number of views: their weights}
 
 
-class CifarCnnConfig(PreTrainedConfig):
+class CifarCnnConfig(PretrainedConfig):
     """Shape of a `CifarCnnForImageClassification`.
 
     Args:
         widths: output channels of each stage. A stage halves the resolution.
         depths: number of 3×3 convolutions of each stage, at least 1. A stage of 3 or more has a residual connection.
-        hidden_act: activation, by its name in `transformers.activations.ACT2FN`.
+        hidden_act: activation, one of `ACTIVATIONS`.
         image_size: pixels a side at which the weights were trained. Other sizes work, because pooling is global.
         num_channels: channels of the input.
         views: number of views of an image whose probabilities are averaged in evaluation mode: 1; 2 (also mirrored);
@@ -51,13 +60,18 @@ class CifarCnnConfig(PreTrainedConfig):
     views: int = 1
 
     def validate_architecture(self):
-        """Raises ValueError for invalid settings. Called by `transformers` on construction."""
+        """Raises ValueError for invalid settings. Called by `transformers` 5 on construction."""
         if len(self.widths) != len(self.depths) or not self.widths or min(self.depths) < 1:
             raise ValueError(f"widths {self.widths} and depths {self.depths} need one positive number a stage each")
-        if self.hidden_act not in ACT2FN:
-            raise ValueError(f"hidden_act is {self.hidden_act!r}: choose one of {', '.join(sorted(ACT2FN))}")
+        if self.hidden_act not in ACTIVATIONS:
+            raise ValueError(f"hidden_act is {self.hidden_act!r}: choose one of {', '.join(sorted(ACTIVATIONS))}")
         if self.views not in VIEWS:
             raise ValueError(f"views is {self.views}: choose 1, 2 (mirrored) or 6 (mirrored and shifted)")
+
+
+def activation(name: str) -> nn.Module:
+    """The activation of that name in `ACTIVATIONS`."""
+    return nn.Hardswish() if name == "hardswish" else ACT2FN[name]
 
 
 class Stage(nn.Module):
@@ -70,7 +84,7 @@ class Stage(nn.Module):
         channels = [in_channels, *[out_channels] * depth]
         self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1, bias=False) for i, o in pairwise(channels))
         self.norms = nn.ModuleList(nn.BatchNorm2d(out_channels, eps=1e-6) for _ in range(depth))
-        self.act = ACT2FN[hidden_act]
+        self.act = activation(hidden_act)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, in, H, W) -> (N, out, H // 2, W // 2)."""
@@ -97,7 +111,7 @@ class CifarCnnForImageClassification(PreTrainedModel):
         super().__init__(config)
         whiten_channels = 2 * config.num_channels * WHITEN_KERNEL**2  # each eigenvector and its negative
         self.whiten = nn.Conv2d(config.num_channels, whiten_channels, WHITEN_KERNEL)
-        self.act = ACT2FN[config.hidden_act]
+        self.act = activation(config.hidden_act)
         channels = [whiten_channels, *config.widths]
         self.stages = nn.ModuleList(
             Stage(i, o, depth, config.hidden_act)
@@ -108,20 +122,23 @@ class CifarCnnForImageClassification(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
+        # Functions of nn.init leave out tensors that were loaded from a file: transformers 5 sees to that.
         gain = GAIN.get(self.config.hidden_act, 1.0)
         if isinstance(module, nn.Conv2d):
-            init.kaiming_uniform_(module.weight, a=5**0.5)
-            if module is self.whiten:
-                init.zeros_(self.whiten.bias)  # type: ignore[arg-type]
-            else:  # the first channels start as the identity, so that each layer passes its input on
-                identity = nn.init.dirac_(torch.empty_like(module.weight))[: module.in_channels]
-                init.copy_(module.weight[: module.in_channels], identity)
+            nn.init.kaiming_uniform_(module.weight, a=5**0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+            elif not getattr(module.weight, "_is_hf_initialized", False):  # a slice has no such mark
+                # The first channels start as the identity, so that each layer passes its input on.
+                nn.init.dirac_(module.weight[: module.in_channels])
         elif isinstance(module, nn.Linear):
-            init.normal_(module.weight, std=1 / gain)  # large, because forward divides by the width
-        else:
-            super()._init_weights(module)
-            if isinstance(module, nn.BatchNorm2d):
-                init.constant_(module.weight, gain)
+            nn.init.normal_(module.weight, std=1 / gain)  # large, because forward divides by the width
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.constant_(module.weight, gain)
+            nn.init.zeros_(module.bias)
+            nn.init.zeros_(module.get_buffer("running_mean"))
+            nn.init.ones_(module.get_buffer("running_var"))
+            nn.init.zeros_(module.get_buffer("num_batches_tracked"))
 
     @torch.no_grad()
     def init_whiten(self, pixel_values: torch.Tensor, eps: float = 5e-4) -> None:
@@ -185,3 +202,5 @@ def average_views(logits: torch.Tensor) -> torch.Tensor:
 
 AutoConfig.register(CifarCnnConfig.model_type, CifarCnnConfig)
 AutoModelForImageClassification.register(CifarCnnConfig, CifarCnnForImageClassification)
+if int(__version__.split(".")[0]) < 5:  # there, a pipeline loads no processor for a configuration without a class of it
+    AutoImageProcessor.register(CifarCnnConfig, slow_image_processor_class=ViTImageProcessor)
