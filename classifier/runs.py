@@ -47,7 +47,7 @@ FILES = (
     RunFile("config.json", stale=True, pulled=True),
     RunFile("model*.safetensors", pulled=True),
     RunFile("model.safetensors.index.json", pulled=True),
-    RunFile("preprocessor_config.json", pulled=True),
+    RunFile("preprocessor_config.json", stale=True, pulled=True),
     RunFile("evaluation.json", stale=True, pulled=True),
     RunFile("timing.json", stale=True, pulled=True),
     RunFile("run.json", stale=True, pulled=True),

@@ -36,6 +36,30 @@ def crop_pct_of(processor: BaseImageProcessor) -> float:
     return settings["crop_size"]["height"] / (size.get("height") or size["shortest_edge"])
 
 
+def timm_settings(pretrained_cfg: dict) -> dict | None:
+    """What timm's processor does, with the names and values that preprocessor_config.json has for it.
+
+    None if these can't express it: a crop other than timm's usual one, or an image that is no square.
+    """
+    _, height, width = pretrained_cfg["input_size"]
+    resample = pretrained_cfg["interpolation"].upper()
+    usual = pretrained_cfg.get("crop_mode", "center") == "center" and height == width
+    if not usual or resample not in Image.Resampling.__members__:
+        return None
+    return {
+        "do_resize": True,
+        "size": {"shortest_edge": int(height / pretrained_cfg["crop_pct"])},
+        "resample": int(Image.Resampling[resample]),
+        "do_center_crop": True,
+        "crop_size": {"height": height, "width": width},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(pretrained_cfg["mean"]),
+        "image_std": list(pretrained_cfg["std"]),
+    }
+
+
 def resized(processor: BaseImageProcessor, model: PreTrainedModel, size: int, crop_pct: float) -> BaseImageProcessor:
     """A processor for another resolution. For timm, the settings in `model.config` are changed as well.
 

@@ -5,7 +5,8 @@
     prove_parity(folder, images)     # loads the folder in a process without this project and compares probabilities
 
 onnx/model.onnx is where transformers.js looks for it, with input `pixel_values` (batch, 3, H, W) and output `logits`
-(batch, C).
+(batch, C). transformers.js reads the processor from preprocessor_config.json only, so `complete` writes one for timm's,
+too. The model card says how to load each kind of model there.
 """
 
 import json
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from transformers import BaseImageProcessor, PreTrainedModel
+from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
@@ -30,6 +31,7 @@ from classifier.errors import ModelError, first_line
 from classifier.files import move_files, write_json
 from classifier.models import cnn
 from classifier.models.predictor import Predictor, load_predictor
+from classifier.models.processor import timm_settings
 
 # `save_pretrained` copies cnn.py beside a scratch CNN and names it in config.json, for users without this project.
 cnn.CifarCnnConfig.register_for_auto_class()
@@ -90,9 +92,9 @@ def save(model: PreTrainedModel, processor: BaseImageProcessor, output_dir: Path
 
 
 def complete(folder: Path) -> None:
-    """Adds onnx/model.onnx and, for the scratch CNN, the current cnn.py: all of them or, after an error, none.
+    """Adds onnx/model.onnx, for the scratch CNN the current cnn.py, and for timm's models preprocessor_config.json.
 
-    Weights and processor do not change.
+    After an error it has added none. Weights do not change, nor does what the processor does.
 
     Raises:
         ModelError: the folder is no model, or the ONNX file would give other logits.
@@ -106,7 +108,20 @@ def complete(folder: Path) -> None:
             for part in (predictor.model.config, predictor.model):
                 custom_object_save(part, new, config=config)  # as `save_pretrained` does
             write_json(new / "config.json", dict(sorted(config.items())))
+        if isinstance(predictor.processor, TimmWrapperImageProcessor):
+            _write_timm_processor(new / "preprocessor_config.json", predictor.model.config)
         move_files({new: folder})
+
+
+def _write_timm_processor(file: Path, config: PreTrainedConfig) -> None:
+    """Writes the settings of timm's processor, unless this file can't express them.
+
+    transformers 5 reads only the class from the file, and the settings from config.json; transformers 4 takes
+    `pretrained_cfg` and `architecture` from the file; transformers.js the other settings.
+    """
+    if settings := timm_settings(config.pretrained_cfg):
+        arguments = {"architecture": config.architecture, "pretrained_cfg": config.pretrained_cfg}
+        write_json(file, {"image_processor_type": TimmWrapperImageProcessor.__name__} | arguments | settings)
 
 
 def to_onnx(folder: Path) -> float:

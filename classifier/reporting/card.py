@@ -21,6 +21,7 @@ from classifier.files import read_json, write_text
 from classifier.hub import DATASET_ID
 from classifier.models.cnn import CifarCnnConfig
 from classifier.models.loading import load_processor, read_ood
+from classifier.models.processor import timm_settings
 from classifier.records import Evaluation, RunRecord, Timing, Validation
 from classifier.reporting.formatting import duration, escape_markdown, fraction, markdown_table, plural, si
 from classifier.runs import RunFolder
@@ -33,6 +34,13 @@ MAX_MISTAKES = 5
 METRICS = {"accuracy": "Accuracy", "f1": "Macro F1", "precision": "Macro precision", "recall": "Macro recall"}
 # Processors that only resize, crop, rescale and normalise: a few lines of NumPy and Pillow do the same.
 PLAIN_PROCESSORS = {"ViTImageProcessor", "DeiTImageProcessor", "MobileNetV1ImageProcessor", "MobileNetV2ImageProcessor"}
+# Architectures that the pipeline of transformers.js 4 takes, with the processors that they are trained with here.
+IN_TRANSFORMERS_JS = {"convnext", "convnextv2", "deit", "dinov2", "dinov2_with_registers", "efficientnet"}
+IN_TRANSFORMERS_JS |= {"fastvit", "hiera", "ijepa", "mobilenet_v1", "mobilenet_v2", "mobilenet_v3", "mobilenet_v4"}
+IN_TRANSFORMERS_JS |= {"mobilevit", "mobilevitv2", "pvt", "resnet", "segformer", "swin", "vit", "vit_msn"}
+# Architectures whose folders, as this project writes them, were loaded with transformers 4.46, 4.48 and 4.57, too.
+SINCE_4_46 = {"beit", CifarCnnConfig.model_type, "convnext", "dinov2", "efficientnet", "mobilenet_v1", "mobilenet_v2"}
+SINCE_4_46 |= {"resnet", "swin", "vit"}
 # Settings that name files, devices and services: they do not change how the weights are trained.
 NOT_THE_RECIPE = {"dataset", "model", "output_dir", "init_from", "recipe", "seed", "bf16", "device", "report_to"}
 NOT_THE_RECIPE |= {"resume_from_checkpoint", "overwrite_output_dir", "push_to_hub", "validation_fraction"}
@@ -88,6 +96,10 @@ def render(
             facts=_facts(folder, config, evaluation),
             has_code=config["model_type"] == CifarCnnConfig.model_type,
             timm=config["model_type"] == "timm_wrapper",
+            versions=_versions(config),
+            in_transformers_js=config["model_type"] in IN_TRANSFORMERS_JS,
+            js_processor=has_processor or bool(timm_settings(config["pretrained_cfg"])),
+            js_size=_size(config, processor),
             pixel_steps=_pixel_steps(config, processor),
             input=_input(config, processor),
             ood_threshold=None if ood.threshold is None else f"{ood.threshold:.2f}",
@@ -184,6 +196,31 @@ def _facts(folder: Path, config: dict, evaluation: Evaluation | None) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
+def _versions(config: dict) -> str:
+    """The versions of transformers that load the model, in words."""
+    if config["model_type"] == "timm_wrapper":
+        return "4.48 or later, and `timm`"
+    if config["model_type"] in SINCE_4_46:
+        return "4.46 or later"
+    return f"{config.get('transformers_version', '5')} or later (earlier versions were not tried)"
+
+
+def _size(config: dict, processor: dict) -> str | None:
+    """Width and height of a picture from which transformers.js makes the same input as Python; None if there is none.
+
+    The processor doesn't resize it, and the crop's distance from the border is a whole number.
+    """
+    if cfg := config.get("pretrained_cfg"):
+        processor = timm_settings(cfg) or {}
+    size, crop = processor.get("size") or {}, processor.get("crop_size") or {}
+    edge = size.get("shortest_edge")
+    width, height = size.get("width", edge), size.get("height", edge)
+    if not width or not height or "crop_pct" in processor:  # ConvNeXt's crop depends on its size
+        return None
+    odd = (width - crop["width"]) % 2 or (height - crop["height"]) % 2 if processor.get("do_center_crop") else 0
+    return None if odd else f"{width}×{height}"
+
+
 def _input(config: dict, processor: dict) -> str:
     """What the network gets, in words."""
     if cfg := config.get("pretrained_cfg"):
@@ -202,32 +239,20 @@ def _pixel_steps(config: dict, processor: dict) -> str | None:
 
     None for a processor that does more than a few lines can.
     """
-    crop: dict | None
-    if cfg := config.get("pretrained_cfg"):  # timm's
-        _, height, width = cfg["input_size"]
-        resample = cfg["interpolation"].upper()
-        if (
-            cfg.get("crop_mode", "center") != "center"
-            or height != width
-            or resample not in Image.Resampling.__members__
-        ):
+    middle = "({}) // 2"
+    if cfg := config.get("pretrained_cfg"):
+        if (timm := timm_settings(cfg)) is None:
             return None
-        size, crop, middle = (
-            {"shortest_edge": int(height / cfg["crop_pct"])},
-            {"height": height, "width": width},
-            "round(({}) / 2)",
-        )
-        scale, mean, std = 1 / 255, cfg["mean"], cfg["std"]
-    elif re.sub("(Fast|Pil)$", "", processor.get("image_processor_type", "")) in PLAIN_PROCESSORS:
-        size = processor["size"] if processor.get("do_resize", True) else {}
-        crop, middle = processor["crop_size"] if processor.get("do_center_crop") else None, "({}) // 2"
-        resample = Image.Resampling(processor["resample"]).name
-        scale = processor["rescale_factor"] if processor.get("do_rescale", True) else 1
-        mean, std = 0, 1
-        if processor.get("do_normalize", True):
-            mean, std = (np.asarray(processor[name]).tolist() for name in ("image_mean", "image_std"))
-    else:
+        processor, middle = timm, "round(({}) / 2)"
+    elif re.sub("(Fast|Pil)$", "", processor.get("image_processor_type", "")) not in PLAIN_PROCESSORS:
         return None
+    size = processor["size"] if processor.get("do_resize", True) else {}
+    crop = processor["crop_size"] if processor.get("do_center_crop") else None
+    resample = Image.Resampling(processor["resample"]).name
+    scale = processor["rescale_factor"] if processor.get("do_rescale", True) else 1
+    mean, std = 0, 1
+    if processor.get("do_normalize", True):
+        mean, std = (np.asarray(processor[name]).tolist() for name in ("image_mean", "image_std"))
     lines = []
     if "shortest_edge" in size:
         lines.append(f"size = [side * {size['shortest_edge']} // min(image.size) for side in image.size]")

@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from transformers import (
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
@@ -67,6 +70,28 @@ def save_tiny_cnn(folder: Path, image_size: int = 32) -> Path:
         model.head.weight *= 20  # probabilities that differ
     folder.mkdir()
     export.save(model, ViTImageProcessor(size={"height": image_size, "width": image_size}), folder)
+    return folder
+
+
+def save_tiny_timm(folder: Path) -> Path:
+    torch.manual_seed(0)
+    pretrained = {"input_size": [3, 64, 64], "interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center"}
+    pretrained |= {
+        "mean": [0.5, 0.4, 0.3],
+        "std": [0.2, 0.3, 0.4],
+        "classifier": "head",
+        "first_conv": "patch_embed.proj",
+    }
+    config = TimmWrapperConfig.from_dict(
+        {"architecture": "test_vit", "label_names": LABELS, "num_classes": 10, "pretrained_cfg": pretrained}
+        | {"model_args": {"img_size": 64}}
+    )
+    model = TimmWrapperForImageClassification(config)
+    with torch.no_grad():
+        model.timm_model.head.weight *= 20  # probabilities that differ
+    model.save_pretrained(folder)
+    # By timm's own names, as `transformers` saves what it had loaded from a checkpoint of timm's
+    save_file(model.timm_model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 

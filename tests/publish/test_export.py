@@ -12,13 +12,13 @@ import onnx
 import onnxruntime
 import pytest
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, TimmWrapperImageProcessor
 
 from classifier import load_predictor
 from classifier.errors import ModelError
 from classifier.models import cnn
 from classifier.publish import export
-from tests.helpers.models import LABELS, edit_config, save_tiny_cnn, save_tiny_vit
+from tests.helpers.models import LABELS, edit_config, save_tiny_cnn, save_tiny_timm, save_tiny_vit
 from tests.helpers.paths import ROOT
 from tests.helpers.pictures import picture
 
@@ -102,6 +102,32 @@ def test_completing_leaves_weights_and_processor_as_they_are(models, copy_of):
     for name in names - {Path("config.json")}:
         assert (folder / name).read_bytes() == (models["cnn"] / name).read_bytes()
     assert json.loads((folder / "config.json").read_text()) == json.loads((models["cnn"] / "config.json").read_text())
+
+
+def test_a_timm_model_gets_a_processor_file_that_says_the_same(tmp_path):
+    """transformers.js needs the file. transformers 4 takes its arguments from there, 5 from config.json."""
+    folder = save_tiny_timm(tmp_path / "timm")
+    before = AutoImageProcessor.from_pretrained(folder)
+    export.complete(folder)
+    saved = json.loads((folder / "preprocessor_config.json").read_text())
+    after = AutoImageProcessor.from_pretrained(folder)
+    for processor in (after, TimmWrapperImageProcessor.from_dict(saved)):
+        assert type(processor) is type(before) and processor.data_config == before.data_config
+    assert export.prove_parity(folder, IMAGES) <= 1e-4
+
+    assert (saved["size"], saved["crop_size"]) == ({"shortest_edge": 73}, {"height": 64, "width": 64})
+    pixels = np.asarray(picture(3, (73, 73)))[4:68, 4:68]
+    pixels = (pixels * saved["rescale_factor"] - saved["image_mean"]) / saved["image_std"]
+    [expected] = after([picture(3, (73, 73))])["pixel_values"].numpy()
+    np.testing.assert_allclose(pixels.transpose(2, 0, 1), expected, atol=1e-5)
+
+
+def test_a_crop_that_the_processor_file_has_no_word_for_stays_in_config_json(tmp_path):
+    folder = save_tiny_timm(tmp_path / "timm")
+    config = json.loads((folder / "config.json").read_text())
+    edit_config(folder, pretrained_cfg=config["pretrained_cfg"] | {"crop_mode": "border"})
+    export.complete(folder)
+    assert not (folder / "preprocessor_config.json").exists()
 
 
 def test_only_a_model_of_our_own_brings_code(models):

@@ -18,13 +18,15 @@ import torch
 from gradio_client import Client, handle_file
 from huggingface_hub import HfApi, SpaceCard, constants
 from PIL import Image
+from transformers import AutoImageProcessor
 
 from classifier import load_predictor
 from classifier.errors import HubError, ModelError
 from classifier.hub import pull
+from classifier.publish import export
 from classifier.publish.upload import send
 from tests.helpers.local_hub import LocalHub
-from tests.helpers.models import save_tiny_vit
+from tests.helpers.models import save_tiny_timm, save_tiny_vit
 from tests.helpers.paths import ROOT
 from tests.helpers.pictures import encoded, picture
 from tests.helpers.running_app import running_app
@@ -101,6 +103,19 @@ def pushed(hub, environment, pictures, tmp_path_factory) -> Path:
     )
     run(environment, "evaluate.py", *flags, "--model", folder, "--output_dir", folder.parent / "report")
     return folder
+
+
+def timm_settings(repo: str) -> dict:
+    return AutoImageProcessor.from_pretrained(repo).data_config
+
+
+def test_the_processor_of_timm_is_the_same_from_the_hub(api, call, tmp_path):
+    """There, transformers looks at preprocessor_config.json first."""
+    folder = save_tiny_timm(tmp_path / "timm")
+    export.complete(folder)
+    api.create_repo("user/timm")
+    api.upload_folder(repo_id="user/timm", folder_path=folder)
+    assert call(timm_settings, "user/timm") == AutoImageProcessor.from_pretrained(folder).data_config
 
 
 def test_a_push_is_one_commit_that_says_how_good(pushed, api):

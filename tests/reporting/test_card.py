@@ -8,19 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import timm
-import torch
 from huggingface_hub import EvalResult, ModelCard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from PIL import Image
-from safetensors.torch import save_file
-from transformers import DeiTImageProcessor, TimmWrapperConfig, TimmWrapperForImageClassification
+from transformers import DeiTImageProcessor
 
 from classifier import load_predictor
 from classifier.errors import ModelError
 from classifier.publish import export
 from classifier.records import RunRecord
 from classifier.reporting import card
-from tests.helpers.models import LABELS, edit_config, save_tiny_cnn, save_tiny_vit
+from tests.helpers.models import LABELS, edit_config, save_tiny_cnn, save_tiny_timm, save_tiny_vit
 from tests.helpers.paths import ROOT
 from tests.helpers.pictures import picture
 from tests.helpers.records import RUN
@@ -71,10 +69,10 @@ def rows(text: str) -> dict[str, list[str]]:
 
 def blocks(text: str) -> dict[str, str]:
     """The examples, by the library that they are for."""
-    found = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    names = ("gradio_client", "onnxruntime", "timm", "transformers")
+    found = re.findall(r"```(?:python|js)\n(.*?)```", text, re.DOTALL)
+    names = ("gradio_client", "onnxruntime", "timm", "transformers", "@huggingface/transformers")
     return {
-        next(name for name in names if re.search(rf"^(import|from) {name}\b", code, re.MULTILINE)): code
+        next(n for n in names if re.search(rf"^(import|from) {n}\b|from \"{n}\"", code, re.MULTILINE)): code
         for code in found
     }
 
@@ -237,28 +235,6 @@ def save_cropping(folder: Path, **size: int) -> Path:
     return folder
 
 
-def save_tiny_timm(folder: Path) -> Path:
-    torch.manual_seed(0)
-    pretrained = {"input_size": [3, 64, 64], "interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center"}
-    pretrained |= {
-        "mean": [0.5, 0.4, 0.3],
-        "std": [0.2, 0.3, 0.4],
-        "classifier": "head",
-        "first_conv": "patch_embed.proj",
-    }
-    config = TimmWrapperConfig.from_dict(
-        {"architecture": "test_vit", "label_names": LABELS, "num_classes": 10, "pretrained_cfg": pretrained}
-        | {"model_args": {"img_size": 64}}
-    )
-    model = TimmWrapperForImageClassification(config)
-    with torch.no_grad():
-        model.timm_model.head.weight *= 20  # probabilities that differ
-    model.save_pretrained(folder)
-    # By timm's own names, as `transformers` saves what it had loaded from a checkpoint of timm's
-    save_file(model.timm_model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
-
-
 MAKERS = {
     "cnn": save_tiny_cnn,
     "squashed, then cropped": lambda folder: save_cropping(folder, height=41, width=37),
@@ -293,6 +269,32 @@ def test_the_examples_answer_as_the_predictor_does(maker, tmp_path, monkeypatch,
         exec(examples["timm"].replace("hf-hub:user/model", f"local-dir:{folder}"), ran)
         np.testing.assert_allclose(ran["logits"].softmax(dim=1)[0], expected, atol=0.02)
         assert isinstance(ran["model"], timm.models.VisionTransformer)
+
+
+@pytest.mark.parametrize(
+    "maker, versions, javascript, size",
+    [
+        (save_tiny_vit, "4.46 or later:", "pipeline(", "32×32"),
+        (save_tiny_cnn, "4.46 or later:", "AutoModel.from_pretrained(", "32×32"),
+        (save_tiny_timm, "4.48 or later, and `timm`:", "AutoModel.from_pretrained(", None),  # its crop of 73 is uneven
+    ],
+)
+def test_the_card_says_where_a_model_loads(maker, versions, javascript, size, tmp_path):
+    text = card.render(maker(tmp_path / "model"), "user/model").text
+    assert f"With `transformers` {versions}" in text
+    assert javascript in blocks(text)["@huggingface/transformers"]
+    assert re.findall(r"For a picture of (\S+) pixels, they agree\.", text) == ([size] if size else [])
+
+
+def test_the_card_says_what_is_not_known_of_other_libraries(tmp_path):
+    folder = save_tiny_vit(tmp_path / "model")
+    edit_config(folder, model_type="regnet", transformers_version="5.1.0")
+    assert "With `transformers` 5.1.0 or later (earlier versions were not tried):" in card.render(folder).text
+    folder = save_tiny_timm(tmp_path / "timm")
+    cfg = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
+    edit_config(folder, pretrained_cfg=cfg | {"crop_mode": "border"})
+    text = card.render(folder).text
+    assert "transformers.js can't load this model" in text and "@huggingface" not in text
 
 
 @pytest.mark.parametrize("folder", EMBEDDED, ids=lambda folder: folder.name)
