@@ -276,16 +276,18 @@ def test_help_in_a_bad_environment(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", [HARMLESS, NO_HOME], ids=["harmless", "no home"])
 @pytest.mark.parametrize("name", NAMES)
-def test_every_local_job_in_a_bad_environment(name, settings, local, tmp_path):
-    done = run(*commands(local, tmp_path)[name], settings=settings, cwd=tmp_path)
+def test_every_local_job_in_a_bad_environment(name, local, tmp_path):
+    done = run(*commands(local, tmp_path)[name], settings=HARMLESS, cwd=tmp_path)
     if name == "publish":  # it needs the network
-        assert settings is NO_HOME or re.search("SSL_CERT_FILE|ALL_PROXY", the_line(done))
-        assert the_line(done)
+        assert re.search("SSL_CERT_FILE|ALL_PROXY", the_line(done))
     elif name == "average":  # refused in any environment, once the models are loaded
         assert "is a CNN of train.py" in the_line(done)
-    elif done.returncode and settings is NO_HOME:
-        assert "HF_HOME" in the_line(done)
     else:
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_job_without_a_home(local, tmp_path):
+    done = run(*commands(local, tmp_path)["finetune_vit"], settings=NO_HOME, cwd=tmp_path)
+    assert done.returncode == 0 or "HF_HOME" in the_line(done), done.stderr
