@@ -251,7 +251,7 @@ def robustness(folder: Path, models: list[ModelResult]) -> Section | None:
     figure = FigureBlock("robustness", f"Accuracy on {n:,} test images by kind and strength of the corruption.")
     rows = [("none", "–", *(percent(result.clean) for result in by_model.values()))]
     for kind in next(iter(by_strength.values())):
-        strength = f"{KINDS[kind].strengths[-1]:.3g} ({KINDS[kind].unit.split(',')[0]})" if kind in KINDS else "–"
+        strength = f"{KINDS[kind].strengths[-1][0]:.3g} ({KINDS[kind].unit.split(',')[0]})" if kind in KINDS else "–"
         values = [percent(result.strongest[kind]) for result in by_model.values()]
         rows.append((kind.replace("_", " "), strength, *values))
     caption = f"Accuracy on {n:,} test images at the highest strength of each corruption."
