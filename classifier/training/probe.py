@@ -22,7 +22,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from classifier.data.loaders import fingerprint, skip_or_raise
 from classifier.data.splits import sample_by_class
-from classifier.errors import DataError
+from classifier.errors import DataError, ModelError
 from classifier.files import replacing
 from classifier.models import backbone
 from classifier.models import processor as processors
@@ -88,6 +88,10 @@ def extract(
         batch_size: images a forward pass.
         num_workers: processes that decode a `Streamed` split.
         bf16: matrix products in bfloat16 (autocast).
+
+    Raises:
+        DataError: no image is readable.
+        ModelError: the head takes more than a vector of features an image.
     """
     name = key(model, processor, dataset, bf16)
     inputs_path, labels_path = folder / f"{name}.npy", folder / f"{name}.labels.npy"
@@ -114,6 +118,11 @@ def extract(
             with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
                 backbone.forward(model, channels_last(pixels))
             rows = caught.pop()
+            if rows.ndim != 2:
+                raise ModelError(
+                    f"the head of {type(model).__name__} takes features of shape {rows.shape[1:]} an image, "
+                    "not a vector: train it with the backbone, --freeze none"
+                )
             if inputs is None:
                 inputs = np.lib.format.open_memmap(temporary, "w+", np.float32, (len(dataset), rows.shape[1]))
             inputs[n : n + len(rows)] = rows

@@ -37,6 +37,7 @@ from transformers import (
     MobileNetV2Config,
     MobileNetV2ForImageClassification,
     MobileViTImageProcessor,
+    PerceiverForImageClassificationLearned,
     TimmWrapperConfig,
     TimmWrapperForImageClassification,
     ViTImageProcessor,
@@ -941,6 +942,19 @@ def test_other_architectures_of_random_weights(name, freeze, architecture, pictu
     ]
     command("--model", architecture(name), *words, "--train_sizes", "1:1")
     assert_all_agree(tmp_path / "run", pictures)
+
+
+def test_a_head_that_takes_no_vector_is_named(pictures, tmp_path, capsys):
+    folder = tmp_path / "perceiver"
+    sizes = {"num_latents": 4, "d_latents": 16, "d_model": 16, "num_blocks": 1, "num_self_attends_per_block": 1}
+    config = AutoConfig.for_model(
+        "perceiver", image_size=32, num_self_attention_heads=1, num_cross_attention_heads=1, **sizes
+    )
+    PerceiverForImageClassificationLearned(config).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    with pytest.raises(SystemExit):
+        command("--model", folder, "--dataset", pictures, "--output_dir", tmp_path / "run", "--freeze", "backbone")
+    assert "takes features of shape (1, 16) an image, not a vector" in capsys.readouterr().err
 
 
 def test_a_model_of_one_size_is_trained_at_it_and_says_so_once(pictures, tmp_path, capsys):
