@@ -49,16 +49,16 @@ def is_picture(path: Path) -> bool:
 
 def list_files(folder: Path) -> Iterator[Path]:
     """Yields the files under a folder, as relative paths, without litter. Links to folders are followed once."""
-    parents = {str(folder): {folder.resolve()}}  # of each folder to visit: a link may lead back to one of its parents
+    parents = {folder: {folder.resolve()}}  # of each folder to visit: a link may lead back to one of its parents
     for parent, names, files in os.walk(folder, followlinks=True):
-        visited, names[:] = parents.pop(parent), sorted(name for name in names if not is_litter(name))
+        visited, names[:] = parents.pop(Path(parent)), sorted(name for name in names if not is_litter(name))
         for name in list(names):
             path = Path(parent, name)
             target = path.resolve()
             if target in visited:
                 names.remove(name)
             else:
-                parents[str(path)] = {*visited, target}
+                parents[path] = {*visited, target}
         yield from (Path(parent, name).relative_to(folder) for name in files if not is_litter(name))
 
 

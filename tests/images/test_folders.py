@@ -154,3 +154,14 @@ def test_a_table_finds_a_file_without_suffix_by_its_name(tmp_path):
     rows = "".join(f"{i:02},{'ab'[i % 2]}\n" for i in range(20))
     (tmp_path / "list.csv").write_text(f"id,label\n{rows}")
     assert load_splits(str(tmp_path / "list.csv"), splits=("train",), cut=False).labels == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["pets", "./pets", "pets.csv", "."])
+def test_names_relative_to_the_working_directory(name, tmp_path, monkeypatch):
+    folder = pets(tmp_path / ("pets" if name != "." else ""))
+    if name.endswith(".csv"):
+        rows = [f"{path.relative_to(tmp_path)},{path.parent.name}" for path in folder.rglob("*.jpg")]
+        write(tmp_path / name, "\n".join(["file,label", *rows]).encode())
+    monkeypatch.chdir(tmp_path)
+    splits = load_splits(name, splits=("train", "validation", "test"))
+    assert splits.labels == ["cat", "dog"] and sum(len(splits[s]) for s in ("train", "validation", "test")) == 20
