@@ -48,6 +48,7 @@ FILES = (
     RunFile("model*.safetensors", pulled=True),
     RunFile("model.safetensors.index.json", pulled=True),
     RunFile("preprocessor_config.json", stale=True, pulled=True),
+    RunFile("processor_config.json", stale=True, pulled=True),  # which transformers 5 reads first, if there is one
     RunFile("evaluation.json", stale=True, pulled=True),
     RunFile("timing.json", stale=True, pulled=True),
     RunFile("run.json", stale=True, pulled=True),

@@ -7,6 +7,7 @@ from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from transformers import (
     AutoImageProcessor,
@@ -23,6 +24,8 @@ from classifier.hub import HUB_ID, Location, pull
 from classifier.models import cnn  # noqa: F401  registers the scratch CNN with the Auto classes of transformers
 from classifier.runs import PULLED
 
+# Settings of a processor that are no switches: null stands for the default of its class. A switch that is null is off.
+VALUES = ("size", "crop_size", "crop_pct", "resample", "rescale_factor", "image_mean", "image_std")
 OLD_OOD_KEYS = ("known_threshold", "known_at")  # what models have that were trained before `ood` was one key
 
 
@@ -136,18 +139,40 @@ def quiet() -> Iterator[None]:
 def load_processor(folder: Path) -> BaseImageProcessor:
     """The processor saved in `folder`, with the torchvision backend; the settings of timm's are in config.json.
 
+    Files of old versions of transformers are read, too: null stands for the default of the processor's class, and the
+    resampling filter may be a name or a number.
+
     Raises:
         ModelError: there is no usable processor.
     """
     try:
         with quiet():  # timm's processor has another backend only, and warns about it
             processor = AutoImageProcessor.from_pretrained(folder, backend="torchvision", trust_remote_code=False)
-            if any(getattr(processor, name, 0) is None for name in ("size", "resample", "image_mean", "image_std")):
-                # An old file says null where it means the default of its class
-                return type(processor).from_dict({k: v for k, v in processor.to_dict().items() if v is not None})
+            settings = processor.to_dict()
+            changes = {name: getattr(type(processor), name, None) for name in VALUES if settings.get(name, 0) is None}
+            if (resample := settings.get("resample")) is not None:
+                changes["resample"] = _resampling(resample)
+            if any(settings.get(name) is not value for name, value in changes.items()):
+                processor = type(processor).from_dict(settings | changes)
+            processor(images=[Image.new("RGB", (10, 8))], return_tensors="pt")["pixel_values"]  # or it fails later
             return processor
     except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise ModelError(
             f"no usable image processor in {folder} ({first_sentence(error)}): save preprocessor_config.json beside "
-            "the weights"
+            "the weights, or correct the one that is there"
         ) from error
+
+
+def _resampling(value: str | float) -> Image.Resampling:
+    """The resampling filter of a processor's file: its number in Pillow or its name, such as "bicubic".
+
+    Raises:
+        ValueError: Pillow has no such filter.
+    """
+    name = str(value).rpartition(".")[2].upper() if isinstance(value, str) else ""
+    if name in Image.Resampling.__members__:
+        return Image.Resampling[name]
+    try:
+        return Image.Resampling(int(value))
+    except ValueError:
+        raise ValueError(f"resample is {value}, which is no filter of Pillow") from None

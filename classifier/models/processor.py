@@ -28,7 +28,7 @@ def crop_pct_of(processor: BaseImageProcessor) -> float:
     if isinstance(processor, TimmWrapperImageProcessor):
         return processor.data_config["crop_pct"]
     settings = processor.to_dict()
-    if "crop_pct" in settings:  # ConvNeXt
+    if "crop_pct" in settings:  # ConvNeXt and PoolFormer
         return settings["crop_pct"]
     if not settings.get("do_center_crop"):
         return 1.0
@@ -77,7 +77,10 @@ def resized(processor: BaseImageProcessor, model: PreTrainedModel, size: int, cr
         return TimmWrapperImageProcessor(model.config.pretrained_cfg, model.config.architecture)
     settings = processor.to_dict()
     if "crop_pct" in settings:
-        return type(processor).from_dict(settings | {"size": {"shortest_edge": size}, "crop_pct": crop_pct})
+        settings |= {"size": {"shortest_edge": size}, "crop_pct": crop_pct}
+        if settings.get("do_center_crop"):  # PoolFormer
+            settings["crop_size"] = {"height": size, "width": size}
+        return type(processor).from_dict(settings)
     side = round(size / crop_pct)
     crop = bool(settings.get("do_center_crop")) or crop_pct < 1
     keeps_aspect = crop and "shortest_edge" in settings["size"]  # without a crop, images would differ in shape

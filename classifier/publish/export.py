@@ -250,15 +250,16 @@ def _has_code(folder: Path) -> bool:
     Raises:
         ModelError: the code is not this project's cnn.py.
     """
-    config, processor = (
+    config, *processors = (
         json.loads((folder / name).read_text(encoding="utf-8")) if (folder / name).is_file() else {}
-        for name in ("config.json", "preprocessor_config.json")
+        for name in ("config.json", "preprocessor_config.json", "processor_config.json")
     )
     if "auto_map" not in config:
         return False
     code = folder / CODE.name
     same = code.is_file() and code.read_bytes() == CODE.read_bytes()
-    if not same or config["auto_map"] != AUTO_MAP or "custom_pipelines" in config or "auto_map" in processor:
+    has_more = "custom_pipelines" in config or "auto_map" in json.dumps(processors)
+    if not same or config["auto_map"] != AUTO_MAP or has_more:
         raise ModelError(
             f"the code in {folder} is not this project's {CODE.name}: complete the folder again, or look at it"
         )

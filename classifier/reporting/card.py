@@ -72,9 +72,9 @@ def render(
         ModelError: there is no config.json, or a record is not valid JSON or lacks a key.
     """
     config = read_json(folder / "config.json")
-    has_processor = (folder / "preprocessor_config.json").is_file()  # timm's settings are in config.json
     # As it was loaded and not as the file says: files of old versions have other forms, and leave out the defaults.
-    processor = load_processor(folder).to_dict() if has_processor else {}
+    # timm's settings are in config.json.
+    processor = {} if config.get("model_type") == "timm_wrapper" else load_processor(folder).to_dict()
     run_folder = RunFolder(folder)
     stages, confusion = run_folder.stages, evaluation is not None or (folder / "confusion_matrix.png").is_file()
     evaluation, timing = evaluation or run_folder.evaluation, timing or run_folder.timing
@@ -85,6 +85,7 @@ def render(
         labels = names if isinstance(names, list) else [names[str(i)] for i in range(len(names))]
         data = _metadata(repo_id, stages, evaluation)
         ood = read_ood(config)
+        js_processor = (folder / "preprocessor_config.json").is_file() or bool(_timm_settings(config))
         base = next((stage.start for stage in stages if stage.start), None)
         return ModelCard.from_template(
             data,
@@ -97,8 +98,8 @@ def render(
             has_code=config["model_type"] == CifarCnnConfig.model_type,
             timm=config["model_type"] == "timm_wrapper",
             versions=_versions(config),
-            in_transformers_js=config["model_type"] in IN_TRANSFORMERS_JS,
-            js_processor=has_processor or bool(timm_settings(config["pretrained_cfg"])),
+            in_transformers_js=js_processor and config["model_type"] in IN_TRANSFORMERS_JS,
+            js_processor=js_processor,
             js_size=_size(config, processor),
             pixel_steps=_pixel_steps(config, processor),
             input=_input(config, processor),
@@ -205,13 +206,18 @@ def _versions(config: dict) -> str:
     return f"{config.get('transformers_version', '5')} or later (earlier versions were not tried)"
 
 
+def _timm_settings(config: dict) -> dict | None:
+    """What timm's processor does, see `timm_settings`; None for a model of another library."""
+    return timm_settings(config["pretrained_cfg"]) if config["model_type"] == "timm_wrapper" else None
+
+
 def _size(config: dict, processor: dict) -> str | None:
     """Width and height of a picture from which transformers.js makes the same input as Python; None if there is none.
 
     The processor doesn't resize it, and the crop's distance from the border is a whole number.
     """
-    if cfg := config.get("pretrained_cfg"):
-        processor = timm_settings(cfg) or {}
+    if "pretrained_cfg" in config:
+        processor = _timm_settings(config) or {}
     size, crop = processor.get("size") or {}, processor.get("crop_size") or {}
     edge = size.get("shortest_edge")
     width, height = size.get("width", edge), size.get("height", edge)
@@ -240,8 +246,8 @@ def _pixel_steps(config: dict, processor: dict) -> str | None:
     None for a processor that does more than a few lines can.
     """
     middle = "({}) // 2"
-    if cfg := config.get("pretrained_cfg"):
-        if (timm := timm_settings(cfg)) is None:
+    if "pretrained_cfg" in config:
+        if (timm := _timm_settings(config)) is None:
             return None
         processor, middle = timm, "round(({}) / 2)"
     elif re.sub("(Fast|Pil)$", "", processor.get("image_processor_type", "")) not in PLAIN_PROCESSORS:

@@ -1,8 +1,11 @@
 """A predictor agrees with `transformers.pipeline`, names what is wrong with a model or a file, and compiles."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -21,9 +24,11 @@ from transformers import (
 from classifier import load_predictor
 from classifier.errors import HubError, ImageError, ModelError
 from classifier.images.workers import decode
-from classifier.models import backbone, openvino
+from classifier.models import backbone, openvino, processor
 from classifier.models.loading import update_ood
 from classifier.models.predictor import batched
+from classifier.reporting import card
+from classifier.runs import PULLED
 from tests.helpers.evaluations import write_evaluation
 from tests.helpers.models import BACKBONES, LABELS, edit_config, save_tiny_vit
 from tests.helpers.paths import ROOT
@@ -45,6 +50,74 @@ def tiny(tmp_path_factory) -> Path:
 
 def test_agrees_with_the_pipeline(tiny):
     assert_like_pipeline(tiny, [picture(0), picture(1, (32, 32)), picture(2, (50, 301))])
+
+
+VIT = {"image_processor_type": "ViTImageProcessor"}
+CLIP = {"feature_extractor_type": "CLIPFeatureExtractor", "do_center_crop": True}
+CONVNEXT = {"image_processor_type": "ConvNextImageProcessor", "size": 32}
+NORMALIZE = {"do_resize": True, "do_normalize": True, "image_mean": [0.4] * 3, "image_std": [0.2] * 3}
+OLD_PROCESSORS = {
+    "a number": VIT | {"size": 32},
+    "a list": VIT | {"size": [32, 32]},
+    "a feature extractor": {"feature_extractor_type": "ViTFeatureExtractor", "size": 32, "resample": 2},
+    "no class": {"size": 32},
+    "a crop that is a number": CLIP | {"size": {"shortest_edge": 36}, "crop_size": 32, "resample": 3},
+    "both are numbers": CLIP | {"size": 36, "crop_size": 32},
+    "ConvNeXt": CONVNEXT | {"crop_pct": 0.8},
+    "a fast class": {"image_processor_type": "DeiTImageProcessorFast", "size": 36, "crop_size": 32},
+    "one mean": VIT | {"size": 32, "image_mean": 0.4, "image_std": 0.2},
+    "not rescaled": VIT | {"size": 32, "do_rescale": None, "rescale_factor": None},
+    "a name": VIT | {"size": 32, "resample": "bicubic"},
+}
+
+
+@pytest.mark.parametrize("settings", OLD_PROCESSORS.values(), ids=OLD_PROCESSORS)
+def test_agrees_with_the_pipeline_for_processor_files_of_old_versions(tiny, tmp_path, settings):
+    folder = shutil.copytree(tiny, tmp_path / "old")
+    (folder / "preprocessor_config.json").write_text(json.dumps(NORMALIZE | settings))
+    assert_like_pipeline(folder, [picture(0), picture(1, (32, 32)), picture(2, (50, 301))])
+    loaded = load_predictor(folder).processor
+    assert processor.size_of(loaded) == 32
+    crop_pct = 0.8 if "crop_pct" in settings else 32 / 36 if "crop_size" in settings else 1
+    assert processor.crop_pct_of(loaded) == pytest.approx(crop_pct)
+    np.testing.assert_allclose(processor.mean_std(loaded), [[0.4] * 3, [0.2] * 3], atol=1e-6)
+    bicubic = {"CLIPImageProcessor", "ConvNextImageProcessor", "DeiTImageProcessor"}  # by default
+    assert processor.is_bicubic(loaded) is (settings.get("resample") == "bicubic" or type(loaded).__name__ in bicubic)
+    assert "The network gets " in str(card.render(folder))
+
+
+@pytest.mark.parametrize(
+    ("null", "value"),
+    [
+        (VIT | {"size": 32, "resample": None}, VIT | {"size": 32, "resample": 2}),
+        (VIT | {"size": 32, "image_std": None}, VIT | {"size": 32, "image_std": [0.5] * 3}),
+        (CONVNEXT | {"crop_pct": None}, CONVNEXT | {"crop_pct": 0.875}),
+        (VIT | {"size": 32, "resample": None, "do_rescale": None}, VIT | {"size": 32, "do_rescale": False}),
+        (VIT | {"size": 32, "resample": "PILImageResampling.BICUBIC"}, VIT | {"size": 32, "resample": 3}),
+        (VIT | {"size": 32, "resample": 3.0}, VIT | {"size": 32, "resample": 3}),
+    ],
+    ids=["resample", "image_std", "crop_pct", "a switch is off", "the name of an enum", "a float"],
+)
+def test_a_processor_file_that_the_pipeline_refuses_means_the_default(tiny, tmp_path, null, value):
+    """transformers of that time wrote such files; today's pipeline raises an error."""
+    folder = shutil.copytree(tiny, tmp_path / "old")
+    found = []
+    for settings in (null, value):
+        (folder / "preprocessor_config.json").write_text(json.dumps(NORMALIZE | settings))
+        found.append(load_predictor(folder).probabilities([picture(0), picture(1, (32, 32))]))
+    np.testing.assert_array_equal(*found)
+
+
+def test_settings_in_processor_config_are_used_first(tiny, tmp_path):
+    """As transformers 5 saves the processor of a model of images and text."""
+    folder = shutil.copytree(tiny, tmp_path / "new")
+    settings = NORMALIZE | CLIP | {"size": {"shortest_edge": 36}, "crop_size": 32}
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": settings}))
+    (folder / "preprocessor_config.json").unlink()
+    assert_like_pipeline(folder, [picture(0), picture(2, (50, 301))])
+    text = str(card.render(folder))
+    assert "the middle 32×32 pixels" in text and "processor_config.json" in PULLED
+    assert "transformers.js" not in text.partition("## Intended use")[0] or "can't load this model" in text
 
 
 @pytest.mark.skipif("HUB_MIRROR" not in os.environ, reason="needs pre-trained weights: set HUB_MIRROR")
@@ -171,6 +244,10 @@ def remote_code(folder: Path) -> None:
     edit_config(folder, model_type="evil", architectures=["Model"], auto_map=auto_map)
 
 
+def with_processor(settings: dict) -> Callable[[Path], object]:
+    return lambda folder: (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+
+
 def without_classifier(folder: Path) -> None:
     ViTModel.from_pretrained(folder).save_pretrained(folder)
 
@@ -184,6 +261,10 @@ def without_classifier(folder: Path) -> None:
         (lambda folder: truncate(folder / "model.safetensors"), "damaged"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b""), "damaged"),
         (lambda folder: (folder / "preprocessor_config.json").unlink(), "preprocessor_config.json"),
+        (with_processor(CONVNEXT | {"size": {"height": 32, "width": 32}}), "no usable image processor .* correct the"),
+        (with_processor(VIT | {"size": 32, "do_center_crop": True, "crop_size": {"shortest_edge": 32}}), "no usable"),
+        (with_processor(VIT | {"size": {"longest_edge": 32}}), "no usable image processor .*'shortest_edge'"),
+        (with_processor(VIT | {"size": 32, "resample": "spline"}), "resample is spline, which is no filter of Pillow"),
         (lambda folder: (folder / "model.safetensors").write_text(LFS_POINTER), "model.safetensors: this is a Git LFS"),
         (lambda folder: (folder / "config.json").write_text(LFS_POINTER), "config.json: this is a Git LFS pointer"),
         (

@@ -211,8 +211,15 @@ def other_processor(folder: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": {"AutoImageProcessor": "evil.Processor"}}))
 
 
+def other_nested_processor(folder: Path) -> None:
+    (folder / "evil.py").write_text("open('ran', 'w')")
+    nested = {"image_processor": {"auto_map": {"AutoImageProcessor": "evil.Processor"}}}
+    (folder / "processor_config.json").write_text(json.dumps(nested))
+
+
 @pytest.mark.parametrize(
-    "change", [other_code, other_module, other_processor, lambda folder: (folder / "cnn.py").unlink()]
+    "change",
+    [other_code, other_module, other_processor, other_nested_processor, lambda folder: (folder / "cnn.py").unlink()],
 )
 def test_code_that_is_not_ours_is_not_run(copy_of, change):
     folder = copy_of("cnn")

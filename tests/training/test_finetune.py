@@ -38,6 +38,7 @@ from transformers import (
     MobileNetV2ForImageClassification,
     MobileViTImageProcessor,
     PerceiverForImageClassificationLearned,
+    PoolFormerImageProcessor,
     TimmWrapperConfig,
     TimmWrapperForImageClassification,
     ViTImageProcessor,
@@ -192,6 +193,7 @@ PROCESSORS = [
     DeiTImageProcessor(),
     ViTImageProcessor(),
     ConvNextImageProcessor(size={"shortest_edge": 224}),
+    PoolFormerImageProcessor(),
     TimmWrapperImageProcessor({"input_size": [3, 224, 224], "crop_pct": 0.9, "interpolation": "bicubic"}, "resnet18"),
 ]
 
