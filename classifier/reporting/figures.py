@@ -4,6 +4,7 @@ A path that ends in .png is written as PNG only; for any other path both a PNG a
 extensions added. The same input gives the same bytes.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -20,6 +21,8 @@ from PIL import Image
 from classifier.files import replacing
 from classifier.reporting.architecture import Layer
 from classifier.reporting.blocks import HALF
+from classifier.reporting.fonts import use_fonts
+from classifier.reporting.formatting import one_line, text_width
 
 BLUE, ORANGE = "#0072B2", "#D55E00"
 COLOURS = {"train": BLUE, "validation": "#E69F00", "test": "#009E73"}
@@ -45,7 +48,10 @@ MAX_MATRICES_NAMES = 20  # classes of matrices side by side
 def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
     """Writes `figure` as PNG at `dpi` dots per inch, and as SVG unless `path` ends in .png; each file atomically."""
     paths = [path] if path.suffix == ".png" else [path.with_name(f"{path.name}.{kind}") for kind in ("png", "svg")]
-    with matplotlib.rc_context({"svg.hashsalt": "classifier"}):  # or the ids in the SVG would differ between runs
+    use_fonts(figure)
+    # Without a hash salt, the ids in the SVG would differ between runs.
+    with matplotlib.rc_context({"svg.hashsalt": "classifier"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # `use_fonts` says so once
         for file in paths:
             with replacing(file) as temporary:
                 figure.savefig(temporary, dpi=dpi, metadata={"Date": None} if file.suffix == ".svg" else None)
@@ -86,7 +92,7 @@ def save_samples(
             canvas[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
 
     dpi = 100  # the axes below cover exactly the canvas, with one pixel of the figure for each of its pixels
-    left, right, top, bottom = 30 + 12 * max(len(shorten(name)) for name in names[:rows]), 16, 42, 16
+    left, right, top, bottom = 30 + 12 * max(text_width(shorten(name)) for name in names[:rows]), 16, 42, 16
     full_width, full_height = canvas.shape[1] + left + right, canvas.shape[0] + top + bottom
     figure = Figure(figsize=(full_width / dpi, full_height / dpi), dpi=dpi)
     axes = figure.add_axes(
@@ -140,8 +146,13 @@ def save_classes(path: Path, counts: Mapping[str, np.ndarray | torch.Tensor], na
 
 
 def shorten(name: str, longest: int = 18) -> str:
-    """A label of at most `longest` characters."""
-    return name if len(name) <= longest else name[: longest - 1] + "…"
+    """A label on one line, at most as wide as `longest` letters."""
+    name = one_line(name)
+    if text_width(name) <= longest:
+        return name
+    while text_width(name) > longest - 1:
+        name = name[:-1]
+    return f"{name}…"
 
 
 def save_curves(path: Path, history: list[dict]) -> None:
@@ -247,7 +258,9 @@ def save_confusion_of_models(path: Path, models: Mapping[str, np.ndarray], label
     """
     names, rows = list(map(shorten, labels)), rows_of(next(iter(models.values())), labels)
     label_size = min(7, 110 / len(labels))
-    margin = max(map(len, rows)) * 0.6 * label_size / 72  # inches for the names of classes, on the left and below
+    margin = (
+        max(map(text_width, rows)) * 0.6 * label_size / 72
+    )  # inches for the names of classes, on the left and below
     side = (WIDTH - margin) / len(models)  # inches for each matrix
     figure, panels = panels_of_models(list(models), side + 0.75 * margin + 0.3, (1,))
     cell = 0.9 * 72 * side / len(labels)  # points
@@ -316,18 +329,27 @@ def save_class_scores(path: Path, models: Mapping[str, Mapping[str, float | None
     height = 0.6 + 0.2 * -(-len(models) // columns) + 0.21 * len(names)
     figure = Figure(figsize=(HALF * WIDTH, height), layout="constrained")
     axes = figure.subplots()
-    for i, (model, scores) in enumerate(models.items()):
+    for i, scores in enumerate(models.values()):
         colour, marker, *_ = STYLES[i % len(STYLES)]
         shift = 0.5 * ((i + 0.5) / len(models) - 0.5)  # so that equal scores do not cover each other
         y = np.arange(len(names)) + shift
         values = [np.nan if score is None else score for score in scores.values()]
-        axes.plot(values, y, marker, color=colour, markersize=4, label=shorten(model))
+        axes.plot(values, y, marker, color=colour, markersize=4)
     any_model = next(iter(models.values()))
     ticks = [shorten(name) + (" (no images)" if score is None else "") for name, score in any_model.items()]
     axes.set_yticks(range(len(names)), ticks)
     axes.set(ylim=(len(names) - 0.5, -0.5), xlabel=metric)
     set_plain_style(axes)
-    figure.legend(loc="outside upper left", ncols=columns, frameon=False, fontsize=8, handletextpad=0, columnspacing=1)
+    figure.legend(
+        axes.lines,
+        list(map(shorten, models)),  # given here, as matplotlib leaves out names that begin with "_"
+        loc="outside upper left",
+        ncols=columns,
+        frameon=False,
+        fontsize=8,
+        handletextpad=0,
+        columnspacing=1,
+    )
     save_figure(figure, path)
 
 
@@ -365,7 +387,7 @@ def save_robustness(path: Path, models: Mapping[str, Mapping[str, Sequence[float
     figure.supylabel("accuracy", fontsize=8.5)
     figure.legend(
         panels.flat[0].lines,
-        list(models),
+        list(map(shorten, models)),
         loc="outside upper left",
         ncols=min(len(models), 4),
         frameon=False,

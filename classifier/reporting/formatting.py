@@ -1,6 +1,7 @@
 """Numbers, lists of words and Markdown as text."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 
@@ -49,9 +50,19 @@ def si(value: float) -> str:
     return f"{value:g} "
 
 
+def one_line(text: str) -> str:
+    """Text on one line, without control characters. The joiners of emoji and of Persian are kept."""
+    return "".join(c for c in " ".join(text.split()) if c.isprintable() or c in "\u200c\u200d")
+
+
+def text_width(text: str) -> int:
+    """The width of a text in letters, of which Chinese, Japanese and Korean ones and emoji take two."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
 def escape_markdown(text: str) -> str:
     """Text on one line, in which no character has a meaning in Markdown, HTML or Markdown tables."""
-    return re.sub(r"([\\`*_{}\[\]<>|~#&$!])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_{}\[\]<>|~#&$!]|^[-+](?= ))", r"\\\1", one_line(text))
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import jinja2
+import matplotlib
 import typst
 from PIL import Image
 
@@ -21,9 +22,9 @@ from classifier.data.splits import Splits
 from classifier.errors import ModelError
 from classifier.files import replacing, write_text
 from classifier.models.predictor import Predictor
-from classifier.reporting import slides
+from classifier.reporting import fonts, slides
 from classifier.reporting.blocks import Block, FigureBlock, Section
-from classifier.reporting.formatting import escape_markdown, join_words
+from classifier.reporting.formatting import escape_markdown, join_words, one_line
 from classifier.reporting.results import Results, read_results
 from classifier.reporting.sections import comparison, inputs, performance, training
 from classifier.reporting.sections.performance import HeatMap
@@ -98,10 +99,13 @@ def build_sections(
         training.training(figures, models),
         training.reproduction(models, command),
     ]
+    first, *others = filter(None, sections)
+    names = "".join(label for model in models for label in (model.name, *model.evaluation.per_class))
+    if note := fonts.describe_missing(names):
+        first = replace(first, sentences=[*first.sentences, note])
     return [
         replace(section, blocks=[fit_to_page(figures, block) for block in section.blocks])
-        for section in sections
-        if section
+        for section in (first, *others)
     ]
 
 
@@ -147,6 +151,7 @@ def render_pdf(title: str, subtitle: str, sections: Sequence[Section], output_di
     return typst.compile(  # type: ignore[call-overload]  # declared as if source and root had to be of one type
         (TEMPLATES / "report.typ").read_bytes(),
         root=str(output_dir),
+        font_paths=[str(Path(matplotlib.get_data_path()) / "fonts/ttf")],  # those of the figures, for many alphabets
         format="pdf",
         timestamp=DATE,
         sys_inputs={"report": json.dumps(printable(content))},
@@ -156,7 +161,7 @@ def render_pdf(title: str, subtitle: str, sections: Sequence[Section], output_di
 def printable(content: object) -> object:
     """JSON content in which every text is on one line and has no control characters."""
     if isinstance(content, str):
-        return "".join(c for c in " ".join(content.split()) if c.isprintable())
+        return one_line(content)
     if isinstance(content, dict):
         return {key: printable(value) for key, value in content.items()}
     if isinstance(content, list | tuple):

@@ -17,6 +17,7 @@ from pptx.util import Emu, Inches, Pt
 
 from classifier.files import replacing
 from classifier.reporting.blocks import Block, CommandBlock, FigureBlock, Section, TableBlock
+from classifier.reporting.formatting import one_line, text_width
 
 WIDTH, HEIGHT, MARGIN = 13.333, 7.5, 0.6  # inches
 TOP = 1.25  # inches, where the content starts below the title
@@ -59,7 +60,7 @@ def add_slide(presentation, title: str, sentences: Sequence[str], blocks: Sequen
     slide = presentation.slides.add_slide(presentation.slide_layouts[5])  # title only
     heading = slide.shapes.title
     heading.left, heading.top, heading.width, heading.height = map(Inches, (MARGIN, 0.35, WIDTH - 2 * MARGIN, 0.8))
-    heading.text_frame.text = title
+    heading.text_frame.text = one_line(title)
     paragraph = heading.text_frame.paragraphs[0]
     paragraph.alignment = PP_ALIGN.LEFT
     paragraph.font.size, paragraph.font.bold, paragraph.font.color.rgb = Pt(30), True, BLUE
@@ -99,7 +100,7 @@ def aspect(figures: Path, figure: FigureBlock) -> float:
 
 def lines_of(text: str, width: float, size: float) -> int:
     """An estimate of the lines that a text takes in a column of `width` inches, with letters of `size` points."""
-    return max(1, ceil(len(text) * LETTER * size / 72 / width))
+    return max(1, ceil(text_width(text) * LETTER * size / 72 / width))
 
 
 def add_sentences(slide: Slide, sentences: Sequence[str], box: Box) -> float:
@@ -107,7 +108,7 @@ def add_sentences(slide: Slide, sentences: Sequence[str], box: Box) -> float:
 
     Returns the height in inches.
     """
-    kept = list(sentences if box[3] > 4 else sentences[:MAX_SENTENCES])
+    kept = list(map(one_line, sentences if box[3] > 4 else sentences[:MAX_SENTENCES]))
     while True:
         for size in (20, 18, 16, 14):
             needed = height_of([f"•  {text}" for text in kept], box[2], size)
@@ -158,7 +159,7 @@ def add_figure(slide: Slide, figure: FigureBlock, box: Box, figures: Path) -> No
     tall = wide / ratio
     place = (left + (width - wide) / 2, top + (height - tall) / 2, wide, tall)
     shape = slide.shapes.add_picture(str(figures / f"{figure.name}.png"), *map(Inches, place))
-    add_text(slide, [figure.caption], (left, place[1] + tall, width, needed), 12)
+    add_text(slide, [one_line(figure.caption)], (left, place[1] + tall, width, needed), 12)
     properties = shape._element.nvPicPr.cNvPr  # type: ignore[union-attr]  # declared as the descriptor, not its value
     properties.set("descr", figure.caption)
 
@@ -167,9 +168,9 @@ def add_table(slide: Slide, table: TableBlock, box: Box) -> None:
     """Adds a table in the largest size that fits; the caption says how many rows are left out, if any."""
     left, top, width, height = box
     lines = [table.header, *table.rows]
-    longest = [max(len(line[i]) for line in lines) for i in range(len(table.header))]
+    longest = [max(text_width(line[i]) for line in lines) for i in range(len(table.header))]
     for size in (16, 14, 12, 11, 10):
-        needed = [n * 0.56 * size / 72 + 0.25 for n in longest]
+        needed = [n * 0.66 * size / 72 + 0.3 for n in longest]  # words in capitals are wider
         fitting = int((height - 0.7) / (0.024 * size)) - 1  # rows, whose height is 1.7 times that of the letters
         if sum(needed) <= width and len(table.rows) <= fitting:
             break
@@ -187,7 +188,7 @@ def add_table(slide: Slide, table: TableBlock, box: Box) -> None:
             cell = shape.table.cell(i, j)
             cell.margin_top = cell.margin_bottom = Inches(0.02)
             cell.margin_left = cell.margin_right = Inches(0.08)
-            cell.text = text
+            cell.text = one_line(text)
             paragraph = cell.text_frame.paragraphs[0]
             paragraph.font.size = Pt(size)
             paragraph.alignment = PP_ALIGN.RIGHT if j else PP_ALIGN.LEFT
