@@ -1,9 +1,12 @@
 """Errors that a user can cause, and the one line they become at a command's edge."""
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 
 from classifier import environment
+
+COLOUR_CODE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class ClassifierError(Exception):
@@ -54,8 +57,8 @@ def run(main: Callable[[], None]) -> None:
 
 
 def first_line(error: BaseException | str) -> str:
-    """The first line of an exception's message, or its type."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """The first line of an exception's message, without the codes of a terminal's colours, or its type."""
+    return next(iter(COLOUR_CODE.sub("", str(error)).strip().splitlines()), type(error).__name__)
 
 
 def first_sentence(error: BaseException | str) -> str:

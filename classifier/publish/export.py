@@ -27,7 +27,7 @@ from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
-from classifier.errors import ModelError, first_line
+from classifier.errors import ModelError, first_sentence
 from classifier.files import move_files, write_json
 from classifier.models import cnn
 from classifier.models.predictor import Predictor, load_predictor
@@ -59,6 +59,10 @@ images = [str(path) for path in sorted(Path().glob("*.png"))]
 answers = classify(images, top_k=classify.model.config.num_labels)
 Path("answers.json").write_text(json.dumps(answers), encoding="utf-8")
 """
+
+
+class NotExportableError(ModelError):
+    """A model of an architecture that torch can't write as ONNX."""
 
 
 def save(model: PreTrainedModel, processor: BaseImageProcessor, output_dir: Path) -> None:
@@ -94,7 +98,8 @@ def save(model: PreTrainedModel, processor: BaseImageProcessor, output_dir: Path
 def complete(folder: Path) -> None:
     """Adds onnx/model.onnx, for the scratch CNN the current cnn.py, and for timm's models preprocessor_config.json.
 
-    After an error it has added none. Weights do not change, nor does what the processor does.
+    After an error it has added none. Weights do not change, nor does what the processor does. A model that torch can't
+    write as ONNX goes without, which a line on stderr says; an ONNX file that the folder has is kept if it is right.
 
     Raises:
         ModelError: the folder is no model, or the ONNX file would give other logits.
@@ -102,7 +107,14 @@ def complete(folder: Path) -> None:
     predictor = load_predictor(folder, device="cpu")
     with TemporaryDirectory() as temporary:
         new = Path(temporary)
-        _write_onnx(new / ONNX, predictor)
+        try:
+            _write_onnx(new / ONNX, predictor)
+        except NotExportableError as error:
+            (new / ONNX).unlink(missing_ok=True)
+            if (folder / ONNX).is_file():  # of an earlier time, or made by other means
+                check_onnx(folder / ONNX, predictor)
+            else:
+                print(f"{folder.name} goes without {ONNX}: {error}", file=sys.stderr)
         if predictor.model.is_remote_code():
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             for part in (predictor.model.config, predictor.model):
@@ -131,7 +143,8 @@ def to_onnx(folder: Path) -> float:
         The largest difference of its logits from those of the model, from `check_onnx`.
 
     Raises:
-        ModelError: the folder is no model, can't be exported, or the ONNX file would give other logits.
+        NotExportableError: torch can't write the architecture as ONNX.
+        ModelError: the folder is no model, or the ONNX file would give other logits.
     """
     predictor = load_predictor(folder, device="cpu")
     with TemporaryDirectory() as temporary:
@@ -155,8 +168,9 @@ def _write_onnx(file: Path, predictor: Predictor) -> float:
             verbose=False,
         )
     except torch.onnx.OnnxExporterError as error:
-        raise ModelError(
-            f"can't write {predictor.name} as ONNX ({first_line(error)}): use an architecture that torch.onnx exports"
+        raise NotExportableError(
+            f"torch.onnx can't export {type(predictor.model).__name__} ({first_sentence(error)}); for a model with an "
+            "ONNX file, use another architecture"
         ) from error
     assert program is not None  # torch.onnx.export returns None only with dynamo=False
     ClearMetadataAndDocStringPass()(program.model)  # removes stack traces, which contain local paths
@@ -169,18 +183,27 @@ def check_onnx(file: Path, predictor: Predictor) -> float:
     """The largest difference between the logits of onnxruntime and of torch, for a batch of one and of three images.
 
     Raises:
+        NotExportableError: onnxruntime can't compute it.
         ModelError: the difference is above 1e-3.
     """
     import onnxruntime  # here, because the import takes a while and a training run does not need it
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     pixel_values = _samples(predictor)
     with torch.inference_mode():
         ours = predictor.model(pixel_values=pixel_values).logits.numpy()
+    refused = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented)
     differences = []
-    for n in (1, len(pixel_values)):
-        [theirs] = session.run(["logits"], {"pixel_values": pixel_values[:n].numpy()})
-        differences.append(float(np.abs(theirs - ours[:n]).max()))
+    try:
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        for n in (1, len(pixel_values)):
+            [theirs] = session.run(["logits"], {"pixel_values": pixel_values[:n].numpy()})
+            differences.append(float(np.abs(theirs - ours[:n]).max()))
+    except (*refused, state.RuntimeException) as error:
+        raise NotExportableError(
+            f"onnxruntime can't compute the ONNX file of {predictor.name} ({first_sentence(error)}); it belongs to "
+            "another model, or an operator is missing"
+        ) from error
     if not max(differences) <= LOGIT_TOLERANCE:  # nor NaN
         raise ModelError(
             f"the ONNX file of {predictor.name} gives logits that differ by {max(differences):.2g} from the weights' "

@@ -87,7 +87,7 @@ def send(
     try:
         api = HfApi()
         repo = repo or f"{check_login()}/{folder.resolve().name}"
-        card.write(folder, repo)
+        card.write(folder, repo, has_onnx=(folder / export.ONNX).is_file())
         api.create_repo(repo, private=private or None, exist_ok=True)
         if revision:
             api.create_branch(repo, branch=revision, exist_ok=True)

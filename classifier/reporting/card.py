@@ -46,9 +46,9 @@ NOT_THE_RECIPE = {"dataset", "model", "output_dir", "init_from", "recipe", "seed
 NOT_THE_RECIPE |= {"resume_from_checkpoint", "overwrite_output_dir", "push_to_hub", "validation_fraction"}
 
 
-def write(folder: Path, repo_id: str | None = None) -> None:
+def write(folder: Path, repo_id: str | None = None, *, has_onnx: bool = True) -> None:
     """Writes the card as README.md into the folder, whole or not at all. Arguments and errors as in `render`."""
-    write_text(folder / "README.md", f"{render(folder, repo_id)}\n")
+    write_text(folder / "README.md", f"{render(folder, repo_id, has_onnx=has_onnx)}\n")
 
 
 def render(
@@ -58,6 +58,7 @@ def render(
     figures: str = "",
     evaluation: Evaluation | None = None,
     timing: Timing | None = None,
+    has_onnx: bool = True,
 ) -> ModelCard:
     """The card of a model folder.
 
@@ -67,6 +68,7 @@ def render(
         figures: path from the card to the folder with the figures, such as "models/cnn/"; "" if that is the card's own.
         evaluation, timing: new results, which will be written into the folder with a confusion matrix; None: those of
             the folder.
+        has_onnx: whether the repository will have onnx/model.onnx, which a push adds.
 
     Raises:
         ModelError: there is no config.json, or a record is not valid JSON or lacks a key.
@@ -96,6 +98,7 @@ def render(
             labels=_listed(labels),
             facts=_facts(folder, config, evaluation),
             has_code=config["model_type"] == CifarCnnConfig.model_type,
+            has_onnx=has_onnx,
             timm=config["model_type"] == "timm_wrapper",
             versions=_versions(config),
             in_transformers_js=js_processor and config["model_type"] in IN_TRANSFORMERS_JS,

@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from transformers import (
+    SwinConfig,
+    SwinForImageClassification,
     TimmWrapperConfig,
     TimmWrapperForImageClassification,
     ViTConfig,
@@ -92,6 +94,25 @@ def save_tiny_timm(folder: Path) -> Path:
     model.save_pretrained(folder)
     # By timm's own names, as `transformers` saves what it had loaded from a checkpoint of timm's
     save_file(model.timm_model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def save_tiny_swin(folder: Path) -> Path:
+    """A Swin, an architecture that torch can't export as ONNX."""
+    torch.manual_seed(0)
+    names = dict(enumerate(LABELS))
+    config = SwinConfig(
+        image_size=64,
+        patch_size=4,
+        embed_dim=16,
+        depths=(1, 1),
+        num_heads=(2, 4),
+        window_size=4,
+        id2label=names,
+        label2id={name: i for i, name in names.items()},
+    )
+    SwinForImageClassification(config).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
     return folder
 
 

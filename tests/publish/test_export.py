@@ -18,7 +18,7 @@ from classifier import load_predictor
 from classifier.errors import ModelError
 from classifier.models import cnn
 from classifier.publish import export
-from tests.helpers.models import LABELS, edit_config, save_tiny_cnn, save_tiny_timm, save_tiny_vit
+from tests.helpers.models import LABELS, edit_config, save_tiny_cnn, save_tiny_swin, save_tiny_timm, save_tiny_vit
 from tests.helpers.paths import ROOT
 from tests.helpers.pictures import picture
 
@@ -75,6 +75,23 @@ def test_onnx_is_one_file_without_local_paths(models):
         assert not any(
             word in content for word in (b".py", str(Path(cnn.__file__).parent).encode(), sys.prefix.encode())
         )
+
+
+def test_a_model_that_torch_cant_export_goes_without_onnx(models, tmp_path, capsys):
+    folder = save_tiny_swin(tmp_path / "swin")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    capsys.readouterr()
+    export.complete(folder)
+    said = capsys.readouterr().err
+    assert said == (
+        "swin goes without onnx/model.onnx: torch.onnx can't export SwinForImageClassification (Failed to decompose the "
+        "FX graph for ONNX compatibility); for a model with an ONNX file, use another architecture\n"
+    )
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    (folder / "onnx").mkdir()  # a file that is there is checked
+    shutil.copy(models["vit"] / "onnx/model.onnx", folder / "onnx")
+    with pytest.raises(ModelError, match=r"onnxruntime can't compute the ONNX file of swin .*belongs to another model"):
+        export.complete(folder)
 
 
 def test_onnx_of_other_weights_is_refused_with_the_difference(copy_of):

@@ -24,11 +24,12 @@ from classifier import load_predictor
 from classifier.errors import HubError, ModelError
 from classifier.hub import pull
 from classifier.publish import export
-from classifier.publish.upload import send
+from classifier.publish.upload import push, send
 from tests.helpers.local_hub import LocalHub
-from tests.helpers.models import save_tiny_timm, save_tiny_vit
+from tests.helpers.models import save_tiny_swin, save_tiny_timm, save_tiny_vit
 from tests.helpers.paths import ROOT
 from tests.helpers.pictures import encoded, picture
+from tests.helpers.records import RUN
 from tests.helpers.running_app import running_app
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
@@ -131,6 +132,20 @@ def test_a_push_is_one_commit_that_says_how_good(pushed, api):
         *("run.json", "metrics.jsonl", "evaluation.json", "timing.json"),
         *("samples.png", "classes.png", "curves.png", "confusion_matrix.png"),
     }
+
+
+@pytest.mark.slow
+def test_a_push_goes_on_without_onnx(api, call, pictures, tmp_path):
+    """Of an architecture that torch can't export."""
+    folder = save_tiny_swin(tmp_path / "swin")
+    settings = {"validation_fraction": 0.2, "image_column": None, "label_column": None}
+    (folder / "run.json").write_text(json.dumps(RUN | {"settings": RUN["settings"] | settings}))
+    call(push, folder, "user/swin", dataset=str(pictures))
+    files = {f.rfilename for f in api.model_info("user/swin").siblings} - {".gitattributes"}
+    assert files == {"config.json", "model.safetensors", "preprocessor_config.json", "run.json", "README.md"}
+    text = (folder / "README.md").read_text()
+    assert "no ONNX file" in text and "onnx/model.onnx" not in text and "onnxruntime" not in text
+    assert "@huggingface/transformers" not in text
 
 
 def test_a_push_removes_what_spoke_of_the_model_before(pushed, api, environment, tmp_path):
