@@ -84,8 +84,8 @@ def test_a_model_that_torch_cant_export_goes_without_onnx(models, tmp_path, caps
     export.complete(folder)
     said = capsys.readouterr().err
     assert said == (
-        "swin goes without onnx/model.onnx: torch.onnx can't export SwinForImageClassification (Failed to decompose the "
-        "FX graph for ONNX compatibility); for a model with an ONNX file, use another architecture\n"
+        "swin goes without onnx/model.onnx: torch.onnx can't export SwinForImageClassification (Failed to decompose "
+        "the FX graph for ONNX compatibility); for a model with an ONNX file, use another architecture\n"
     )
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     (folder / "onnx").mkdir()  # a file that is there is checked
