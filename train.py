@@ -33,7 +33,7 @@ from classifier.cli import add_hub_flags, positive_float, positive_int
 from classifier.data.loaders import as_tensor
 from classifier.data.survey import channel_mean_std
 from classifier.errors import ModelError
-from classifier.evaluation import metrics, ood
+from classifier.evaluation import metrics, ood, ood_scores
 from classifier.hub import check_login
 from classifier.models.cnn import CifarCnnConfig, CifarCnnForImageClassification, average_views
 from classifier.models.loading import default_device, update_ood
@@ -257,7 +257,7 @@ def calibrate_views(model: CifarCnnForImageClassification, validation: Tensors, 
     with torch.no_grad():
         model.head.weight /= temperature
     logits = merge(views / temperature)
-    update_ood(model.config, threshold=ood.threshold(ood.energy(logits)))
+    update_ood(model.config, threshold=ood.threshold(ood_scores.energy(logits)))
     accuracy = float((logits.argmax(axis=1) == labels).mean())
     return Validation(accuracy=accuracy, nll=metrics.nll(logits, labels), temperature=temperature)
 

@@ -23,7 +23,7 @@ from classifier import load_predictor, runs
 from classifier.data.loaders import image_batches
 from classifier.data.splits import load_splits
 from classifier.errors import DataError, run
-from classifier.evaluation import metrics, ood
+from classifier.evaluation import metrics, ood, ood_scores
 from classifier.files import write_json
 from classifier.images.workers import decode_many
 from classifier.models import processor
@@ -78,7 +78,7 @@ def choose(predictor: Predictor, photos: list[Path], names: np.ndarray, validati
                 continue
             scores = {"energy": energies}
             if not resize_to:
-                scores["max_probability"] = ood.max_probability(logits)
+                scores["max_probability"] = ood_scores.max_probability(logits)
             for score, found in scores.items():
                 least = ood.threshold(found[known & right])
                 tried.append(

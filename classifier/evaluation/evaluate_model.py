@@ -17,10 +17,10 @@ from PIL import Image
 
 from classifier.data.loaders import fingerprint, image_batches
 from classifier.data.splits import Splits, sample_by_class
-from classifier.evaluation import corruptions, metrics, ood, predictions
+from classifier.evaluation import corruptions, metrics, ood, ood_scores, predictions
 from classifier.evaluation.evaluate_metrics.classification import Classification
 from classifier.evaluation.predictions import Predictions
-from classifier.models import processor
+from classifier.models import backbone, processor
 from classifier.models.cnn import average_views
 from classifier.models.predictor import Predictor
 from classifier.records import (
@@ -197,17 +197,23 @@ def ood_results(
         for name, images in made.items()
     }
     computed |= {name: predictions_of(predictor, "test", other) for name, other in others.items()}
-    scores = {
-        "max_probability": lambda each: ood.max_probability(each.logits),
-        "energy": lambda each: ood.energy(each.logits),
-    }
+    training = None
     if splits.train is not None:  # None where the dataset has a test split alone
-        neighbours = ood.fit_neighbours(predictions_of(predictor, "train", splits).features)
-        scores["neighbours"] = lambda each: neighbours.scores(each.features)
+        train = predictions_of(predictor, "train", splits)
+        state = {
+            name: tensor.float().cpu().numpy() for name, tensor in backbone.head(predictor.model).state_dict().items()
+        }
+        training = ood_scores.Training(
+            train.features,
+            train.logits,
+            train.labels,
+            state["weight"],
+            state.get("bias", np.zeros(len(state["weight"]))),
+        )
     results: dict[str, dict[str, OodResult]] = {}
-    for name, score in scores.items():
-        of_test = score(test)
-        of_sets = {set_name: score(each) for set_name, each in computed.items()}
+    for name, score in ood_scores.fit(training).items():
+        of_test = score(test.features, test.logits)
+        of_sets = {set_name: score(each.features, each.logits) for set_name, each in computed.items()}
         results[name] = {
             set_name: OodResult(auroc=ood.auroc(of_test, each), fpr95=ood.fpr_at(of_test, each))
             for set_name, each in of_sets.items()

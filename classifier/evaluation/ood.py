@@ -1,81 +1,18 @@
-"""Out-of-distribution (OOD) detection: scores, metrics of them, and synthetic test sets. Nothing here runs a model.
+"""Out-of-distribution (OOD) detection: metrics of scores, and synthetic test sets. Nothing here runs a model.
 
-    neighbours = ood.fit_neighbours(train_features)
-    for name, images in ood.synthetic_sets(validation_images).items():
-        features = ...  # of images
-        ood.auroc(neighbours.scores(validation_features), neighbours.scores(features))
-
-The score of an image is higher the more it resembles the known classes, that is, images in distribution. Features are
-the input of the model's last linear layer, averaged if the model sees several views of an image.
+for name, images in ood.synthetic_sets(validation_images).items():
+    scores = ...  # of images, by a function of ood_scores.py
+    ood.auroc(validation_scores, scores)
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
-from scipy.special import logsumexp, softmax
 from sklearn.datasets import load_digits, load_sample_images
 from sklearn.metrics import roc_auc_score
-from sklearn.preprocessing import normalize
 
 from classifier.data.survey import channel_mean_std
-from classifier.errors import DataError
-
-
-def max_probability(logits: np.ndarray) -> np.ndarray:
-    """Scores (N,) in [1/C, 1]: the highest probability of (N, C) logits (Hendrycks and Gimpel, arXiv:1610.02136)."""
-    return softmax(logits.astype(np.float64), axis=1).max(axis=1)
-
-
-def energy(logits: np.ndarray) -> np.ndarray:
-    """Scores (N,): minus the energy, log Σ exp of (N, C) logits, at temperature 1 (Liu et al., arXiv:2010.03759)."""
-    return logsumexp(logits.astype(np.float64), axis=1)
-
-
-@dataclass(frozen=True)
-class Neighbours:
-    """Cosine to the k-th nearest of some training features (Sun et al., arXiv:2204.06507).
-
-    It was chosen over ViM (arXiv:2203.10807), which takes less space. OpenOOD v1.5 (arXiv:2306.09301) reports AUROCs on
-    near and far OOD of 90.6% and 93.0% (ViM: 88.7% and 93.5%) on CIFAR-10 with a ResNet-18, and of 74.1% and 90.8%
-    (ViM: 77.0% and 92.8%) on ImageNet with a ViT-B/16. On models/cnn the mean over `synthetic_sets` is 91% (ViM: 86%);
-    the energy, which needs no features, reaches 92%.
-    """
-
-    features: np.ndarray  # float16 (M, D), each of norm 1
-    k: int  # 1 ... M
-
-    def scores(self, features: np.ndarray) -> np.ndarray:
-        """Scores (N,) in [-1, 1] of features (N, D): the k-th highest cosine, which ranks images as the distance does.
-
-        Images in distribution must not be among the training images, which would be their own neighbours.
-        """
-        cosines = normalize(features.astype(np.float32)) @ self.features.astype(np.float32).T  # (N, M)
-        return np.partition(cosines, -self.k, axis=1)[:, -self.k]
-
-
-def fit_neighbours(features: np.ndarray, most: int = 1000, k: int = 5) -> Neighbours:
-    """Draws a sample of the training features. No labels are needed.
-
-    On models/cnn neither number matters much: with 200 to 5,000 features, and k up to half the number of features per
-    class, the mean AUROC over `synthetic_sets` is 90.7% to 91.5%.
-
-    Args:
-        features: (N, D), of training images; may be memory-mapped.
-        most: size of the sample.
-        k: which neighbour is used; less than the number of features per class.
-
-    Raises:
-        DataError: fewer than k images.
-    """
-    if len(features) < k:
-        raise DataError(
-            f"{len(features)} training images have no {k} nearest neighbours: pass more images, or a smaller k"
-        )
-    kept = np.sort(np.random.default_rng(0).permutation(len(features))[:most])  # reads a memory map in order
-    return Neighbours(normalize(features[kept].astype(np.float32)).astype(np.float16), k)
 
 
 def threshold(id_scores: np.ndarray, keep: float = 0.95) -> float:

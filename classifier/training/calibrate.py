@@ -6,7 +6,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from classifier.data.loaders import image_batches
 from classifier.data.splits import Splits
-from classifier.evaluation import metrics, ood
+from classifier.evaluation import metrics, ood, ood_scores
 from classifier.models import backbone
 from classifier.models.loading import update_ood
 from classifier.models.predictor import Predictor
@@ -23,7 +23,7 @@ def calibrate(model: PreTrainedModel, processor: BaseImageProcessor, splits: Spl
     inputs, logits, labels = validate(Predictor(model, processor, name=name), splits)
     temperature = metrics.fit_temperature(logits, labels)
     logits = fold(backbone.head(model), temperature, inputs)
-    update_ood(model.config, threshold=ood.threshold(ood.energy(logits)))
+    update_ood(model.config, threshold=ood.threshold(ood_scores.energy(logits)))
     accuracy = float((logits.argmax(axis=1) == labels).mean())
     return Validation(accuracy=accuracy, nll=metrics.nll(logits, labels), temperature=temperature)
 

@@ -10,7 +10,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from classifier.data.splits import load_splits
 from classifier.errors import DataError
-from classifier.evaluation import ood
+from classifier.evaluation import ood, ood_scores
 from classifier.models import backbone, processor
 from classifier.models.predictor import load_predictor
 from tests.helpers.paths import ROOT
@@ -35,20 +35,20 @@ def made(images):
 
 def test_logit_scores_by_hand():
     logits = np.log([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]) + np.array([[0], [3]])
-    assert ood.max_probability(logits) == pytest.approx([0.5, 0.8])
-    assert ood.energy(logits) == pytest.approx([0, 3])  # log Σ exp, where the probability forgets the 3
-    assert np.isfinite(ood.energy(np.float32([[1e4, -1e4]]))).all()
+    assert ood_scores.max_probability(logits) == pytest.approx([0.5, 0.8])
+    assert ood_scores.energy(logits) == pytest.approx([0, 3])  # log Σ exp, where the probability forgets the 3
+    assert np.isfinite(ood_scores.energy(np.float32([[1e4, -1e4]]))).all()
 
 
 def test_a_threshold_keeps_its_fraction():
-    scores = ood.max_probability(np.random.default_rng(0).normal(0, 2, (1000, 10)))
+    scores = ood_scores.max_probability(np.random.default_rng(0).normal(0, 2, (1000, 10)))
     assert (scores >= ood.threshold(scores, keep=0.9)).mean() == 0.9
 
 
 def test_neighbours_rank_as_scikit_learn_does():
     rng = np.random.default_rng(0)
     train, other = rng.normal(1, 1, (300, 16)), rng.normal(0, 1, (50, 16))
-    scores = ood.fit_neighbours(train, most=300, k=7).scores(other)
+    scores = ood_scores.fit_neighbours(train, most=300, k=7).scores(other)
     unit, other_unit = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, other))
     distances = NearestNeighbors(n_neighbors=7).fit(unit).kneighbors(other_unit)[0][:, -1]
     assert scores == pytest.approx(1 - distances**2 / 2, abs=1e-3)  # float16 is kept
@@ -57,7 +57,7 @@ def test_neighbours_rank_as_scikit_learn_does():
 
 def test_neighbours_see_angles_only():
     features = np.random.default_rng(0).normal(size=(100, 8)).astype(np.float32)
-    fitted = ood.fit_neighbours(features, k=1)
+    fitted = ood_scores.fit_neighbours(features, k=1)
     assert fitted.scores(5 * features) == pytest.approx(fitted.scores(features), abs=1e-6)
     assert fitted.scores(features) == pytest.approx(1, abs=1e-3)  # each is its own neighbour
     assert fitted.scores(np.zeros((1, 8), np.float32)) == 0
@@ -65,11 +65,90 @@ def test_neighbours_see_angles_only():
 
 def test_neighbours_are_few_and_the_same_on_every_run():
     features = np.random.default_rng(0).normal(size=(5000, 32)).astype(np.float32)
-    fitted, again = ood.fit_neighbours(features), ood.fit_neighbours(features)
+    fitted, again = ood_scores.fit_neighbours(features), ood_scores.fit_neighbours(features)
     assert fitted.features.tobytes() == again.features.tobytes()
     assert fitted.features.shape == (1000, 32) and fitted.features.nbytes == 64_000
     with pytest.raises(DataError, match="4 training images have no 5 nearest neighbours"):
-        ood.fit_neighbours(features[:4])
+        ood_scores.fit_neighbours(features[:4])
+
+
+def test_generalized_entropy_by_hand():
+    logits = np.log([[0.5, 0.25, 0.25], [0.98, 0.01, 0.01]])
+    by_hand = [-(0.25**0.1 + 2 * 0.1875**0.1), -(0.0196**0.1 + 2 * 0.0099**0.1)]
+    assert ood_scores.generalized_entropy(logits) == pytest.approx(by_hand)
+    assert ood_scores.generalized_entropy(logits, most=1) == pytest.approx([-(0.25**0.1), -(0.0196**0.1)])
+
+
+def corners() -> ood_scores.Training:
+    """Two classes on the axes of a plane that lies in three dimensions: the third one is never used."""
+    features = np.array([[3.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 3, 0]])
+    weight, bias = np.eye(2, 3), np.zeros(2)
+    return ood_scores.Training(features, features @ weight.T + bias, np.array([0, 0, 1, 1]), weight, bias)
+
+
+def test_distance_to_decision_boundaries_by_hand():
+    """The boundary is the line x = y, sqrt(1/2) away from (2, 1); the mean feature is (1, 1, 0)."""
+    score = ood_scores.fit_decision_boundaries(corners())
+    features = np.array([[2.0, 1, 0], [2, 1, 1]])
+    found = score(features, features[:, :2])
+    assert found == pytest.approx([0.5**0.5 / 1, 0.5**0.5 / 2**0.5])
+
+
+def test_guidance_by_hand():
+    """One training image beside: the energy of the image times the cosine times the energy of that image."""
+    training = corners()
+    score = ood_scores.fit_guidance(training, k=1)
+    features = np.array([[1.0, 1, 0]])
+    energy, of_best = np.log(2 * np.e), np.log(np.exp(3) + 1)
+    assert score(features, features[:, :2]) == pytest.approx([energy * of_best * 0.5**0.5], rel=1e-6)
+
+
+def test_virtual_logit_by_hand():
+    """What is outside of the plane lowers the score; on training images, where nothing is, it is the energy."""
+    rng = np.random.default_rng(0)
+    plane = rng.normal(size=(200, 4)) * [3, 2, 0.01, 0.01]
+    weight = np.eye(2, 4)
+    training = ood_scores.Training(plane, plane @ weight.T, plane[:, :2].argmax(axis=1), weight, np.zeros(2))
+    score = ood_scores.fit_virtual_logit(training)
+    features = np.array([[2.0, 1, 0, 0], [2, 1, 0.5, 0]])
+    inside, outside = score(features, features[:, :2])
+    scale = training.logits.max(axis=1).mean() / np.linalg.norm(plane[:, 2:], axis=1).mean()
+    assert inside == pytest.approx(np.log(np.exp(2) + np.exp(1)), abs=0.3)
+    assert inside - outside == pytest.approx(0.5 * scale, rel=0.01)
+
+
+def test_mahalanobis_by_hand():
+    """Features of two classes that vary by 4 along one axis and by 1 along the other."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 50_000)
+    features = rng.normal(size=(100_000, 2)) * [2, 1] + np.array([[0, 0], [0, 10]])[labels]
+    gaussians = ood_scores.fit_gaussians(features, labels)
+    others = np.array([[4.0, 0], [0, 12]])
+    assert gaussians.scores(others) == pytest.approx([-4, -4], rel=0.05)
+    overall = [16 / 4 + 25 / 26, 49 / 26]  # the variance of all images along the second axis is 1 + 25
+    assert gaussians.relative_scores(others) == pytest.approx(np.array([-4, -4]) + overall, rel=0.05)
+
+
+def test_gaussians_of_few_images_and_of_a_class_without_any():
+    features = np.random.default_rng(0).normal(size=(7, 30))
+    gaussians = ood_scores.fit_gaussians(features, np.array([0, 0, 0, 2, 2, 2, 2]))
+    assert gaussians.means.shape == (2, 30)
+    assert np.isfinite(gaussians.scores(features)).all() and (gaussians.scores(features) <= 0).all()
+
+
+def test_every_score_is_higher_for_the_known():
+    """A blob a class, and features far from all of them in a direction without training images."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(3, size=600)
+    features = rng.normal(size=(600, 8)) * [1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1] + 6 * np.eye(3, 8)[labels]
+    weight = np.eye(3, 8)
+    known, training = features[500:], features[:500]
+    strange = rng.normal(size=(100, 8)) * 0.5 + 3 * np.eye(8)[7]
+    fitted = ood_scores.fit(ood_scores.Training(training, training @ weight.T, labels[:500], weight, np.zeros(3)))
+    assert len(fitted) == 9 and len(ood_scores.fit(None)) == 3
+    for name, score in fitted.items():
+        of_known, of_strange = (score(x, x @ weight.T) for x in (known, strange))
+        assert of_known.shape == (100,) and ood.auroc(of_known, of_strange) > 0.9, name
 
 
 def test_auroc_and_fpr_by_hand():
@@ -171,10 +250,10 @@ def test_scratch_cnn_tells_strangers():
 
     known = pixels("validation")
     features, logits = seen(known)
-    neighbours = ood.fit_neighbours(seen(pixels("train"))[0], k=1)
+    neighbours = ood_scores.fit_neighbours(seen(pixels("train"))[0], k=1)
     for name, images in ood.synthetic_sets(known).items():
         strange_features, strange_logits = seen(images)
         least = 0.9 if name in ("gaussian_noise", "uniform_noise", "blobs") else 0.6
-        assert ood.auroc(ood.energy(logits), ood.energy(strange_logits)) > least, name
-        assert ood.auroc(ood.max_probability(logits), ood.max_probability(strange_logits)) > least, name
+        assert ood.auroc(ood_scores.energy(logits), ood_scores.energy(strange_logits)) > least, name
+        assert ood.auroc(ood_scores.max_probability(logits), ood_scores.max_probability(strange_logits)) > least, name
         assert ood.auroc(neighbours.scores(features), neighbours.scores(strange_features)) > least, name

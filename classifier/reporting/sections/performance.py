@@ -20,11 +20,27 @@ from classifier.reporting.formatting import fraction, join_words, percent, perce
 from classifier.reporting.results import ModelResult, Results
 
 MAX_CLASSES = 16  # in the figure and the table of classes
-SCORES = {"max_probability": "highest probability", "energy": "energy", "neighbours": "nearest neighbours"}
+SCORES = {  # of out-of-distribution detection: how tables and sentences call them
+    "max_probability": "highest probability",
+    "energy": "energy",
+    "gen": "GEN",
+    "fdbd": "fDBD",
+    "neighbours": "nearest neighbours",
+    "nnguide": "NNGuide",
+    "vim": "ViM",
+    "mahalanobis": "Mahalanobis",
+    "relative_mahalanobis": "relative Mahalanobis",
+}
 SCORE_TERMS = {
     "max_probability": "the highest probability",
     "energy": "the energy (the log-sum-exp of the outputs)",
+    "gen": "GEN (an entropy of the probabilities)",
+    "fdbd": "fDBD (the distance to the boundaries between classes)",
     "neighbours": "the similarity of its features to those of the nearest training images (nearest neighbours)",
+    "nnguide": "NNGuide (the energy times such a similarity)",
+    "vim": "ViM (the energy less what of its features is outside of the space of training features)",
+    "mahalanobis": "the Mahalanobis distance of its features to the nearest class",
+    "relative_mahalanobis": "that less the distance to all training images (relative Mahalanobis)",
 }
 SLIDE_METRICS = (
     "accuracy",
@@ -298,10 +314,10 @@ def out_of_distribution(models: list[ModelResult]) -> Section | None:
     if not models:
         return None
     scores = list(models[0].ood)
-    titles = [SCORES.get(score, score) for score in scores]
+    titles = {score: SCORES.get(score, score) for score in scores}
     overall = TableBlock(
-        ("model", *titles),
-        [(model.name, *(ood_cell(model.mean_ood(score)) for score in scores)) for model in models],
+        ("score", *(model.name for model in models)),
+        [(title, *(ood_cell(model.mean_ood(score)) for model in models)) for score, title in titles.items()],
         "AUROC / FPR95 by score, means over all OOD sets. AUROC: the probability that a test image has a higher score "
         "than an OOD image; 0.5 is chance, 1 is perfect. FPR95: the fraction of OOD images that are accepted if 95% of "
         "the test images are; 0 is perfect.",
