@@ -1,13 +1,18 @@
-"""Command line: averages the weights of a fine-tuned model with those of earlier stages, where that is better on
-validation.
+"""Command line: averages the weights of a fine-tuned model with those of earlier stages, or of the pre-trained model.
 
     python -m classifier.average runs/vit3 --stages runs/vit2 runs/vit --output_dir runs/vit4
+    python -m classifier.average runs/vit3 --pretrained_share 0.3 --output_dir runs/vit4
 
 The mean of the weights of several stages is often better than each of them, at the same inference cost: a greedy
 model soup (Wortsman et al., arXiv:2203.05482). It starts with the model that has the lowest negative log-likelihood on
-validation; each next model is added if the mean has a lower one with it. The dataset and the validation cut are those
-of the model's own run. The output is a folder like that of any run, calibrated again; its run.json lists what
-each model reached.
+validation; each next model is added if the mean has a lower one with it.
+
+A share of the pre-trained weights brings back what fine-tuning made the backbone forget, which pictures need that are
+unlike the training images (WiSE-FT; Wortsman et al., arXiv:2109.01903). The head has no pre-trained weights and stays.
+It costs some accuracy on validation, which is printed, so the share is yours to choose.
+
+The dataset and the validation cut are those of the model's own run. The output is a folder like that of any run,
+calibrated again; its run.json lists what each model reached.
 """
 
 import argparse
@@ -26,6 +31,7 @@ from classifier.data.splits import Splits, load_splits
 from classifier.errors import ModelError
 from classifier.evaluation import metrics
 from classifier.files import check_writable, move_files
+from classifier.models import backbone, processor
 from classifier.models.cnn import CifarCnnConfig
 from classifier.models.predictor import Predictor, load_predictor
 from classifier.publish import export
@@ -64,15 +70,25 @@ def main() -> None:
     predictor = predictors[0]
     states = [{name: tensor.clone() for name, tensor in each.model.state_dict().items()} for each in predictors]
     taken = choose(predictor, states, [model.nll for model in models], folders, splits)
-    if len(taken) == 1:
+    if len(taken) == 1 and not args.pretrained_share:
         raise ModelError(f"no mean is better than {folders[taken[0]]} alone: nothing was written, use that one")
-    predictor.model.load_state_dict(average([states[i] for i in taken]))
+    state = average([states[i] for i in taken])
+    pretrained = None
+    if args.pretrained_share:
+        pretrained, weights = load_pretrained(predictor, run)
+        state = interpolate(state, weights, args.pretrained_share)
+    predictor.model.load_state_dict(state)
+    if pretrained:
+        reached = validate(predictor, splits)
+        print(f"with {args.pretrained_share:.0%} of {pretrained}: {describe(reached)}", flush=True)
     reached = calibrate.calibrate(predictor.model, predictor.processor, splits, args.output_dir.name)
 
     averaged = Averaged(
         command=shlex.join(["-m", "classifier.average", *sys.argv[1:]]),
         commit=runs.commit(),
         models=[replace(model, taken=i in taken) for i, model in enumerate(models)],
+        pretrained=pretrained,
+        pretrained_share=args.pretrained_share if pretrained else None,
     )
     with TemporaryDirectory() as temporary:  # the folder gets all files in one step, or none
         folder = Path(temporary, args.output_dir.resolve().name)
@@ -93,9 +109,19 @@ def parse_args() -> argparse.Namespace:
         prog="python -m classifier.average", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=Path, help="folder of finetune_vit.py, the last stage")
-    parser.add_argument("--stages", type=Path, nargs="+", required=True, help="folders of stages that it came from")
+    parser.add_argument("--stages", type=Path, nargs="+", default=[], help="folders of stages that it came from")
+    parser.add_argument(
+        "--pretrained_share",
+        type=float,
+        default=0.0,
+        help="share of the pre-trained backbone's weights in the mean, in [0, 1); 0.3 is a good start (%(default)s)",
+    )
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the mean; not one of these")
     args = parser.parse_args()
+    if not 0 <= args.pretrained_share < 1:
+        raise ModelError(f"--pretrained_share {args.pretrained_share} is no share: pass one in [0, 1)")
+    if not args.stages and not args.pretrained_share:
+        raise ModelError("nothing to average: name --stages, or a --pretrained_share above 0")
     if args.output_dir.resolve() in [folder.resolve() for folder in (args.model, *args.stages)]:
         raise ModelError(f"{args.output_dir} is one of the models: name another --output_dir")
     if RunFolder(args.output_dir).is_finished:
@@ -162,6 +188,29 @@ def average(states: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     return {
         name: torch.stack([state[name] for state in states]).mean(dim=0) if first.is_floating_point() else first
         for name, first in states[0].items()
+    }
+
+
+def load_pretrained(predictor: Predictor, run: RunRecord) -> tuple[str, dict[str, torch.Tensor]]:
+    """The name and the weights, without those of the head, of the model that the first stage of a run started from.
+
+    Position embeddings are resampled to the resolution of the fine-tuned model. Errors as `backbone.load`.
+    """
+    start = backbone.load(run.stages[0].settings["model"], predictor.labels)
+    model = backbone.resize(start.model, processor.size_of(predictor.processor))
+    head = backbone.head_name(model)
+    return start.name, {name: each for name, each in model.state_dict().items() if not name.startswith(f"{head}.")}
+
+
+def interpolate(
+    state: dict[str, torch.Tensor], pretrained: dict[str, torch.Tensor], share: float
+) -> dict[str, torch.Tensor]:
+    """The weights of `state`, with `share` of the pre-trained ones where there are such; integers stay."""
+    return {
+        name: tensor.lerp(pretrained[name].to(tensor), share)
+        if name in pretrained and tensor.is_floating_point()
+        else tensor
+        for name, tensor in state.items()
     }
 
 

@@ -22,7 +22,7 @@ from classifier.hub import DATASET_ID
 from classifier.models.cnn import CifarCnnConfig
 from classifier.models.loading import load_processor, read_ood
 from classifier.models.processor import timm_settings
-from classifier.records import Evaluation, RunRecord, Timing, Validation
+from classifier.records import Averaged, Evaluation, RunRecord, Timing, Validation
 from classifier.reporting.formatting import duration, escape_markdown, fraction, markdown_table, plural, si
 from classifier.runs import RunFolder
 
@@ -308,12 +308,7 @@ def _validation(run: RunRecord, reached: Validation) -> str:
     """What was chosen on validation, and what the saved model reaches there."""
     text = f"On validation, the saved model labels {reached.accuracy:.2%} of the images right"
     if run.averaged:
-        each = " and ".join(f"{model.nll:.4f}" for model in run.averaged.models if model.taken)
-        text = (
-            "The saved weights are the mean of this stage's weights and those of earlier stages "
-            f"(`{portable(run.averaged.command)}`). On validation, the single models have a negative log-likelihood of "
-            f"{each}; the mean has {reached.nll:.4f} and labels {reached.accuracy:.2%} of the images right"
-        )
+        text = f"{_weights(run.averaged, reached)} {text}"
     if run.best_epoch:
         text += f"; its weights are those of epoch {run.best_epoch}, the best on validation"
     if run.calibrated:
@@ -325,6 +320,18 @@ def _validation(run: RunRecord, reached: Validation) -> str:
             "probabilities are calibrated however the weights are loaded."
         )
     return f"{text} The test split was not used."
+
+
+def _weights(averaged: Averaged, reached: Validation) -> str:
+    """Of which weights the saved ones are the mean, and what the single models reach on validation."""
+    losses = [f"{model.nll:.4f}" for model in averaged.models if model.taken]
+    of = "this stage's weights" + " and those of earlier stages" * (len(losses) > 1)
+    if averaged.pretrained:
+        of += f", with {averaged.pretrained_share:.0%} of the pre-trained weights of {averaged.pretrained}"
+    return (
+        f"The saved weights are the mean of {of} (`{portable(averaged.command)}`). On validation, the negative "
+        f"log-likelihood without averaging is {' and '.join(losses)}, and with it {reached.nll:.4f}."
+    )
 
 
 def _recipe(run: RunRecord) -> str:

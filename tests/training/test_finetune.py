@@ -617,6 +617,40 @@ def test_stages_that_miss_on_either_side_are_averaged(tuned, pictures, tmp_path,
     assert_all_agree(tmp_path / "mean", pictures)
 
 
+def test_a_share_of_the_pretrained_weights_is_mixed_in(tuned, pictures, tmp_path, monkeypatch, capsys):
+    """The model that the run started from has 0.5 more in each weight, of which 20% are added, but not to the head."""
+    for name in ("pretrained", "tuned"):
+        shutil.copytree(tuned, tmp_path / name)
+    weights = {name: tensor.float() + 0.5 for name, tensor in load_file(tuned / "model.safetensors").items()}
+    save_file(weights, tmp_path / "pretrained/model.safetensors", metadata={"format": "pt"})
+    run = read(tuned)
+    run["settings"]["model"] = str(tmp_path / "pretrained")
+    (tmp_path / "tuned/run.json").write_text(json.dumps(run))
+
+    flags = ["--pretrained_share", "0.2", "--output_dir", str(tmp_path / "mean")]
+    monkeypatch.setattr(sys, "argv", ["average", str(tmp_path / "tuned"), *flags])
+    average.main()
+    assert "with 20% of pretrained: " in capsys.readouterr().out
+    before, after = (load_file(folder / "model.safetensors") for folder in (tuned, tmp_path / "mean"))
+    temperature = read(tmp_path / "mean")["validation"]["temperature"]
+    for name, tensor in before.items():
+        expected = tensor.float() / temperature if name.startswith("classifier.") else tensor.float() + 0.1
+        torch.testing.assert_close(after[name].float(), expected, atol=2e-3, rtol=2e-3)
+    averaged = read(tmp_path / "mean")["averaged"]
+    assert averaged["pretrained"] == "pretrained" and averaged["pretrained_share"] == 0.2
+    assert "with 20% of the pre-trained weights of pretrained" in (tmp_path / "mean/README.md").read_text()
+    assert_all_agree(tmp_path / "mean", pictures)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"), [(["--pretrained_share", "1"], "no share: pass one in"), ([], "nothing to average: name")]
+)
+def test_a_mean_of_nothing_is_refused(words, message, tuned, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["average", str(tuned), *words, "--output_dir", str(tmp_path / "mean")])
+    with pytest.raises(ModelError, match=message):
+        average.main()
+
+
 def test_a_mean_that_is_no_better_is_not_written(tuned, tmp_path, monkeypatch):
     early, late = stages(tuned, tmp_path, 3.0, 0.0)
     with pytest.raises(ModelError, match="holds a finished run"):

@@ -63,6 +63,8 @@ def describe_settings(model: ModelResult) -> dict[str, str]:
         rows["selected epoch"] = str(stage.best_epoch)
     if stage.averaged:
         rows["weights"] = f"mean of {plural(sum(each.taken for each in stage.averaged.models), 'stage')}"
+        if share := stage.averaged.pretrained_share:
+            rows["weights"] += f", with {share:.0%} of the pre-trained weights"
     for name, value in recipe.items():
         if value is not None and name != "image_size":
             rows[name.replace("_", " ")] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
