@@ -14,6 +14,8 @@ from pathlib import Path
 from classifier.files import write_text
 from classifier.records import RunRecord
 from classifier.reporting import card
+from classifier.reporting.formatting import join_words
+from classifier.reporting.sections.performance import SCORES
 from classifier.runs import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,6 +72,7 @@ def render_details() -> str:
         "Fine-tuning compared with the plain recipe": render_finetuning(),
         "Settings that brought no gain": render_ablations(),
         "Ordinary photographs": render_photographs(),
+        "Scores of out-of-distribution detection": render_ood_scores(),
         "Copies in the test split": render_duplicates(),
         "The app": render_serving(),
     }
@@ -170,15 +173,19 @@ def render_serving() -> str:
     return "\n".join(lines)
 
 
+def locate(model: str) -> str:
+    """The folder of a model that a benchmark names, as Markdown."""
+    return f"`{'models' if (ROOT / 'models' / model).exists() else 'runs'}/{model}`"
+
+
 def render_photographs() -> str:
     """The table of the accuracy of the models on ordinary photographs."""
     found = json.loads((Path(__file__).parent / "photographs.json").read_text())
     rows = []
     for row in sorted(found["models"], key=lambda row: -row["accuracy"]):
         (low, high), flagged = row["accuracy_ci95"], row["none_flagged_where_95_of_right_ones_pass"]
-        where = "models" if (ROOT / "models" / row["model"]).exists() else "runs"
         rows.append(
-            f"| `{where}/{row['model']}` | {row['accuracy']:.1%} ({low:.0%} to {high:.0%}) | {flagged:.0%} "
+            f"| {locate(row['model'])} | {row['accuracy']:.1%} ({low:.0%} to {high:.0%}) | {flagged:.0%} "
             f"| {row['auroc']:.2f} |"
         )
     n = found["photographs"]
@@ -195,6 +202,35 @@ def render_photographs() -> str:
         "threshold of each model, and the stage of the ViT that is embedded, so they are not a held-out test.",
     ]
     return "\n".join(lines)
+
+
+def render_ood_scores() -> str:
+    """The table of the AUROCs of each score, on sets that are made and on photographs."""
+    found = json.loads((Path(__file__).parent / "ood_scores.json").read_text())
+    photographs = found["photographs"]
+    lines = [
+        "AUROC, the probability that a picture of one of the labels gets a higher score than another one, of scores "
+        f"that are fitted on {found['training_images']:,} training images (`benchmarks/ood_scores.py`). “Made” is the "
+        "mean over the sets that `evaluate.py` makes, here of validation images. “Flagged” is the share of the "
+        "photographs of other things that are flagged when 95% of the correctly classified ones are not, by the mean "
+        "of the scores of the photograph and of a copy of 32 × 32 pixels.",
+        "",
+        f"| model | score | made | {' | '.join(f'{name} | with a small copy | flagged' for name in photographs)} |",
+        f"|{'---|' * (3 + 3 * len(photographs))}",
+    ]
+    for row in found["rows"]:
+        cells = [locate(row["model"]), SCORES[row["score"]], f"{statistics.mean(row['made'].values()):.3f}"]
+        for name in photographs:
+            alone, both = row[name]["alone"], row[name]["with_small"]
+            flagged = both["none_flagged_where_95_of_right_ones_pass"]
+            cells += [f"{alone['auroc']:.3f}", f"{both['auroc']:.3f}", f"{flagged:.0%}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    rights = []
+    for model, row in {row["model"]: row for row in found["rows"]}.items():
+        shares = [f"{row[name]['accuracy']:.1%} of “{name}”" for name in photographs]
+        rights.append(f"{locate(model)} {', '.join(shares)}, {row['validation_accuracy']:.1%} of validation")
+    counts = [f"“{name}” are {n['labels']} of the labels and {n['none']} of none" for name, n in photographs.items()]
+    return "\n".join([*lines, "", f"Of the photographs, {join_words(counts)}. Right are: {'; '.join(rights)}."])
 
 
 def render_duplicates() -> str:

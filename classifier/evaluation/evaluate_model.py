@@ -179,7 +179,7 @@ def ood_results(
         return None
     side = processor.size_of(predictor.processor)
     key = fingerprint("test", splits)
-    made = ood.synthetic_sets(first_images(splits, n, side))  # {name: uint8 (N, 3, side, side)}
+    made = ood.synthetic_sets(first_images("test", splits, n, side))  # {name: uint8 (N, 3, side, side)}
 
     def batches(images: np.ndarray) -> Iterator[tuple[list[Image.Image], list[int]]]:
         for i in range(0, len(images), BATCH_SIZE):
@@ -199,17 +199,7 @@ def ood_results(
     computed |= {name: predictions_of(predictor, "test", other) for name, other in others.items()}
     training = None
     if splits.train is not None:  # None where the dataset has a test split alone
-        train = predictions_of(predictor, "train", splits)
-        state = {
-            name: tensor.float().cpu().numpy() for name, tensor in backbone.head(predictor.model).state_dict().items()
-        }
-        training = ood_scores.Training(
-            train.features,
-            train.logits,
-            train.labels,
-            state["weight"],
-            state.get("bias", np.zeros(len(state["weight"]))),
-        )
+        training = training_of(predictor, predictions_of(predictor, "train", splits))
     results: dict[str, dict[str, OodResult]] = {}
     for name, score in ood_scores.fit(training).items():
         of_test = score(test.features, test.logits)
@@ -221,10 +211,17 @@ def ood_results(
     return results
 
 
-def first_images(splits: Splits, n: int, side: int) -> np.ndarray:
-    """The first readable test images, squashed: uint8 (at most n, 3, side, side)."""
+def training_of(predictor: Predictor, train: Predictions) -> ood_scores.Training:
+    """What the scores are fitted on: predictions for training images, and the weights of the head."""
+    state = {name: tensor.float().cpu().numpy() for name, tensor in backbone.head(predictor.model).state_dict().items()}
+    bias = state.get("bias", np.zeros(len(state["weight"])))
+    return ood_scores.Training(train.features, train.logits, train.labels, state["weight"], bias)
+
+
+def first_images(split: str, splits: Splits, n: int, side: int) -> np.ndarray:
+    """The first readable images of a split, squashed: uint8 (at most n, 3, side, side)."""
     found: list[np.ndarray] = []
-    for images, _ in image_batches("test", splits, BATCH_SIZE):
+    for images, _ in image_batches(split, splits, BATCH_SIZE):
         found += [
             np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)).transpose(2, 0, 1) for image in images
         ]
