@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import certifi
 import httpx
 import pytest
 
@@ -97,10 +98,10 @@ for call, *names in (
 
 def test_usable_settings_are_not_blamed(no_settings, tmp_path):
     certificates = tmp_path / "ca.pem"
-    shutil.copyfile(__import__("certifi").where(), certificates)
+    shutil.copyfile(certifi.where(), certificates)
     for name, value in {
         "http_proxy": "proxy:3128",
-        "HTTPS_PROXY": "http://user:secret@proxy:3128/",
+        "HTTPS_PROXY": "http://user:secret@proxy:3128/",  # pragma: allowlist secret
         "all_proxy": "https://proxy",
         "SSL_CERT_FILE": str(certificates),
         "SSL_CERT_DIR": "/nowhere",  # clients do not read it where there is a file
