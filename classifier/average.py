@@ -7,9 +7,9 @@ The mean of the weights of several stages is often better than each of them, at 
 model soup (Wortsman et al., arXiv:2203.05482). It starts with the model that has the lowest negative log-likelihood on
 validation; each next model is added if the mean has a lower one with it.
 
-A share of the pre-trained weights brings back what fine-tuning made the backbone forget, which pictures need that are
-unlike the training images (WiSE-FT; Wortsman et al., arXiv:2109.01903). The head has no pre-trained weights and stays.
-It costs some accuracy on validation, which is printed, so the share is yours to choose.
+A share of the pre-trained weights brings back some of what the backbone forgot in fine-tuning (WiSE-FT; Wortsman et
+al., arXiv:2109.01903). This helps with pictures that are unlike the training images, and usually costs some accuracy on
+validation. The command prints that accuracy; you choose the share. The weights of the head do not change.
 
 The dataset and the validation cut are those of the model's own run. The output is a folder like that of any run,
 calibrated again; its run.json lists what each model reached.
@@ -78,9 +78,6 @@ def main() -> None:
         pretrained, weights = load_pretrained(predictor, run)
         state = interpolate(state, weights, args.pretrained_share)
     predictor.model.load_state_dict(state)
-    if pretrained:
-        reached = validate(predictor, splits)
-        print(f"with {args.pretrained_share:.0%} of {pretrained}: {describe(reached)}", flush=True)
     reached = calibrate.calibrate(predictor.model, predictor.processor, splits, args.output_dir.name)
 
     averaged = Averaged(
@@ -100,7 +97,8 @@ def main() -> None:
         RunFolder(folder).write_run(replace(run, averaged=averaged, validation=reached))
         card.write(folder)
         move_files({folder: args.output_dir})
-    print(f"{describe(reached)}; saved in {args.output_dir}")
+    share = f"with {args.pretrained_share:.0%} of {pretrained}: " if pretrained else ""
+    print(f"{share}{describe(reached)}; saved in {args.output_dir}")
 
 
 def parse_args() -> argparse.Namespace:
