@@ -209,7 +209,7 @@ class RequestLimits:
 def check_uploads(folder: Path) -> None:
     """Raises Refused, with 503, unless files can be written to the folder of uploads."""
     try:
-        check_writable(folder)
+        try_writing(folder)
     except OSError as error:
         log.error("uploads can't be written: %s: set GRADIO_TEMP_DIR to another folder", error)
         raise Refused(
@@ -223,7 +223,7 @@ def check_room(folder: Path, least: int = MIN_FREE_BYTES) -> None:
         raise Refused(f"no room for more files at the moment: try again in {RETRY_AFTER_S} s", 503)
 
 
-def check_writable(folder: Path) -> None:
+def try_writing(folder: Path) -> None:
     """OSError unless a file can be written to the folder, which is made if it is not there."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with TemporaryFile(dir=folder):

@@ -26,7 +26,7 @@ from classifier.images.limits import MAX_BYTES
 from classifier.models.predictor import Predictor
 from space import cleanup, gradio_internals, theme
 from space.components import STATIC
-from space.middleware import Activity, RequestLimits, check_room, check_uploads, check_writable, log
+from space.middleware import Activity, RequestLimits, check_room, check_uploads, log, try_writing
 from space.pictures import PictureClassifier
 from space.validation import Refused
 
@@ -79,7 +79,7 @@ def launch(
     host, port = address()
     uploads = gradio_internals.upload_folder()
     try:
-        check_writable(uploads)
+        try_writing(uploads)
     except OSError as error:
         raise ClassifierError(
             f"can't write uploads to {uploads} ({error.strerror}): set GRADIO_TEMP_DIR to another folder"
