@@ -195,11 +195,6 @@ def _sort_key(value: object) -> tuple[bool, float, str]:
     return not is_number, float(text) if is_number else 0.0, text
 
 
-def _is_missing(label: object) -> bool:
-    """Whether a cell holds no label. The Hub's test splits sometimes hide theirs as -1, which is no class index."""
-    return label is None or label == -1
-
-
 def rename_labels(name: str, labels: list[str], file: Path) -> list[str]:
     """The labels, renamed as a JSON file says. DataError if the file names unknown labels or repeats a name."""
     try:

@@ -1,8 +1,10 @@
 """Out-of-distribution (OOD) detection: metrics of scores, and synthetic test sets. Nothing here runs a model.
 
-for name, images in ood.synthetic_sets(validation_images).items():
-    scores = ...  # of images, by a function of ood_scores.py
-    ood.auroc(validation_scores, scores)
+    for name, images in ood.synthetic_sets(validation_images).items():
+        scores = ...  # of images, by a function of ood_scores.py
+        ood.auroc(validation_scores, scores)
+
+The score of an image is higher the more it resembles the known classes.
 """
 
 import numpy as np

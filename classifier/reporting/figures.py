@@ -258,9 +258,8 @@ def save_confusion_of_models(path: Path, models: Mapping[str, np.ndarray], label
     """
     names, rows = list(map(shorten, labels)), rows_of(next(iter(models.values())), labels)
     label_size = min(7, 110 / len(labels))
-    margin = (
-        max(map(text_width, rows)) * 0.6 * label_size / 72
-    )  # inches for the names of classes, on the left and below
+    # Inches for the names of classes, on the left and below.
+    margin = max(map(text_width, rows)) * 0.6 * label_size / 72
     side = (WIDTH - margin) / len(models)  # inches for each matrix
     figure, panels = panels_of_models(list(models), side + 0.75 * margin + 0.3, (1,))
     cell = 0.9 * 72 * side / len(labels)  # points
