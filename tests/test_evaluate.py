@@ -88,6 +88,8 @@ def test_labels_in_another_order_are_mapped_by_name_and_a_second_run_finds_all(p
         and np.sum(first["confusion_matrix"]) == found["n"] == 60
     )
     assert second["per_class"] == first["per_class"] and second["corrupted"] == first["corrupted"]
+    assert len(first["corrupted"]["accuracy"]) == 15 and len(first["ood"]) == 9
+    assert "are not the published files" in (tmp_path / "report/report.md").read_text()
     [both] = found["comparisons"]
     assert both["difference"] == 0 and both["agreement"] == 1 and both["p_value"] == 1
     assert found["average"]["accuracy"] == first["accuracy"]

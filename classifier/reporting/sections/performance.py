@@ -38,9 +38,9 @@ SCORE_TERMS = {
     "fdbd": "fDBD (the distance to the boundaries between classes)",
     "neighbours": "the similarity of its features to those of the nearest training images (nearest neighbours)",
     "nnguide": "NNGuide (the energy times such a similarity)",
-    "vim": "ViM (the energy less what of its features is outside of the space of training features)",
+    "vim": "ViM (the energy minus the part of its features that is outside of the space of training features)",
     "mahalanobis": "the Mahalanobis distance of its features to the nearest class",
-    "relative_mahalanobis": "that less the distance to all training images (relative Mahalanobis)",
+    "relative_mahalanobis": "that distance relative to the one to all training images (relative Mahalanobis)",
 }
 SLIDE_METRICS = (
     "accuracy",
@@ -276,6 +276,11 @@ def robustness(folder: Path, models: list[ModelResult]) -> Section | None:
         f"Accuracy was measured again on {n:,} test images that were corrupted, for example by noise or blur, with "
         "increasing strength."
     ]
+    if all(result.accuracy.keys() == KINDS.keys() for result in by_model.values()):
+        sentences.append(
+            "Kinds and strengths are those of CIFAR-10-C (arXiv:1903.12261). The images are made here and are not the "
+            "published files, so accuracies can differ a little from those that are measured on these."
+        )
     sentences += [describe_robustness(name, result) for name, result in by_model.items()]
     sentences += compare_robustness(by_model)
     return Section("Robustness", sentences, [figure, table], [figure])
