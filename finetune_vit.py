@@ -53,6 +53,7 @@ from classifier.records import StartModel
 from classifier.training import calibrate, callbacks, distill, finetune_trainer, probe, protocol, trainer_flags
 from classifier.training.finetune_data import InMemory, Streamed, check_workers, explaining_workers
 from classifier.training.finetune_plan import Plan, fit_sizes, make_plan
+from classifier.training.photographs import Photographs
 from classifier.training.runtime import StopSignal, has_bf16, keep_freed_memory
 
 FEW = 500  # training images: with fewer, a whole backbone memorises them
@@ -87,6 +88,9 @@ class FinetuneArguments:
     train_sizes: str = flag("0.7:0.6 1:0.4", "fractions of image_size to train at : shares of the run's steps")
     crop_scale: float = flag(0.6, "smallest fraction of the area that a random training crop keeps, in (0, 1]")
     mirror: bool = flag(True, "mirror half of the training images")
+    noise: float = flag(
+        0.0, "add Gaussian noise of up to this standard deviation, a fraction of the pixels' range, to half of them"
+    )
     mixup: float = flag(0.0, "alpha of mixup; 0: none")
     cutmix: float = flag(0.0, "alpha of CutMix; 0: none")
     layer_decay: float | None = flag(
@@ -95,6 +99,11 @@ class FinetuneArguments:
     drop_path: float = flag(0.0, "highest rate of stochastic depth, where the architecture has it")
     teacher: str | None = flag(
         None, "learn what this model (an id or a folder) thinks of each crop, instead of the labels"
+    )
+    photographs: str | None = flag(
+        None,
+        "train on these too, so that photographs of users are recognised: a folder with folders named as labels, and "
+        "one named none with pictures of other things",
     )
     class_weights: str = flag("none", "balanced: each class weighs the same in the loss", choices=("none", "balanced"))
     patience: int | None = flag(None, "stop after so many epochs without better validation, keep the best (never)")
@@ -178,6 +187,10 @@ def parse_args() -> tuple[FinetuneArguments, Training]:
     flags.label_names, args.label_names = args.label_names, None  # Trainer's means something else
     if flags.teacher and flags.freeze == "backbone":
         raise ModelError("--teacher teaches all of a model: leave out --freeze backbone")
+    if flags.photographs and flags.freeze == "backbone":
+        raise ModelError("--photographs are for training all of a model: leave out --freeze backbone")
+    if flags.photographs:
+        flags.freeze = "none"
     if flags.teacher:
         flags.freeze, args.label_smoothing_factor = "none", 0.0  # a teacher's targets are soft
     if args.hub_token:
@@ -273,7 +286,13 @@ def train_all(job: Job) -> protocol.TrainingResult:
     teacher = None
     if flags.teacher:
         teacher = distill.Teacher(flags.teacher, labels, *processors.mean_std(job.processor), args.device)
+    photographs = None
+    if flags.photographs:
+        bicubic = processors.is_bicubic(job.processor)
+        photographs = Photographs(flags.photographs, labels, plan.image_size, mirror=flags.mirror, bicubic=bicubic)
+        print(f"{photographs.describe()} beside the images of {job.data.splits.name}")
     must_match = settings_to_match(flags, args, plan) | {
+        "photographs": photographs and len(photographs),
         "train images": len(job.data.splits["train"]),
         "labels": labels,
         "model": type(model).__name__,
@@ -286,11 +305,13 @@ def train_all(job: Job) -> protocol.TrainingResult:
         sizes=plan.sizes,
         crop_scale=flags.crop_scale,
         mirror=flags.mirror,
+        noise=flags.noise,
         mixup=flags.mixup,
         cutmix=flags.cutmix,
         layer_decay=plan.layer_decay,
         class_weights=job.class_weights,
         teacher=teacher,
+        photographs=photographs,
     )
     with StopSignal() as stop:
         progress = callbacks.ProgressTracker(
@@ -306,7 +327,7 @@ def train_all(job: Job) -> protocol.TrainingResult:
     if progress.is_stopping and step < total:
         raise Stopped(f"stopped after step {step} of {total} and saved in {args.output_dir}")
     epochs = trainer.state.epoch * total / step  # --max_steps may have set them
-    names = ("crop_scale", "mirror", "mixup", "cutmix", "drop_path", "teacher")
+    names = ("crop_scale", "mirror", "noise", "mixup", "cutmix", "drop_path", "teacher")
     return protocol.TrainingResult(
         history=progress.history,
         best_epoch=progress.best_epoch if args.load_best_model_at_end and progress.history else None,
@@ -324,7 +345,8 @@ def train_all(job: Job) -> protocol.TrainingResult:
             "weight_decay": args.weight_decay,
             "label_smoothing": args.label_smoothing_factor,
         }
-        | {name: getattr(flags, name) for name in names},
+        | {name: getattr(flags, name) for name in names}
+        | ({"photographs": photographs.describe()} if photographs else {}),
     )
 
 
@@ -410,7 +432,7 @@ def settings_to_match(flags: FinetuneArguments, args: Training, plan: Plan) -> d
     names += ["lr_scheduler_type", "warmup_steps", "seed", "bf16"]
     settings = {name: getattr(args, name) for name in names} | asdict(plan)
     del settings["reduce_to"]  # applied to users' photographs, not to training images
-    names = ["crop_scale", "mirror", "mixup", "cutmix", "class_weights", "teacher"]
+    names = ["crop_scale", "mirror", "noise", "mixup", "cutmix", "class_weights", "teacher"]
     return settings | {name: getattr(flags, name) for name in names}
 
 

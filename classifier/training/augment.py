@@ -46,6 +46,23 @@ def cutout(images: torch.Tensor, size: int, generator: torch.Generator) -> torch
     return images.masked_fill(inside, 0)
 
 
+def add_noise(images: torch.Tensor, most: float, generator: torch.Generator) -> torch.Tensor:
+    """Adds Gaussian noise to half of a batch, which makes a model robust to noise of all kinds (arXiv:2001.06057).
+
+    Args:
+        images: uint8 (N, C, H, W).
+        most: each image has a standard deviation of its own, even in [0, most]; a fraction of the range of 255.
+        generator: on the CPU; the only source of randomness.
+
+    Returns:
+        Of the same shape and type.
+    """
+    n = len(images)
+    deviations = most * 255 * torch.rand(n, generator=generator) * (torch.rand(n, generator=generator) < 0.5)
+    noise = torch.randn(images.shape, generator=generator) * deviations.view(-1, 1, 1, 1)
+    return (images + noise.to(images.device)).round_().clamp_(0, 255).to(torch.uint8)
+
+
 def resize(images: torch.Tensor, size: int) -> torch.Tensor:
     """float (N, C, H, W) -> (N, C, size, size), bilinear with antialiasing; unchanged if it has that size."""
     if images.shape[-2:] == (size, size):

@@ -55,8 +55,6 @@ class Teacher:
         return (logits / TEMPERATURE).softmax(dim=1)
 
 
-def loss(logits: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
-    """Cross-entropy (nats, summed) of logits (N, C) with a teacher's probabilities, times the temperature squared."""
-    losses = TEMPERATURE**2 * F.cross_entropy(logits / TEMPERATURE, targets, reduction="none")
-    # The weight is an image's, not a class's share of its target.
-    return losses.sum() if weight is None else losses @ (targets @ weight)
+def losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy (nats), (N,), of logits (N, C) with a teacher's probabilities, times the temperature squared."""
+    return TEMPERATURE**2 * F.cross_entropy(logits / TEMPERATURE, targets, reduction="none")

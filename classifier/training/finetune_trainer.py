@@ -29,10 +29,11 @@ from classifier.errors import DataError, ModelError, first_line
 from classifier.models import backbone
 from classifier.models import processor as processors
 from classifier.training import depthwise, distill
-from classifier.training.augment import crop_boxes, crop_resize, mix, normalize, size_at
+from classifier.training.augment import add_noise, crop_boxes, crop_resize, mix, normalize, size_at
 from classifier.training.callbacks import ImageProgressBar, ProgressTracker, last_checkpoint, progress_of
 from classifier.training.depthwise import channels_last
 from classifier.training.finetune_data import InMemory, Streamed, collate
+from classifier.training.photographs import SHARE, Photographs
 from classifier.training.runtime import prepare_batch_norm, seeded_generator
 
 IGNORED = -100  # the label of an image that can't be read
@@ -45,11 +46,13 @@ class FinetuneRecipe:
     sizes: tuple[tuple[float, int], ...]  # (share of the steps, pixels a side), one after another; the shares sum to 1
     crop_scale: float = 1.0  # smallest fraction of the area that a training crop keeps
     mirror: bool = False  # whether half of the images are mirrored
+    noise: float = 0.0  # see `augment.add_noise`
     mixup: float = 0.0  # see `augment.mix`
     cutmix: float = 0.0  # likewise
     layer_decay: float = 1.0  # learning rate of a depth, as a fraction of the next deeper one's (arXiv:2106.08254)
     class_weights: torch.Tensor | None = None  # (num_labels,), or None for equal ones
     teacher: distill.Teacher | None = None  # its probabilities are the targets; None trains on the labels
+    photographs: Photographs | None = None  # `SHARE` of them for each image of the dataset
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
@@ -143,18 +146,28 @@ class FinetuneTrainer(Trainer):
         return size_at(self.recipe.sizes, self.state.global_step / self.state.max_steps)
 
     def augmented(self, pixels: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """uint8 (N, 3, H, W) and classes (N,) -> the model's pixels (N, 3, size, size) and targets (N, num_labels)."""
+        """uint8 (N, 3, H, W) and classes (N,) -> the model's pixels (M, 3, size, size) and targets (M, num_labels).
+
+        The first N are the images, the others photographs, if the recipe has such.
+        """
         n, _, height, width = pixels.shape
         draw = seeded_generator(self.args.seed, f"augment {self.args.process_index}", self.batch_number())
         scale = 1.0 if isinstance(self.train_dataset, Streamed) else self.recipe.crop_scale  # workers crop those
         boxes = crop_boxes(n, height, width, scale, draw)
         mirrored = torch.rand(n, generator=draw) < (0.5 if self.recipe.mirror else 0.0)
+        if self.recipe.noise:
+            pixels = add_noise(pixels, self.recipe.noise, draw)
         pixels = crop_resize(pixels, boxes, mirrored, self.size_now(), self.bicubic)
         pixels = normalize(pixels, self.mean, self.std)
         num_labels = self.model.config.num_labels
         assert num_labels is not None  # it is the length of id2label
         targets = F.one_hot(labels, num_labels).float()
-        return mix(pixels, targets, self.recipe.mixup, self.recipe.cutmix, draw)
+        pixels, targets = mix(pixels, targets, self.recipe.mixup, self.recipe.cutmix, draw)
+        if self.recipe.photographs:
+            more, targets_of_more = self.recipe.photographs.batch(self.photographs_beside(n), self.size_now(), draw)
+            more = normalize(more.to(pixels.device), self.mean, self.std)
+            pixels, targets = torch.cat([pixels, more]), torch.cat([targets, targets_of_more.to(targets)])
+        return pixels, targets
 
     def batch_number(self) -> int:
         """Counts batches from the start of the run, several a step with gradient accumulation."""
@@ -175,7 +188,8 @@ class FinetuneTrainer(Trainer):
             with self.compute_loss_context_manager():
                 targets = self.recipe.teacher.probabilities(pixels)
         with self.within_memory():
-            return super().training_step(model, {"pixel_values": pixels, "labels": targets}, num_items_in_batch)
+            batch = {"pixel_values": pixels, "labels": targets, "n": len(inputs["labels"])}
+            return super().training_step(model, batch, num_items_in_batch)
 
     def prediction_step(self, model, inputs: dict, prediction_loss_only: bool, ignore_keys=None) -> tuple:
         """The loss, logits and labels of a validation batch, which the processor prepares."""
@@ -217,26 +231,34 @@ class FinetuneTrainer(Trainer):
         return inputs
 
     def compute_loss(self, model, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
-        """Cross-entropy (nats), smoothed and weighted, of pixel values (N, 3, H, W) and targets (N, num_labels)."""
-        targets, weight = inputs["labels"], self.class_weights
+        """Cross-entropy (nats), smoothed and weighted, of pixel values (N, 3, H, W) and targets (N, num_labels).
+
+        The first `n` are images of the dataset, and progress counts these alone.
+        """
+        targets, weight, n = inputs["labels"], self.class_weights, inputs["n"]
         prepare_batch_norm(model, len(targets))
         logits = backbone.forward(model, channels_last(inputs["pixel_values"]), self.model).float()
         if self.recipe.teacher:
-            loss = distill.loss(logits, targets, weight)
+            losses = distill.losses(logits, targets)
         else:
-            losses = F.cross_entropy(
-                logits, targets, label_smoothing=self.args.label_smoothing_factor, reduction="none"
-            )
+            smoothing = self.args.label_smoothing_factor
+            losses = F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
+        if weight is not None:
             # The weight multiplies an image's whole loss: a weight per class within the sum over a smoothed target
             # would pull every prediction towards the class with the highest weight.
-            loss = losses.sum() if weight is None else losses @ (targets @ weight)
-        right = (logits.argmax(dim=1) == targets.argmax(dim=1)).sum()
-        self.progress.add(loss, right, len(targets))
-        return loss / len(targets)
+            losses = losses * (targets @ weight)
+        right = logits.argmax(dim=1) == targets.argmax(dim=1)
+        self.progress.add(losses[:n].sum(), right[:n].sum(), n)
+        return losses.mean()
 
     def floating_point_ops(self, inputs: dict) -> int:
         """Operations of a training step; the backward pass counts as two forward passes."""
-        return 3 * len(inputs["labels"]) * self.flops[self.size_now()]
+        n = len(inputs["labels"])
+        return 3 * (n + self.photographs_beside(n)) * self.flops[self.size_now()]
+
+    def photographs_beside(self, n: int) -> int:
+        """How many photographs a batch of n images gets."""
+        return max(1, round(SHARE * n)) if self.recipe.photographs else 0
 
     def _save(self, output_dir=None, state_dict=None) -> None:
         """Saves parameters under their names in memory: `Trainer` saves the Hub's older ones but can't load those."""

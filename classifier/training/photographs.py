@@ -1,0 +1,86 @@
+"""Photographs to train on beside a dataset of other images, such as small ones.
+
+A model that was trained on small images alone is wrong on many photographs, and confident. In each step it sees some
+photographs as well: of its labels and, with all labels as equally probable, of other things. The latter is outlier
+exposure (Hendrycks et al., arXiv:1812.04606): the model learns to be unsure of what is none of its labels.
+"""
+
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from classifier.data.loaders import as_tensor
+from classifier.data.splits import load_splits
+from classifier.errors import DataError, first_few
+from classifier.training.augment import crop_boxes, crop_resize
+
+NONE = "none"  # the folder of photographs that show none of the labels
+SHARE = 0.5  # photographs for each image of the dataset, in a step
+CROP_SCALE = 0.35  # smallest fraction of the area that a crop keeps
+MARGIN = 8 / 7  # pixels a side that are kept in memory, for each that the model gets
+SHRUNK = 1 / 8  # least size, as a fraction, to which half of the photographs of a batch are shrunk and enlarged again
+
+
+class Photographs:
+    """Photographs in memory, squashed to squares: 196 kB each for a model of 224 pixels.
+
+    Args:
+        folder: has a folder for each of at least one of the labels, and one named `none`.
+        labels: those of the model.
+        size: pixels a side that the model gets.
+        mirror: whether half of the photographs are mirrored.
+        bicubic: the kernel that resizes; bilinear otherwise.
+
+    Raises:
+        DataError: there is no such folder, it has a folder of another name, or a file can't be read.
+    """
+
+    def __init__(self, folder: str, labels: list[str], size: int, *, mirror: bool, bicubic: bool):
+        if not Path(folder).is_dir():
+            raise DataError(f"no folder {folder} with photographs: give one that has a folder for each label")
+        splits = load_splits(folder, splits=("train",), cut=False)
+        if unknown := sorted({*splits.labels} - {*labels, NONE}):
+            raise DataError(
+                f"{folder} has folders that are no labels ({first_few(unknown)}): name each as one of "
+                f"{first_few(labels)} or, for photographs of none of these, {NONE}"
+            )
+        self.mirror, self.bicubic = mirror, bicubic
+        self.images, classes = as_tensor("train", splits, round(size * MARGIN))  # uint8 (N, 3, H, H)
+        is_none = torch.tensor([label == NONE for label in splits.labels])[classes]
+        self.n_labelled, self.n_none = int((~is_none).sum()), int(is_none.sum())
+        own = torch.tensor([labels.index(label) if label != NONE else 0 for label in splits.labels])[classes]
+        one_hot = F.one_hot(own, len(labels)).float()
+        self.targets = torch.where(is_none[:, None], 1 / len(labels), one_hot)  # (N, num_labels)
+        # Half of a batch is drawn from `none`, the other half evenly from the labels.
+        of_class = classes.bincount(minlength=len(splits.labels)).float()[classes]
+        n_labels = len({*splits.labels} - {NONE})
+        self.weights = 1 / (of_class * torch.where(is_none, 1, n_labels))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def describe(self) -> str:
+        """How many there are, for the record."""
+        return f"{self.n_labelled:,} of a label and {self.n_none:,} of none"
+
+    def batch(self, n: int, size: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Random crops of n photographs, drawn with replacement; half of them have lost their details.
+
+        Args:
+            n: how many.
+            size: pixels a side of the crops.
+            generator: on the CPU; the only source of randomness.
+
+        Returns:
+            Pixels in [0, 255], float (n, 3, size, size), and targets (n, num_labels), each of sum 1.
+        """
+        drawn = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        images = self.images[drawn]
+        boxes = crop_boxes(n, self.images.shape[-2], self.images.shape[-1], CROP_SCALE, generator)
+        mirrored = torch.rand(n, generator=generator) < (0.5 if self.mirror else 0.0)
+        crops = crop_resize(images, boxes, mirrored, size, self.bicubic)
+        shrunk = max(1, round(size * SHRUNK ** torch.rand((), generator=generator).item()))
+        half = F.interpolate(crops[: n // 2], (shrunk, shrunk), mode="bilinear", antialias=True)
+        crops[: n // 2] = F.interpolate(half, (size, size), mode="bicubic").clamp(0, 255)
+        return crops, self.targets[drawn]

@@ -1,0 +1,99 @@
+"""Photographs that are trained on beside a dataset."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import ViTImageProcessor
+
+from classifier import load_predictor
+from classifier.errors import DataError
+from classifier.evaluation import ood, ood_scores
+from classifier.training.photographs import Photographs
+from classifier.training.runtime import seeded_generator
+from tests.helpers.models import tiny_vit
+from tests.helpers.pictures import COLOURS, noise, write_images
+from tests.training.test_finetune import command, read
+
+LABELS = sorted(COLOURS)
+
+
+def write(folder: Path, counts: dict[str, int]) -> Path:
+    """Grey photographs of 30 × 20 pixels: those of the i-th folder are of the value 40 i."""
+    for i, (name, n) in enumerate(counts.items()):
+        (folder / name).mkdir(parents=True)
+        for index in range(n):
+            Image.new("RGB", (30, 20), (40 * i,) * 3).save(folder / name / f"{index}.png")
+    return folder
+
+
+def test_half_of_a_batch_is_of_none_and_the_labels_are_even(tmp_path):
+    """By hand: with 6 blue, 2 red and 4 of none, the shares are a quarter, a quarter and a half."""
+    folder = write(tmp_path / "photographs", {"blue": 6, "red": 2, "none": 4})
+    photographs = Photographs(str(folder), LABELS, 16, mirror=True, bicubic=True)
+    assert photographs.describe() == "8 of a label and 4 of none" and photographs.images.shape == (12, 3, 18, 18)
+    pixels, targets = photographs.batch(4000, 16, seeded_generator(0, "test"))
+    assert pixels.shape == (4000, 3, 16, 16)
+    expected = {0: [1, 0, 0, 0], 40: [0, 0, 1, 0], 80: [0.25] * 4}  # labels: blue, green, red, yellow
+    for value, share in ((0, 0.25), (40, 0.25), (80, 0.5)):
+        own = (pixels - value).abs().amax(dim=(1, 2, 3)) < 1
+        assert own.float().mean().item() == pytest.approx(share, abs=0.03)
+        assert (targets[own] == torch.tensor(expected[value])).all()
+
+
+def test_a_batch_depends_on_its_generator_alone_and_half_of_it_is_blurred(tmp_path):
+    images, labels = noise(20, size=40)
+    folder = write_images(tmp_path / "photographs", images, labels, split="")
+    photographs = Photographs(str(folder), LABELS, 32, mirror=False, bicubic=False)
+    batches = [photographs.batch(10, 32, seeded_generator(0, "test", counter))[0] for counter in (1, 1, 2)]
+    assert torch.equal(batches[0], batches[1]) and not torch.equal(batches[0], batches[2])
+    detail = batches[0].diff(dim=-1).abs().mean(dim=(1, 2, 3))  # what blurring takes from noise
+    assert detail[:5].max() < 0.5 * detail[5:].min()
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [({"violet": 2, "none": 2}, "no labels (violet)"), ({}, "no folder")],
+    ids=["unknown", "absent"],
+)
+def test_a_folder_that_does_not_fit_is_told(counts, message, tmp_path):
+    write(tmp_path / "photographs", counts)
+    with pytest.raises(DataError) as raised:
+        Photographs(str(tmp_path / "photographs"), LABELS, 16, mirror=True, bicubic=True)
+    assert message in str(raised.value)
+
+
+def test_photographs_of_none_become_out_of_distribution(tmp_path):
+    """Checkerboards in colours of the labels are unknown to a model that has seen others of them as `none`."""
+    dataset = write_images(tmp_path / "data", *noise(48))
+    write_images(dataset, *noise(16, seed=1), split="validation")
+    write_images(tmp_path / "photographs", *noise(8), split="")
+    (tmp_path / "photographs/none").mkdir()
+    boards = [checkerboard(colour, seed) for seed in range(10) for colour in COLOURS.values()]
+    for index, board in enumerate(boards[:20]):
+        board.save(tmp_path / f"photographs/none/{index}.png")
+    model = tmp_path / "vit"
+    tiny_vit(num_labels=4).save_pretrained(model)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(model)
+    words = ["--model", model, "--dataset", dataset, "--learning_rate", "0.005", "--bf16", "false"]
+    words += ["--num_train_epochs", "15", "--per_device_train_batch_size", "16", "--train_sizes", "1:1"]
+    aurocs = {}
+    for name, more in (("without", []), ("with", ["--photographs", tmp_path / "photographs"])):
+        command(*words, *more, "--output_dir", tmp_path / name)
+        predictor = load_predictor(tmp_path / name)
+        images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in noise(16, seed=2)[0]]
+        of_labels, of_none = (ood_scores.energy(predictor.logits(each)) for each in (images, boards[20:]))
+        aurocs[name] = ood.auroc(of_labels, of_none)
+    assert aurocs["with"] > 0.99 > aurocs["without"] + 0.1, aurocs
+    assert read(tmp_path / "with")["recipe"]["photographs"] == "8 of a label and 20 of none"
+    assert read(tmp_path / "without")["images_seen"] == read(tmp_path / "with")["images_seen"]
+
+
+def checkerboard(colour: tuple[int, int, int], seed: int) -> Image.Image:
+    """Squares of 5 pixels in a colour and in black, with noise."""
+    rng = np.random.default_rng(seed)
+    squares = (np.indices((20, 20)) // 5).sum(axis=0) % 2
+    pixels = squares[..., None] * np.array(colour) + rng.normal(0, 30, (20, 20, 3))
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
