@@ -25,6 +25,7 @@ from classifier.data.splits import Splits, load_splits
 from classifier.errors import DataError, ModelError, first_few, run
 from classifier.evaluation import profiling
 from classifier.evaluation.evaluate_model import compare_models, ensemble, evaluate_model, predictions_of
+from classifier.evaluation.photographs import list_photographs
 from classifier.files import check_writable, move_files, write_text
 from classifier.hub import check_login
 from classifier.models import explain
@@ -69,6 +70,13 @@ def parse_args() -> argparse.Namespace:
     )
     add("--ood_dataset", nargs="*", default=[], help="data sets of none of the labels, beside the sets that are made")
     add(
+        "--photographs",
+        nargs="*",
+        type=Path,
+        default=[],
+        help="folders that each have folders of photographs named as labels, and one named none for other things",
+    )
+    add(
         "--bf16",
         action="store_true",
         help="compute in bfloat16, several times as fast where the processor has it; written to --output_dir alone",
@@ -91,6 +99,8 @@ def main() -> None:
     splits, ood_splits = load_data(args)
     for model, predictor in predictors.items():
         check_labels(model, predictor, splits)
+        for folder in args.photographs:
+            list_photographs(folder, predictor.labels)
         warn_of_another_cut(model, args.dataset, splits)
 
     models: list[ModelEvaluation] = []
@@ -102,6 +112,7 @@ def main() -> None:
             ood_samples=args.ood_samples,
             ood_splits=ood_splits,
             corrupted_samples=args.corrupted_samples,
+            photographs=args.photographs,
         )
         low, high = measured.accuracy_ci95
         print(f"{model}: accuracy {measured.accuracy:.4f} ({low:.4f} to {high:.4f}), macro F1 {measured.f1:.4f}")

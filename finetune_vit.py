@@ -212,6 +212,7 @@ class Job:
     processor: BaseImageProcessor
     data: protocol.TrainingData
     plan: Plan
+    photographs: Photographs | None
     class_weights: torch.Tensor | None  # (num_labels,), or None for equal ones
     resume: Path | None  # the checkpoint to continue from
 
@@ -259,16 +260,25 @@ def main() -> None:
             output_dir, data, callbacks.CHECKPOINTS, overwrite=flags.overwrite_output_dir, keep=resume
         )
 
+    photographs = None
+    if flags.photographs:
+        bicubic = processors.is_bicubic(processor)
+        photographs = Photographs(
+            flags.photographs, splits.labels, plan.image_size, mirror=flags.mirror, bicubic=bicubic
+        )
+        if args.should_save:
+            print(f"photographs: {photographs.describe()}")
     balanced = len(splits["train"]) / len(splits.labels) / data.counts["train"].clamp(min=1)
     weights = balanced if flags.class_weights == "balanced" else None
     train = train_head if flags.freeze == "backbone" else train_all
     with finetune_trainer.explaining_memory(), explaining_workers(), protocol.explaining_how_to_resume():
-        result = train(Job(flags, args, model, processor, data, plan, weights, resume))
+        result = train(Job(flags, args, model, processor, data, plan, photographs, weights, resume))
     if not args.should_save:
         return
 
-    calibrated = calibrate.calibrate(model, processor, splits, output_dir.name)
-    update_ood(model.config, resize_to=plan.ood_resize_to)
+    calibrated = calibrate.calibrate(model, processor, splits, output_dir.name, photographs)
+    # A model that has seen photographs is not overconfident on them, so it needs no score of a small copy.
+    update_ood(model.config, resize_to=None if flags.photographs else plan.ood_resize_to)
     model.config.reduce_to = plan.reduce_to
     export.save(model, processor, output_dir)
     protocol.finish_run(output_dir, data, callbacks.CHECKPOINTS, run, result, calibrated)
@@ -286,11 +296,7 @@ def train_all(job: Job) -> protocol.TrainingResult:
     teacher = None
     if flags.teacher:
         teacher = distill.Teacher(flags.teacher, labels, *processors.mean_std(job.processor), args.device)
-    photographs = None
-    if flags.photographs:
-        bicubic = processors.is_bicubic(job.processor)
-        photographs = Photographs(flags.photographs, labels, plan.image_size, mirror=flags.mirror, bicubic=bicubic)
-        print(f"{photographs.describe()} beside the images of {job.data.splits.name}")
+    photographs = job.photographs
     must_match = settings_to_match(flags, args, plan) | {
         "photographs": photographs and len(photographs),
         "train images": len(job.data.splits["train"]),

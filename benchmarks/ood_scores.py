@@ -20,9 +20,10 @@ from PIL import Image
 
 from classifier import load_predictor, runs
 from classifier.data.splits import Splits, load_splits
-from classifier.errors import DataError, run
+from classifier.errors import run
 from classifier.evaluation import ood, ood_scores, predictions
 from classifier.evaluation.evaluate_model import first_images, predictions_of, training_of
+from classifier.evaluation.photographs import NONE, list_photographs
 from classifier.evaluation.predictions import Predictions
 from classifier.files import write_json
 from classifier.images.workers import decode_many
@@ -44,9 +45,9 @@ def main() -> None:
     parser.add_argument("--validation_fraction", type=float, default=0.02, help="as in training (%(default)s)")
     args = parser.parse_args()
     splits = load_splits(args.dataset, splits=("train", "validation"), validation=args.validation_fraction)
-    folders = {folder.name: photographs(folder, splits.labels) for folder in args.photos}
+    folders = {folder.name: list_photographs(folder, splits.labels) for folder in args.photos}
     counts = {
-        name: {"labels": sum(label != "none" for _, label in found), "none": sum(label == "none" for _, label in found)}
+        name: {"labels": sum(label != NONE for _, label in found), "none": sum(label == NONE for _, label in found)}
         for name, found in folders.items()
     }
     rows = [row for model in args.models for row in measure(model, splits, folders)]
@@ -86,15 +87,6 @@ def measure(model: Path, splits: Splits, folders: dict[str, list[tuple[Path, str
     return rows
 
 
-def photographs(folder: Path, labels: list[str]) -> list[tuple[Path, str]]:
-    """The photographs of a folder with their labels; DataError unless it has those of a label and of none."""
-    found = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    names = {path.parent.name for path in found}
-    if "none" not in names or not names <= {"none", *labels} or len(names) == 1:
-        raise DataError(f"{folder} needs a folder `none`, and others named as labels: {', '.join(labels)}")
-    return [(path, path.parent.name) for path in found]
-
-
 def of_images(predictor: Predictor, images: np.ndarray, name: str) -> Predictions:
     """Predictions for images without labels, uint8 (N, 3, H, W)."""
     pictures = [Image.fromarray(image) for image in images.transpose(0, 2, 3, 1)]
@@ -105,7 +97,7 @@ def of_photographs(predictor: Predictor, found: list[tuple[Path, str]], model: P
     """Predictions for photographs, and for copies of SMALL pixels a side; the label is -1 for those of none."""
     reduce_to = json.loads((model / "config.json").read_text()).get("reduce_to")
     images = list(decode_many([path for path, _ in found], reduce_to=reduce_to))
-    labels = [-1 if label == "none" else predictor.labels.index(label) for _, label in found]
+    labels = [-1 if label == NONE else predictor.labels.index(label) for _, label in found]
     small = [image.resize((SMALL, SMALL), Image.Resampling.LANCZOS) for image in images]
     return in_batches(predictor, images, labels, "photographs"), in_batches(predictor, small, labels, "small copies")
 

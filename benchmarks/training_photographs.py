@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 from classifier.errors import DataError, run
+from classifier.evaluation.photographs import NONE
 
 LABEL_OF = {
     "airplanes": "airplane",
@@ -23,11 +24,8 @@ LABEL_OF = {
     **dict.fromkeys(["ferry", "ketch", "schooner"], "ship"),
 }
 # Mixed pictures, drawings of cats and dogs, wild cats, an antelope, an aircraft, and faces that are there twice.
-LEFT_OUT = {"BACKGROUND_Google", "Faces", "Leopards", "cougar_body", "cougar_face", "garfield", "gerenuk"} | {
-    "helicopter",
-    "snoopy",
-    "wild_cat",
-}
+LEFT_OUT = {"BACKGROUND_Google", "Faces", "Leopards", "cougar_body", "cougar_face", "garfield", "gerenuk"}
+LEFT_OUT |= {"helicopter", "snoopy", "wild_cat"}
 
 
 def main() -> None:
@@ -40,10 +38,10 @@ def main() -> None:
     labels = {}
     for path in args.caltech101.glob("*/*.jpg"):
         if path.parent.name not in LEFT_OUT:
-            labels[path] = LABEL_OF.get(path.parent.name, "none")
+            labels[path] = LABEL_OF.get(path.parent.name, NONE)
     for folder in args.pets:
         labels |= {path: "cat" if path.name[0].isupper() else "dog" for path in folder.glob("*.jpg")}
-    if set(labels.values()) != {*LABEL_OF.values(), "cat", "none"}:
+    if set(labels.values()) != {*LABEL_OF.values(), "cat", NONE}:
         raise DataError("photographs of some label are missing: check the folders of --caltech101 and --pets")
     for path, label in labels.items():
         target = args.output_dir / label / f"{path.parent.name}_{path.name}"

@@ -39,6 +39,7 @@ from classifier.records import Averaged, AveragedModel, RunRecord, Validation
 from classifier.reporting import card
 from classifier.runs import RunFolder
 from classifier.training import calibrate
+from classifier.training.photographs import Photographs
 
 COPIED = ("samples.png", "classes.png", "curves.png", "metrics.jsonl")  # of the model's own run
 
@@ -78,7 +79,8 @@ def main() -> None:
         pretrained, weights = load_pretrained(predictor, run)
         state = interpolate(state, weights, args.pretrained_share)
     predictor.model.load_state_dict(state)
-    reached = calibrate.calibrate(predictor.model, predictor.processor, splits, args.output_dir.name)
+    photographs = load_photographs(predictor, run)
+    reached = calibrate.calibrate(predictor.model, predictor.processor, splits, args.output_dir.name, photographs)
 
     averaged = Averaged(
         command=shlex.join(["-m", "classifier.average", *sys.argv[1:]]),
@@ -157,6 +159,15 @@ def load_validation(run: RunRecord) -> Splits:
         skip_unreadable=bool(run.settings.get("skip_unreadable")),
         **settings,
     )
+
+
+def load_photographs(predictor: Predictor, run: RunRecord) -> Photographs | None:
+    """The photographs that a run was trained on, of which some were held out for the threshold; None without such."""
+    folder = run.settings.get("photographs")
+    if not folder:
+        return None
+    size, bicubic = processor.size_of(predictor.processor), processor.is_bicubic(predictor.processor)
+    return Photographs(folder, predictor.labels, size, mirror=bool(run.settings["mirror"]), bicubic=bicubic)
 
 
 def choose(

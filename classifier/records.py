@@ -225,6 +225,21 @@ class CorruptedAccuracy(Record):
 
 
 @dataclass(kw_only=True)
+class PhotographResult(Record):
+    """What was measured on a folder of photographs. Fractions; None without a threshold or such photographs."""
+
+    folder: str  # its name
+    n: int  # photographs of a label
+    n_none: int  # photographs of none
+    accuracy: float  # of those of a label
+    accuracy_ci95: tuple[float, float]
+    kept: float | None = None  # of those of a label, how many count as in-distribution
+    kept_ci95: tuple[float, float] | None = None
+    flagged: float | None = None  # of those of none, how many count as out-of-distribution
+    flagged_ci95: tuple[float, float] | None = None
+
+
+@dataclass(kw_only=True)
 class ModelEvaluation(Record):
     """What was measured of one model. Fractions, not percent.
 
@@ -260,6 +275,13 @@ class ModelEvaluation(Record):
     accuracy_one_view: float | None = field(default=None, metadata=OMIT)
     ood: dict[str, dict[str, OodResult]] | None = None  # {score: {set of images: result}}
     corrupted: CorruptedAccuracy | None = None
+    photographs: list[PhotographResult] = field(default_factory=list)
+
+    @property
+    def accuracy_on_photographs(self) -> float | None:
+        """The accuracy on the photographs of all folders together; None if there are none."""
+        n = sum(folder.n for folder in self.photographs)
+        return sum(folder.n * folder.accuracy for folder in self.photographs) / n if n else None
 
     @property
     def f1_of_classes(self) -> dict[str, float]:

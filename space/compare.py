@@ -68,6 +68,10 @@ def facts_of(predictor: Predictor) -> list[tuple[str, str]]:
     if predictor.accuracy is not None and predictor.accuracy_ci95 is not None:
         low, high = predictor.accuracy_ci95
         facts.append(("Test accuracy", f"{predictor.accuracy:.1%} <small>{low:.1%} to {high:.1%}</small>"))
+    for measured in predictor.measured.photographs if predictor.measured else ():
+        low, high = measured.accuracy_ci95
+        accuracy = f"{measured.accuracy:.1%} <small>{low:.1%} to {high:.1%}</small>"
+        facts.append((f"{measured.n} {escape(measured.folder)} photographs", accuracy))
     facts.append(("Parameters", f"{predictor.n_parameters / 1e6:.1f} M"))
     if predictor.folder:
         size = sum(file.stat().st_size for file in predictor.folder.glob("model*.safetensors"))

@@ -197,6 +197,8 @@ def workspace(tmp_path_factory) -> Path:
         shutil.copy(ROOT / name, folder / name)
     write_images(folder / "pictures", ["cat", "dog"], 300)
     write_images(folder / "animals", ["cane", "gatto"], 300)
+    write_images(folder / "photographs", ["cat", "none"], 5)
+    write_images(folder / "my_photographs", ["dog", "none"], 5)
     (folder / "names.json").write_text('{"cane": "dog", "gatto": "cat"}')
     rows = [f"{path.relative_to(folder)},{path.parent.name}" for path in (folder / "pictures").rglob("*.png")]
     (folder / "pictures.csv").write_text("\n".join(["file,label", *rows]))

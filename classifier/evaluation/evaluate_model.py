@@ -6,10 +6,11 @@ Predictions are cached (`predictions.compute`), so a run that was stopped goes o
 the same model and data give the same evaluation.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from classifier.data.loaders import fingerprint, image_batches
 from classifier.data.splits import Splits, sample_by_class
 from classifier.evaluation import corruptions, metrics, ood, ood_scores, predictions
 from classifier.evaluation.evaluate_metrics.classification import Classification
+from classifier.evaluation.photographs import measure as measure_photographs
 from classifier.evaluation.predictions import Predictions
 from classifier.models import backbone, processor
 from classifier.models.cnn import average_views
@@ -50,6 +52,7 @@ def evaluate_model(
     ood_samples: int = 0,
     ood_splits: Mapping[str, Splits] | None = None,
     corrupted_samples: int = 0,
+    photographs: Sequence[Path] = (),
 ) -> ModelEvaluation:
     """Measures a model on the test split.
 
@@ -59,9 +62,10 @@ def evaluate_model(
         ood_samples: images of each out-of-distribution set that is made; 0: none.
         ood_splits: {name: data set whose test split has images of none of the labels}.
         corrupted_samples: test images to corrupt, drawn by class; 0: none.
+        photographs: folders that each have folders named as labels or `none`.
 
     Raises:
-        DataError: no image can be read.
+        DataError: no image can be read, or a folder of photographs has a folder of another name.
         ModelError: the model gave NaN or infinity.
     """
     test = predictions_of(predictor, "test", splits)
@@ -74,6 +78,7 @@ def evaluate_model(
         **summarize(test, splits.labels, temperature),
         ood=ood_results(predictor, test, splits, ood_samples, ood_splits or {}),
         corrupted=corrupted_accuracy(predictor, splits, corrupted_samples),
+        photographs=[measure_photographs(predictor, folder) for folder in photographs],
     )
     views = getattr(predictor.model.config, "views", 1)
     if views > 1:

@@ -22,7 +22,7 @@ from classifier.hub import DATASET_ID
 from classifier.models.cnn import CifarCnnConfig
 from classifier.models.loading import load_processor, read_ood
 from classifier.models.processor import timm_settings
-from classifier.records import Averaged, Evaluation, RunRecord, Timing, Validation
+from classifier.records import Averaged, Evaluation, PhotographResult, RunRecord, Timing, Validation
 from classifier.reporting.formatting import duration, escape_markdown, fraction, markdown_table, plural, si
 from classifier.runs import RunFolder
 
@@ -389,10 +389,31 @@ def _results(labels: list[str], evaluation: Evaluation, confusion: bool) -> dict
         "accuracy": f"{measured.accuracy:.2%}",
         "interval": interval,
         "measures": markdown_table(("measure", "value"), rows),
+        "photographs": _photographs(measured.photographs),
         "per_class": per_class,
         "mistakes": _mistakes(np.array(measured.confusion_matrix), labels),
         "confusion": confusion,
     }
+
+
+def _photographs(measured: list[PhotographResult]) -> str:
+    """A table of what was measured on photographs; "" if nothing was."""
+
+    def cell(value: float | None, interval: tuple[float, float] | None) -> str:
+        return "–" if value is None or interval is None else f"{value:.1%} ({interval[0]:.1%} to {interval[1]:.1%})"
+
+    rows = [
+        (
+            escape_markdown(each.folder),
+            f"{each.n:,} + {each.n_none:,}",
+            cell(each.accuracy, each.accuracy_ci95),
+            cell(each.kept, each.kept_ci95),
+            cell(each.flagged, each.flagged_ci95),
+        )
+        for each in measured
+    ]
+    titles = ("photographs", "of a label + of none", "labelled correctly", "of a label, kept", "of none, flagged")
+    return markdown_table(titles, rows) if rows else ""
 
 
 def _mistakes(matrix: np.ndarray, labels: list[str]) -> str:

@@ -90,6 +90,7 @@ def build_sections(
         performance.classes(figures, models, choice.model),
         performance.calibration(figures, models),
         performance.robustness(figures, models),
+        performance.photographs(models),
         performance.out_of_distribution(models),
         performance.mistakes(figures, results, choice.model, splits, heat_map),
         comparison.costs(results),

@@ -8,17 +8,19 @@ exposure (Hendrycks et al., arXiv:1812.04606): the model learns to be unsure of 
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from classifier.data.loaders import as_tensor
-from classifier.data.splits import load_splits
+from classifier.data.splits import load_splits, sample_by_class
 from classifier.errors import DataError, first_few
+from classifier.evaluation.photographs import NONE
 from classifier.training.augment import crop_boxes, crop_resize
 
-NONE = "none"  # the folder of photographs that show none of the labels
 SHARE = 0.5  # photographs for each image of the dataset, in a step
 CROP_SCALE = 0.35  # smallest fraction of the area that a crop keeps
 MARGIN = 8 / 7  # pixels a side that are kept in memory, for each that the model gets
+HELD_OUT = 0.1  # of each folder: not trained on, to choose the threshold of out-of-distribution detection
 SHRUNK = 1 / 8  # least size, as a fraction, to which half of the photographs of a batch are shrunk and enlarged again
 
 
@@ -31,6 +33,10 @@ class Photographs:
         size: pixels a side that the model gets.
         mirror: whether half of the photographs are mirrored.
         bicubic: the kernel that resizes; bilinear otherwise.
+
+    Attributes:
+        images, targets: those to train on, uint8 (N, 3, H, H) and float (N, num_labels).
+        held_out, held_out_labels: the others, Pillow images of H × H pixels, and their class indices, -1 for none.
 
     Raises:
         DataError: there is no such folder, it has a folder of another name, or a file can't be read.
@@ -46,12 +52,17 @@ class Photographs:
                 f"{first_few(labels)} or, for photographs of none of these, {NONE}"
             )
         self.mirror, self.bicubic = mirror, bicubic
-        self.images, classes = as_tensor("train", splits, round(size * MARGIN))  # uint8 (N, 3, H, H)
-        is_none = torch.tensor([label == NONE for label in splits.labels])[classes]
+        images, classes = as_tensor("train", splits, round(size * MARGIN))  # uint8 (N, 3, H, H)
+        own = torch.tensor([labels.index(label) if label != NONE else -1 for label in splits.labels])[classes]
+        held_out = torch.zeros(len(own), dtype=torch.bool)
+        held_out[sample_by_class(classes.numpy(), round(HELD_OUT * len(classes)), seed=0)] = True
+        self.held_out = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images[held_out]]
+        self.held_out_labels = own[held_out].numpy()
+        self.images, classes, own = images[~held_out], classes[~held_out], own[~held_out]
+        is_none = own < 0
         self.n_labelled, self.n_none = int((~is_none).sum()), int(is_none.sum())
-        own = torch.tensor([labels.index(label) if label != NONE else 0 for label in splits.labels])[classes]
-        one_hot = F.one_hot(own, len(labels)).float()
-        self.targets = torch.where(is_none[:, None], 1 / len(labels), one_hot)  # (N, num_labels)
+        one_hot = F.one_hot(own.clamp(min=0), len(labels)).float()
+        self.targets = torch.where(is_none[:, None], 1 / len(labels), one_hot)
         # Half of a batch is drawn from `none`, the other half evenly from the labels.
         of_class = classes.bincount(minlength=len(splits.labels)).float()[classes]
         n_labels = len({*splits.labels} - {NONE})
@@ -62,7 +73,7 @@ class Photographs:
 
     def describe(self) -> str:
         """How many there are, for the record."""
-        return f"{self.n_labelled:,} of a label and {self.n_none:,} of none"
+        return f"{self.n_labelled:,} of a label and {self.n_none:,} of none, {len(self.held_out):,} others held out"
 
     def batch(self, n: int, size: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Random crops of n photographs, drawn with replacement; half of them have lost their details.

@@ -110,6 +110,26 @@ def test_metadata_is_what_the_hub_reads_and_survives_a_round_trip(folder):
     assert eval_results_to_model_index("cifar10-vit", read.data.eval_results) == index
 
 
+def test_photographs_have_a_table_of_their_own(folder):
+    assert "On photographs" not in card.render(folder).text
+    found = evaluation_of(LABELS, "uoft-cs/cifar10")
+    found["models"][0]["photographs"] = [
+        {"folder": "tidy", "n": 70, "n_none": 17, "accuracy": 0.9571, "accuracy_ci95": [0.9143, 0.9857]}
+        | {"kept": 0.9429, "kept_ci95": [0.8811, 0.9922], "flagged": 0.8824, "flagged_ci95": [0.7059, 1.0]},
+        {"folder": "labels_only", "n": 30, "n_none": 0, "accuracy": 0.8, "accuracy_ci95": [0.63, 0.93]},
+    ]
+    write(folder, "evaluation.json", found)
+    text = card.render(folder).text
+    assert rows(text)["tidy"] == [
+        "70 + 17",
+        "95.7% (91.4% to 98.6%)",
+        "94.3% (88.1% to 99.2%)",
+        "88.2% (70.6% to 100.0%)",
+    ]
+    assert rows(text)["labels\\_only"] == ["30 + 0", "80.0% (63.0% to 93.0%)", "–", "–"]
+    assert "kind than its training images (drawings," in text
+
+
 def test_folders_are_named_by_their_last_name_and_not_in_the_metadata(folder, monkeypatch):
     written = card.render(folder)
     assert written.data.datasets is None and "/elsewhere" not in str(written) and "my pictures" in written.text

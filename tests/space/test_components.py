@@ -6,10 +6,11 @@ import gradio as gr
 import pytest
 
 from classifier import load_predictor
-from space import compare, components, detail, page
+from space import compare, components, detail, layout, page
 from space.pictures import Picture, PictureClassifier
 from space.session import Run, Settings
-from tests.helpers.models import save_tiny_vit
+from tests.helpers.evaluations import write_evaluation
+from tests.helpers.models import LABELS, save_tiny_vit
 
 
 def test_progress_adds_up_runs_and_estimates_the_time_left():
@@ -54,6 +55,18 @@ def test_the_comparison_shows_disagreements_first():
         ["<b>cat</b> 50.0%", "<b>cat?</b> 75.0%", "x.jpg"],
     ]
     assert table["metadata"]["styling"] == [[compare.DISAGREE] * 4, [""] * 4]
+
+
+def test_accuracy_on_photographs_stands_beside_that_on_test(tmp_path):
+    """By hand: 30 of 40 and 60 of 60 are 90 of 100."""
+    folder = save_tiny_vit(tmp_path / "model")
+    tidy = {"folder": "tidy", "n": 60, "n_none": 0, "accuracy": 1.0, "accuracy_ci95": [1.0, 1.0]}
+    untidy = {"folder": "untidy", "n": 40, "n_none": 9, "accuracy": 0.75, "accuracy_ci95": [0.6, 0.875]}
+    write_evaluation(folder, LABELS, photographs=[tidy, untidy])
+    predictor = load_predictor(folder)
+    assert "<span>on photographs 90.0%</span>" in layout.describe_model(predictor)
+    facts = dict(compare.facts_of(predictor))
+    assert facts["40 untidy photographs"] == "75.0% <small>60.0% to 87.5%</small>" and "60 tidy photographs" in facts
 
 
 def test_names_with_markup_are_shown_as_they_are():

@@ -30,10 +30,14 @@ def write(folder: Path, counts: dict[str, int]) -> Path:
 
 
 def test_half_of_a_batch_is_of_none_and_the_labels_are_even(tmp_path):
-    """By hand: with 6 blue, 2 red and 4 of none, the shares are a quarter, a quarter and a half."""
-    folder = write(tmp_path / "photographs", {"blue": 6, "red": 2, "none": 4})
+    """By hand: with 20 blue, 10 red and 10 of none, the shares are a quarter, a quarter and a half."""
+    folder = write(tmp_path / "photographs", {"blue": 20, "red": 10, "none": 10})
     photographs = Photographs(str(folder), LABELS, 16, mirror=True, bicubic=True)
-    assert photographs.describe() == "8 of a label and 4 of none" and photographs.images.shape == (12, 3, 18, 18)
+    assert photographs.describe() == "27 of a label and 9 of none, 4 others held out"
+    assert photographs.images.shape == (36, 3, 18, 18)
+    assert sorted(photographs.held_out_labels) == [-1, 0, 0, 2] and len(photographs.held_out) == 4
+    values = [image.getpixel((0, 0))[0] for image in photographs.held_out]
+    assert values == [{0: 0, 2: 40, -1: 80}[label] for label in photographs.held_out_labels]
     pixels, targets = photographs.batch(4000, 16, seeded_generator(0, "test"))
     assert pixels.shape == (4000, 3, 16, 16)
     expected = {0: [1, 0, 0, 0], 40: [0, 0, 1, 0], 80: [0.25] * 4}  # labels: blue, green, red, yellow
@@ -87,7 +91,7 @@ def test_photographs_of_none_become_out_of_distribution(tmp_path):
         of_labels, of_none = (ood_scores.energy(predictor.logits(each)) for each in (images, boards[20:]))
         aurocs[name] = ood.auroc(of_labels, of_none)
     assert aurocs["with"] > 0.99 > aurocs["without"] + 0.1, aurocs
-    assert read(tmp_path / "with")["recipe"]["photographs"] == "8 of a label and 20 of none"
+    assert read(tmp_path / "with")["recipe"]["photographs"] == "7 of a label and 18 of none, 3 others held out"
     assert read(tmp_path / "without")["images_seen"] == read(tmp_path / "with")["images_seen"]
 
 

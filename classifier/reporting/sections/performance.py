@@ -313,6 +313,36 @@ def compare_robustness(corrupted: dict[str, CorruptedAccuracy]) -> list[str]:
     ]
 
 
+def photographs(models: list[ModelResult]) -> Section | None:
+    """Accuracy and out-of-distribution detection on photographs; None if they were not measured."""
+    measured = {model.name: model.evaluation.photographs for model in models if model.evaluation.photographs}
+    if not measured:
+        return None
+    rows = [
+        (
+            name,
+            each.folder,
+            f"{each.n:,} + {each.n_none:,}",
+            f"{percent(each.accuracy)} ({percent_interval(each.accuracy_ci95)})",
+            "–" if each.kept is None else percent(each.kept),
+            "–" if each.flagged is None else percent(each.flagged),
+        )
+        for name, results in measured.items()
+        for each in results
+    ]
+    table = TableBlock(
+        ("model", "photographs", "of a class + of none", "accuracy (95% interval)", "kept", "flagged"),
+        rows,
+        "Photographs. Kept: the fraction of those of a class that count as in-distribution. Flagged: the fraction of "
+        "those of none that count as out-of-distribution.",
+    )
+    sentences = [
+        "Photographs as users send them differ from the test images, in size and in what they show. The size to which "
+        "they are reduced and the threshold of the out-of-distribution score may have been chosen on the same ones."
+    ]
+    return Section("Photographs", sentences, [table], [table])
+
+
 def out_of_distribution(models: list[ModelResult]) -> Section | None:
     """How well images of none of the classes are detected; None if it was not measured."""
     models = [model for model in models if model.ood]
