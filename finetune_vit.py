@@ -15,8 +15,8 @@ The flags are those below and those of transformers' TrainingArguments, of which
 
 What it reaches on CIFAR-10's test split, trained on 98% of train with two threads, mostly (one seed each):
 
-    DeiT-tiny             96.86% by the defaults in 57 min; 97.52% by two more stages, 256 min in all (embedded);
-                          97.76% by a fourth, 5 min on an NVIDIA H200
+    DeiT-tiny             96.86% by the defaults in 57 min; 97.52% by two more stages, 256 min in all;
+                          97.76% by a fourth, 5 min on an NVIDIA H200; models/vit goes on with --photographs
     EfficientNet-Lite0    96.62% in three stages, averaged, 206 min
     MobileNetV2           95.57% in four stages, averaged, 259 min
     their heads alone     89.68%, 90.44%, 85.70%, in 4 to 8 min

@@ -55,7 +55,7 @@ def measure(predictor: Predictor, folder: Path) -> PhotographResult:
     right, has_label = np.array(predicted) == names, names != NONE
     accuracy, accuracy_ci95 = mean_and_interval(right[has_label])
     result = PhotographResult(
-        folder=folder.resolve().name,
+        folder=folder.absolute().name,
         n=int(has_label.sum()),
         n_none=int((~has_label).sum()),
         accuracy=accuracy,
