@@ -244,7 +244,9 @@ def test_many_classes_and_hostile_names(tmp_path):
 
 
 def test_without_optional_parts(tmp_path):
-    predictors = lay_out(tmp_path, ["one"], corrupted=None, ood=None, photographs=[], temperature=None, before_temperature=None)
+    predictors = lay_out(
+        tmp_path, ["one"], corrupted=None, ood=None, photographs=[], temperature=None, before_temperature=None
+    )
     [folder] = predictors
     for name in ("run.json", "metrics.jsonl"):
         (Path(folder) / name).unlink()
