@@ -175,7 +175,8 @@ def draw_curves(axes: Axes, history: list[dict], metric: Literal["loss", "accura
         key = f"{split}_{metric}"
         if values := {line["epoch"]: line[key] for line in history if key in line}:
             axes.plot(list(values), list(values.values()), style, color=colour, markersize=4, label=split)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # a run may be shorter than an epoch
     axes.grid(alpha=0.3)
 
 
@@ -360,9 +361,9 @@ def save_robustness(path: Path, models: Mapping[str, Mapping[str, Sequence[float
         models: {name: {kind: [accuracy at strength 0 (clean), 1, 2, …]}}, the same kinds in each.
     """
     kinds = list(next(iter(models.values())))
-    columns = min(len(kinds), 4)
+    columns = min(len(kinds), 5)
     rows = -(-len(kinds) // columns)
-    figure = Figure(figsize=(WIDTH, 0.5 + 1.45 * rows), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.5 + 1.2 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes, kind in zip(panels.flat, kinds, strict=False):
         for i, accuracy in enumerate(models.values()):

@@ -265,13 +265,11 @@ def robustness(folder: Path, models: list[ModelResult]) -> Section | None:
     figures.save_robustness(folder / "robustness", by_strength)
     n = min(result.n for result in by_model.values())
     figure = FigureBlock("robustness", f"Accuracy on {n:,} test images by kind and strength of the corruption.")
-    rows = [("none", "–", *(percent(result.clean) for result in by_model.values()))]
+    rows = [("none", *(percent(result.clean) for result in by_model.values()))]
     for kind in next(iter(by_strength.values())):
-        strength = f"{KINDS[kind].strengths[-1][0]:.3g} ({KINDS[kind].unit.split(',')[0]})" if kind in KINDS else "–"
-        values = [percent(result.strongest[kind]) for result in by_model.values()]
-        rows.append((kind.replace("_", " "), strength, *values))
+        rows.append((kind.replace("_", " "), *(percent(result.strongest[kind]) for result in by_model.values())))
     caption = f"Accuracy on {n:,} test images at the highest strength of each corruption."
-    table = TableBlock(("corruption", "highest strength", *by_model), rows, caption)
+    table = TableBlock(("corruption", *by_model), rows, caption)
     sentences = [
         f"Accuracy was measured again on {n:,} test images that were corrupted, for example by noise or blur, with "
         "increasing strength."
@@ -283,7 +281,7 @@ def robustness(folder: Path, models: list[ModelResult]) -> Section | None:
         )
     sentences += [describe_robustness(name, result) for name, result in by_model.items()]
     sentences += compare_robustness(by_model)
-    return Section("Robustness", sentences, [figure, table], [figure])
+    return Section("Robustness", sentences, [table, figure], [figure])
 
 
 def describe_robustness(name: str, result: CorruptedAccuracy) -> str:
@@ -340,7 +338,13 @@ def photographs(models: list[ModelResult]) -> Section | None:
         "Photographs as users send them differ from the test images, in size and in what they show. The size to which "
         "they are reduced and the threshold of the out-of-distribution score may have been chosen on the same ones."
     ]
-    return Section("Photographs", sentences, [table], [table])
+    for name, results in measured.items():
+        hardest = min(results, key=lambda each: each.accuracy)
+        sentences.append(
+            f"{name} labels {percent(hardest.accuracy)} of the {plural(hardest.n, 'photograph')} of a class in "
+            f"“{hardest.folder}” correctly."
+        )
+    return Section("Photographs", sentences, [table])
 
 
 def out_of_distribution(models: list[ModelResult]) -> Section | None:
