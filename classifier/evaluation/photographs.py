@@ -1,5 +1,6 @@
 """Measures a model on photographs as its users send them, which may be unlike the images of its test split."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +28,19 @@ def list_photographs(folder: Path, labels: list[str]) -> list[tuple[Path, str]]:
         for path in sorted(each.iterdir())
         if not is_litter(path.name) and is_picture(path)
     ]
-    if unknown := sorted({each.name for each in folders} - {*labels, NONE}):
+    check_names(folder, [each.name for each in folders], labels)
+    if not {name for _, name in found} - {NONE}:
+        raise DataError(f"{folder} has no photographs in folders named as labels, such as {folder / labels[0]}")
+    return found
+
+
+def check_names(folder: Path, names: Sequence[str], labels: Sequence[str]) -> None:
+    """DataError unless the names of the folders in `folder` are labels or `none`."""
+    if unknown := sorted({*names} - {*labels, NONE}):
         raise DataError(
             f"{folder} has folders that are no labels ({first_few(unknown)}): name each as one of {first_few(labels)} "
             f"or, for photographs of none of these, {NONE}"
         )
-    if not {name for _, name in found} - {NONE}:
-        raise DataError(f"{folder} has no photographs in folders named as labels, such as {folder / labels[0]}")
-    return found
 
 
 def measure(predictor: Predictor, folder: Path) -> PhotographResult:

@@ -244,9 +244,7 @@ class FinetuneTrainer(Trainer):
             smoothing = self.args.label_smoothing_factor
             losses = F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
         if weight is not None:
-            # The weight multiplies an image's whole loss: a weight per class within the sum over a smoothed target
-            # would pull every prediction towards the class with the highest weight.
-            losses = losses * (targets @ weight)
+            losses = weigh(losses, targets, weight)
         right = logits.argmax(dim=1) == targets.argmax(dim=1)
         self.progress.add(losses[:n].sum(), right[:n].sum(), n)
         return losses.mean()
@@ -281,6 +279,15 @@ class FinetuneTrainer(Trainer):
                 f"can't save {folder} ({first_line(error)}): free some space, then go on with "
                 + (f"--resume_from_checkpoint last, from step {kept.name.partition('-')[2]}" if kept else "a new run")
             ) from error
+
+
+def weigh(losses: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Losses (N,) times the weights of the images, of targets (N, num_labels) and class weights (num_labels,).
+
+    The weight multiplies an image's whole loss: a weight per class within the sum over a smoothed target would pull
+    every prediction towards the class with the highest weight.
+    """
+    return losses * (targets @ weight)
 
 
 @contextmanager

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from classifier.data.loaders import as_tensor
 from classifier.data.splits import load_splits, sample_by_class
-from classifier.errors import DataError, first_few
-from classifier.evaluation.photographs import NONE
+from classifier.errors import DataError
+from classifier.evaluation.photographs import NONE, check_names
 from classifier.training.augment import crop_boxes, crop_resize
 
 SHARE = 0.5  # photographs for each image of the dataset, in a step
@@ -46,11 +46,7 @@ class Photographs:
         if not Path(folder).is_dir():
             raise DataError(f"no folder {folder} with photographs: give one that has a folder for each label")
         splits = load_splits(folder, splits=("train",), cut=False)
-        if unknown := sorted({*splits.labels} - {*labels, NONE}):
-            raise DataError(
-                f"{folder} has folders that are no labels ({first_few(unknown)}): name each as one of "
-                f"{first_few(labels)} or, for photographs of none of these, {NONE}"
-            )
+        check_names(Path(folder), splits.labels, labels)
         self.mirror, self.bicubic = mirror, bicubic
         images, classes = as_tensor("train", splits, round(size * MARGIN))  # uint8 (N, 3, H, H)
         own = torch.tensor([labels.index(label) if label != NONE else -1 for label in splits.labels])[classes]

@@ -55,7 +55,7 @@ from classifier.models import backbone
 from classifier.models import processor as processors
 from classifier.models.loading import load_processor
 from classifier.training import distill, finetune_trainer, probe
-from classifier.training.augment import crop_boxes, crop_resize, mix, normalize
+from classifier.training.augment import add_noise, crop_boxes, crop_resize, mix, normalize
 from classifier.training.callbacks import ProgressTracker, last_checkpoint
 from classifier.training.finetune_data import InMemory, Streamed, check_workers, collate, explaining_workers
 from classifier.training.finetune_trainer import FinetuneRecipe
@@ -167,6 +167,17 @@ def test_boxes_lie_in_the_image_and_cover_the_share_that_was_asked_for():
     assert ratio[area < 0.6].min() > 0.749 and ratio.max() < 4 / 3 + 0.001 and ratio[area > 0.99].min() > 1.3
     whole = crop_boxes(3, 30, 40, 1.0, torch.Generator().manual_seed(0))
     assert [edge.tolist() for edge in whole] == [pytest.approx([value] * 3, abs=1e-3) for value in (0, 0, 30, 40)]
+
+
+def test_noise_is_added_to_half_of_the_images():
+    """Of grey images: those that change have deviations that are even in [0, 0.1] of the range, 0.05 in the mean."""
+    grey = torch.full((2000, 3, 16, 16), 128, dtype=torch.uint8)
+    noisy = add_noise(grey, 0.1, torch.Generator().manual_seed(0))
+    deviations = (noisy.float() - 128).std(dim=(1, 2, 3)) / 255
+    changed = deviations > 0
+    assert noisy.dtype == torch.uint8 and changed.float().mean().item() == pytest.approx(0.5, abs=0.04)
+    assert deviations.max().item() < 0.11 and deviations[changed].mean().item() == pytest.approx(0.05, abs=0.003)
+    assert torch.equal(noisy, add_noise(grey, 0.1, torch.Generator().manual_seed(0)))
 
 
 @pytest.mark.parametrize("alphas", [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
@@ -833,6 +844,9 @@ def test_a_class_weight_is_an_images():
     heads = torch.stack([torch.zeros(2), target.log()])[None]  # (1, D + 1, 2): the bias alone
     gradient, _ = probe.head_gradient(heads, torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64), weights, 0.1)
     assert gradient.abs().max() < 1e-6
+    logits = (2 * target.log())[None].requires_grad_()  # of temperature 2
+    finetune_trainer.weigh(distill.losses(logits, target[None]), target[None], weights).sum().backward()
+    assert logits.grad.abs().max() < 1e-5
 
 
 def test_heads_of_a_grid_learn_each_by_itself():

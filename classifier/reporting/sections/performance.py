@@ -281,6 +281,8 @@ def robustness(folder: Path, models: list[ModelResult]) -> Section | None:
         )
     sentences += [describe_robustness(name, result) for name, result in by_model.items()]
     sentences += compare_robustness(by_model)
+    noisy = [model.name for model in models if any(stage.recipe.get("noise") for stage in model.stages)]
+    sentences += [describe_noise(name, by_model[name]) for name in noisy if name in by_model]
     return Section("Robustness", sentences, [table, figure], [figure])
 
 
@@ -292,6 +294,15 @@ def describe_robustness(name: str, result: CorruptedAccuracy) -> str:
         f"Under the strongest corruptions, the accuracy of {name} is lowest for {worst.replace('_', ' ')} "
         f"({percent(accuracy[worst])}) and highest for {mildest.replace('_', ' ')} ({percent(accuracy[mildest])}); "
         f"without corruption it is {percent(result.clean)}."
+    )
+
+
+def describe_noise(name: str, result: CorruptedAccuracy) -> str:
+    """What a model that was trained with noise reaches on the other corruptions; `name` is the model's."""
+    others = {kind: values for kind, values in result.accuracy.items() if not kind.endswith("noise")}
+    return (
+        f"{name} was trained with Gaussian noise, so noise is no unseen corruption to it; over the others, its mean "
+        f"accuracy is {percent(replace(result, accuracy=others).mean)}."
     )
 
 
