@@ -38,6 +38,7 @@ PHOTOGRAPHS = 64  # number of different photographs
 SAME = 1e-4  # largest allowed difference between a probability and the predictor's
 TIMEOUT_S = 300.0
 ECHOES_AT_ONCE, ECHOES = 32, 400
+REUSED_WITHIN_S = 1.0  # of a connection, less than the 5 s after which a server such as /echo's closes an idle one
 COMPILED_AFTER_S = 20.0  # the app compiles its models once it is healthy
 
 
@@ -100,7 +101,7 @@ async def post(client: httpx.AsyncClient, tally: Tally, path: str, **content) ->
 async def clients_at_once(url: str, n_clients: int, n_requests: int, files: list[bytes], expected: list[dict]) -> Tally:
     """Runs the clients; each sends its next request when the last one is answered."""
     tally, numbers = Tally(), iter(range(n_requests))
-    limits = httpx.Limits(max_connections=2 * n_clients)
+    limits = httpx.Limits(max_connections=2 * n_clients, keepalive_expiry=REUSED_WITHIN_S)
 
     async def work(client: httpx.AsyncClient) -> None:
         for i in numbers:

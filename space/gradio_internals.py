@@ -93,6 +93,16 @@ def refuse_form_fields() -> None:
 gradio_parser = route_utils.GradioMultiPartParser
 
 
+def keep_connections_open(demo: gr.Blocks, seconds: int) -> None:
+    """Makes a launched app close a connection only when nothing came over it for that many seconds.
+
+    uvicorn's default is 5 s, and httpx, with which Python clients call gradio, reuses a connection for just as long: a
+    request that is sent while the server closes its connection is lost. gradio has no setting for it.
+    Check: `launch` sets `demo.server`, a `uvicorn.Server` whose `config` uvicorn reads at each new connection.
+    """
+    demo.server.config.timeout_keep_alive = seconds
+
+
 def permanent_files(demo: gr.Blocks) -> set[str]:
     """Paths of files that belong to components, such as examples, and are not to be deleted with old uploads.
 

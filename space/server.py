@@ -34,6 +34,7 @@ MAX_WAITING = 256  # requests in gradio's queue; further ones are refused
 CONCURRENCY = 2  # galleries that are classified at the same time; more would keep more images in memory
 MAX_SESSIONS = 1000  # whose state is kept: 0.1 MB each, and 8 kB for each picture on the page
 LARGE_BATCH = 8  # images; a model that gets batches of this size is worth compiling
+KEEP_ALIVE_S = 75  # of an idle connection: longer than clients (httpx: 5 s) and load balancers (60 s) reuse one
 STOP_WITHIN_S = 25.0  # hosts kill a process 30 s after SIGTERM
 
 
@@ -109,6 +110,7 @@ def launch(
         state_session_capacity=MAX_SESSIONS,
         prevent_thread_lock=True,
     )
+    gradio_internals.keep_connections_open(demo, KEEP_ALIVE_S)
 
 
 def address() -> tuple[str, int]:

@@ -4,6 +4,7 @@ import ast
 import asyncio
 import base64
 import csv
+import http.client
 import json
 import os
 import signal
@@ -204,11 +205,18 @@ def test_files_of_the_server_can_not_be_read(url, files):
     assert reply.status_code == 422 and "not an upload" in reply.json()["error"]
 
 
-def test_sigterm_stops_the_app(models, tmp_path):
+def test_idle_connections_stay_open_and_sigterm_stops_the_app(models, tmp_path):
     with running_app(models[:1], tmp_path) as (url, app):
+        address = httpx.URL(url)
+        connection = http.client.HTTPConnection(address.host, address.port)
+        for idle in (6, 0):  # seconds; uvicorn's own limit is 5
+            connection.request("GET", "/health")
+            assert connection.getresponse().read() == b"ok"
+            connection.auto_open = 0  # the second request comes over the same connection, or fails
+            time.sleep(idle)
         client = Client(url, verbose=False)  # holds a connection open, as a browser does
         assert client.predict(api_name="/models")
-        app.send_signal(signal.SIGTERM)
+        app.send_signal(signal.SIGTERM)  # while the first connection is open, too
         assert app.wait(timeout=20) == 0
         assert "Traceback" not in (tmp_path / "app.log").read_text()
         with pytest.raises(httpx.TransportError):

@@ -1,8 +1,11 @@
 """The parts of gradio that `space.gradio_internals` relies on without a promise are what it takes them for."""
 
 import ast
+import contextlib
+import http.client
 import json
 import re
+import time
 from collections.abc import Iterator
 
 import gradio as gr
@@ -88,6 +91,28 @@ def test_a_form_field_is_refused_before_it_is_kept(demo):
     upload, file = f"{demo[1]}/gradio_api/upload", {"files": ("a.png", b"a")}
     assert httpx.post(upload, data={"field": "x" * 1_000_000}, files=file).status_code == 400
     assert httpx.post(upload, files=file).status_code == 200
+
+
+def test_a_connection_stays_open_as_long_as_it_is_told_to(demo):
+    blocks, url, _ = demo
+    address = httpx.URL(url)
+    uvicorns_own = blocks.server.config.timeout_keep_alive
+    try:
+        for seconds, is_open in [(1, False), (10, True)]:
+            gradio_internals.keep_connections_open(blocks, seconds)
+            with contextlib.closing(http.client.HTTPConnection(address.host, address.port)) as connection:
+                connection.request("GET", "/config")
+                connection.getresponse().read()
+                connection.auto_open = 0  # no new connection for the second request
+                time.sleep(2)
+                connection.request("GET", "/config")
+                if is_open:
+                    assert connection.getresponse().status == 200
+                else:
+                    with pytest.raises((http.client.RemoteDisconnected, ConnectionError)):
+                        connection.getresponse()
+    finally:
+        gradio_internals.keep_connections_open(blocks, uvicorns_own)
 
 
 def test_a_tool_takes_lists_of_files(demo):
