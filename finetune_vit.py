@@ -352,7 +352,7 @@ def train_all(job: Job) -> protocol.TrainingResult:
             "label_smoothing": args.label_smoothing_factor,
         }
         | {name: getattr(flags, name) for name in names}
-        | ({"photographs": photographs.describe()} if photographs else {}),
+        | ({"photographs": photographs.describe(), "photographs_from": photographs.sources} if photographs else {}),
     )
 
 

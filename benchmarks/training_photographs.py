@@ -1,4 +1,4 @@
-"""Sorts two public sets of photographs into the folder that `finetune_vit.py --photographs` takes, for CIFAR-10.
+"""Sorts public sets of photographs into the folder that `finetune_vit.py --photographs` takes, for CIFAR-10.
 
     python -m benchmarks.training_photographs --caltech101 101_ObjectCategories --pets images --output_dir photographs
 
@@ -15,7 +15,13 @@ from pathlib import Path
 
 from classifier.errors import DataError, run
 from classifier.evaluation.photographs import NONE
+from classifier.files import write_text
+from classifier.training.photographs import SOURCES
 
+SOURCES_TEXT = (
+    "Caltech-101 (Li, Andreeto, Ranzato and Perona, doi:10.22002/D1.20086, CC BY 4.0) and the Oxford-IIIT Pet Dataset "
+    "(Parkhi, Vedaldi, Zisserman and Jawahar, CC BY-SA 4.0)"
+)
 LABEL_OF = {
     "airplanes": "airplane",
     "car_side": "automobile",
@@ -47,6 +53,7 @@ def main() -> None:
         target = args.output_dir / label / f"{path.parent.name}_{path.name}"
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
+    write_text(args.output_dir / SOURCES, SOURCES_TEXT)
     print(", ".join(f"{n:,} {label}" for label, n in sorted(Counter(labels.values()).items())), "in", args.output_dir)
 
 

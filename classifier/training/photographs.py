@@ -21,6 +21,7 @@ SHARE = 0.5  # photographs for each image of the dataset, in a step
 CROP_SCALE = 0.35  # smallest fraction of the area that a crop keeps
 MARGIN = 8 / 7  # pixels a side that are kept in memory, for each that the model gets
 HELD_OUT = 0.1  # of each folder: not trained on, to choose the threshold of out-of-distribution detection
+SOURCES = "SOURCES.txt"  # in the folder, if there is one: whose photographs they are, and under which licence
 SHRUNK = 1 / 8  # least size, as a fraction, to which half of the photographs of a batch are shrunk and enlarged again
 
 
@@ -37,6 +38,7 @@ class Photographs:
     Attributes:
         images, targets: those to train on, uint8 (N, 3, H, H) and float (N, num_labels).
         held_out, held_out_labels: the others, Pillow images of H × H pixels, and their class indices, -1 for none.
+        sources: the text of SOURCES.txt in the folder, for the model's card; None without such a file.
 
     Raises:
         DataError: there is no such folder, it has a folder of another name, or a file can't be read.
@@ -47,6 +49,8 @@ class Photographs:
             raise DataError(f"no folder {folder} with photographs: give one that has a folder for each label")
         splits = load_splits(folder, splits=("train",), cut=False)
         check_names(Path(folder), splits.labels, labels)
+        path = Path(folder, SOURCES)
+        self.sources = " ".join(path.read_text(encoding="utf-8", errors="replace").split()) if path.is_file() else None
         self.mirror, self.bicubic = mirror, bicubic
         images, classes = as_tensor("train", splits, round(size * MARGIN))  # uint8 (N, 3, H, H)
         own = torch.tensor([labels.index(label) if label != NONE else -1 for label in splits.labels])[classes]

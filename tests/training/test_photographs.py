@@ -33,7 +33,7 @@ def test_half_of_a_batch_is_of_none_and_the_labels_are_even(tmp_path):
     """By hand: with 20 blue, 10 red and 10 of none, the shares are a quarter, a quarter and a half."""
     folder = write(tmp_path / "photographs", {"blue": 20, "red": 10, "none": 10})
     photographs = Photographs(str(folder), LABELS, 16, mirror=True, bicubic=True)
-    assert photographs.describe() == "27 of a label and 9 of none, 4 others held out"
+    assert photographs.describe() == "27 of a label and 9 of none, 4 others held out" and photographs.sources is None
     assert photographs.images.shape == (36, 3, 18, 18)
     assert sorted(photographs.held_out_labels) == [-1, 0, 0, 2] and len(photographs.held_out) == 4
     values = [image.getpixel((0, 0))[0] for image in photographs.held_out]
@@ -78,6 +78,7 @@ def test_photographs_of_none_become_out_of_distribution(tmp_path):
     boards = [checkerboard(colour, seed) for seed in range(10) for colour in COLOURS.values()]
     for index, board in enumerate(boards[:20]):
         board.save(tmp_path / f"photographs/none/{index}.png")
+    (tmp_path / "photographs/SOURCES.txt").write_text("Boards by Ann Example,\nCC BY 4.0\n")
     model = tmp_path / "vit"
     tiny_vit(num_labels=4).save_pretrained(model)
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(model)
@@ -91,7 +92,10 @@ def test_photographs_of_none_become_out_of_distribution(tmp_path):
         of_labels, of_none = (ood_scores.energy(predictor.logits(each)) for each in (images, boards[20:]))
         aurocs[name] = ood.auroc(of_labels, of_none)
     assert aurocs["with"] > 0.99 > aurocs["without"] + 0.1, aurocs
-    assert read(tmp_path / "with")["recipe"]["photographs"] == "7 of a label and 18 of none, 3 others held out"
+    recipe = read(tmp_path / "with")["recipe"]
+    assert recipe["photographs"] == "7 of a label and 18 of none, 3 others held out"
+    assert recipe["photographs_from"] == "Boards by Ann Example, CC BY 4.0"
+    assert "| `photographs_from` | Boards by Ann Example, CC BY 4.0 |" in (tmp_path / "with/README.md").read_text()
     assert read(tmp_path / "without")["images_seen"] == read(tmp_path / "with")["images_seen"]
 
 
