@@ -125,8 +125,8 @@ def _glass_blur(image: np.ndarray, rng: Generator, sigma: float, reach: float, r
     height, width = image.shape[:2]
     for _ in range(rounds):
         moves = rng.integers(-reach, reach, (height, width, 2))
-        for y in range(height - reach - 1, reach - 1, -1):
-            for x in range(width - reach - 1, reach - 1, -1):
+        for y in range(height - reach, reach, -1):
+            for x in range(width - reach, reach, -1):
                 pixels[y, x] = pixels[y + moves[y, x, 0], x + moves[y, x, 1]]
     return _gaussian_blur(pixels, sigma)
 

@@ -38,7 +38,7 @@ from classifier.records import (
     Reliability,
     Weighted,
 )
-from classifier.runs import RunFolder
+from classifier.runs import RunFolder, sha256
 
 N_MISTAKES = 12  # that are listed
 N_CONFUSED = 5  # pairs of labels that are listed
@@ -242,7 +242,8 @@ def corrupted_accuracy(predictor: Predictor, splits: Splits, n: int) -> Corrupte
     labels = splits.class_indices["test"]
     rows = sample_by_class(labels, n, seed=0) if n < len(labels) else np.arange(len(labels))
     part = splits.select("test", rows)
-    key = fingerprint("test", part)
+    # Cached predictions are of images as this version of the code corrupts them.
+    key = f"{fingerprint('test', part)} {sha256(Path(corruptions.__file__))}"
 
     def batches(kind: str, strength: int) -> Iterator[tuple[list[Image.Image], list[int]]]:
         for images, batch_labels in image_batches("test", part, BATCH_SIZE):
