@@ -116,6 +116,9 @@ def main() -> None:
         )
         low, high = measured.accuracy_ci95
         print(f"{model}: accuracy {measured.accuracy:.4f} ({low:.4f} to {high:.4f}), macro F1 {measured.f1:.4f}")
+        for folder in measured.photographs:
+            if folder.n_skipped:
+                print(f"left out {folder.n_skipped:,} unreadable photographs of {folder.folder}")
         models.append(measured)
         timings.append(profiling.measure(predictor))
     warn_of_absent_labels(models[0])

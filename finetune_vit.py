@@ -16,12 +16,13 @@ The flags are those below and those of transformers' TrainingArguments, of which
 What it reaches on CIFAR-10's test split, trained on 98% of train with two threads, mostly (one seed each):
 
     DeiT-tiny             96.86% by the defaults in 57 min; 97.52% by two more stages, 256 min in all;
-                          97.76% by a fourth, 5 min on an NVIDIA H200; models/vit goes on with --photographs
+                          97.76% by a fourth, 5 min on an NVIDIA H200
     EfficientNet-Lite0    96.62% in three stages, averaged, 206 min
     MobileNetV2           95.57% in four stages, averaged, 259 min
     their heads alone     89.68%, 90.44%, 85.70%, in 4 to 8 min
 
-From benchmarks/backbones.json; docs/results.md has the commands.
+From benchmarks/backbones.json; docs/results.md has the commands. With --photographs, models/vit goes on from the third
+stage of DeiT-tiny, and models/mobilenet from the average of EfficientNet-Lite0.
 """
 
 import json
@@ -74,7 +75,8 @@ class FinetuneArguments:
     freeze: str = flag(
         "auto",
         f"backbone: train the head alone, on cached features, as auto does for fewer than {FEW} images: by a grid of "
-        "learning rates and weight decays, 10 times num_train_epochs, without augmentation",
+        "learning rates and weight decays, 10 times num_train_epochs, without augmentation; with --teacher or "
+        "--photographs, auto is none",
         choices=("auto", "none", "backbone"),
     )
     folds: int | None = flag(
@@ -89,7 +91,9 @@ class FinetuneArguments:
     crop_scale: float = flag(0.6, "smallest fraction of the area that a random training crop keeps, in (0, 1]")
     mirror: bool = flag(True, "mirror half of the training images")
     noise: float = flag(
-        0.0, "add Gaussian noise of up to this standard deviation, a fraction of the pixels' range, to half of them"
+        0.0,
+        "add Gaussian noise to half of the training images, but not to photographs: of standard deviations up to this, "
+        "a fraction of the pixels' range",
     )
     mixup: float = flag(0.0, "alpha of mixup; 0: none")
     cutmix: float = flag(0.0, "alpha of CutMix; 0: none")
@@ -98,7 +102,9 @@ class FinetuneArguments:
     )
     drop_path: float = flag(0.0, "highest rate of stochastic depth, where the architecture has it")
     teacher: str | None = flag(
-        None, "learn what this model (an id or a folder) thinks of each crop, instead of the labels"
+        None,
+        "learn what this model (an id or a folder) thinks of each crop, instead of the labels; also of photographs, so "
+        "it should have been trained on some",
     )
     photographs: str | None = flag(
         None,
@@ -212,6 +218,7 @@ class Job:
     processor: BaseImageProcessor
     data: protocol.TrainingData
     plan: Plan
+    teacher: distill.Teacher | None
     photographs: Photographs | None
     class_weights: torch.Tensor | None  # (num_labels,), or None for equal ones
     resume: Path | None  # the checkpoint to continue from
@@ -244,9 +251,23 @@ def main() -> None:
     check_workers(args.dataloader_num_workers)
     plan = make_plan(flags, start, min(tensors["train"][0].shape[-2:]) if tensors else None)
     model = backbone.resize(start.model, plan.image_size).to(memory_format=torch.channels_last)
+    if args.gradient_checkpointing and flags.freeze == "none" and not model.supports_gradient_checkpointing:
+        raise ModelError(f"{type(model).__name__} has no gradient checkpointing: leave out --gradient_checkpointing")
     wanted_sizes = plan.sizes
     plan = fit_sizes(plan, model)
     processor = processors.resized(start.processor, model, plan.image_size, plan.crop_pct)
+    teacher = photographs = None
+    if flags.teacher:
+        teacher = distill.Teacher(flags.teacher, splits.labels, *processors.mean_std(processor), args.device)
+    if flags.photographs:
+        photographs = Photographs(
+            flags.photographs,
+            splits.labels,
+            plan.image_size,
+            mirror=flags.mirror,
+            bicubic=processors.is_bicubic(processor),
+            skip_unreadable=flags.skip_unreadable,
+        )
     settings = changed_settings(flags, args) | {"device": args.device.type, "num_processes": args.world_size}
     run = runs.describe(settings, start.parent)
     run["model"] = StartModel(name=start.name, revision=start.revision, initialized=start.initialized)
@@ -260,19 +281,13 @@ def main() -> None:
             output_dir, data, callbacks.CHECKPOINTS, overwrite=flags.overwrite_output_dir, keep=resume
         )
 
-    photographs = None
-    if flags.photographs:
-        bicubic = processors.is_bicubic(processor)
-        photographs = Photographs(
-            flags.photographs, splits.labels, plan.image_size, mirror=flags.mirror, bicubic=bicubic
-        )
-        if args.should_save:
+        if photographs:
             print(f"photographs: {photographs.describe()}")
     balanced = len(splits["train"]) / len(splits.labels) / data.counts["train"].clamp(min=1)
     weights = balanced if flags.class_weights == "balanced" else None
     train = train_head if flags.freeze == "backbone" else train_all
     with finetune_trainer.explaining_memory(), explaining_workers(), protocol.explaining_how_to_resume():
-        result = train(Job(flags, args, model, processor, data, plan, photographs, weights, resume))
+        result = train(Job(flags, args, model, processor, data, plan, teacher, photographs, weights, resume))
     if not args.should_save:
         return
 
@@ -289,13 +304,8 @@ def main() -> None:
 def train_all(job: Job) -> protocol.TrainingResult:
     """Trains the whole model, and leaves it with its last weights, or with the best ones on validation."""
     flags, args, plan, model = job.flags, job.args, job.plan, job.model
-    if args.gradient_checkpointing and not model.supports_gradient_checkpointing:
-        raise ModelError(f"{type(model).__name__} has no gradient checkpointing: leave out --gradient_checkpointing")
     data = dataset(job, "train", flags.crop_scale), dataset(job, "validation", None)
     labels = job.data.splits.labels
-    teacher = None
-    if flags.teacher:
-        teacher = distill.Teacher(flags.teacher, labels, *processors.mean_std(job.processor), args.device)
     photographs = job.photographs
     must_match = settings_to_match(flags, args, plan) | {
         "photographs": photographs and len(photographs),
@@ -316,7 +326,7 @@ def train_all(job: Job) -> protocol.TrainingResult:
         cutmix=flags.cutmix,
         layer_decay=plan.layer_decay,
         class_weights=job.class_weights,
-        teacher=teacher,
+        teacher=job.teacher,
         photographs=photographs,
     )
     with StopSignal() as stop:

@@ -11,7 +11,6 @@ that is best on photographs. benchmarks/ood_scores.json has the results.
 
 import argparse
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,10 +22,9 @@ from classifier.data.splits import Splits, load_splits
 from classifier.errors import run
 from classifier.evaluation import ood, ood_scores, predictions
 from classifier.evaluation.evaluate_model import first_images, predictions_of, training_of
-from classifier.evaluation.photographs import NONE, list_photographs
+from classifier.evaluation.photographs import NONE, decode_photographs, list_photographs
 from classifier.evaluation.predictions import Predictions
 from classifier.files import write_json
-from classifier.images.workers import decode_many
 from classifier.models import processor
 from classifier.models.predictor import Predictor
 
@@ -63,7 +61,7 @@ def measure(model: Path, splits: Splits, folders: dict[str, list[tuple[Path, str
     training = training_of(predictor, predictions_of(predictor, "train", train))
     known = predictions_of(predictor, "validation", splits)
     strange = {name: of_images(predictor, images, name) for name, images in made.items()}
-    seen = {name: of_photographs(predictor, found, model) for name, found in folders.items()}
+    seen = {name: of_photographs(predictor, found) for name, found in folders.items()}
     rows = []
     for name, score in ood_scores.fit(training).items():
         of_known = score(known.features, known.logits)
@@ -93,10 +91,9 @@ def of_images(predictor: Predictor, images: np.ndarray, name: str) -> Prediction
     return in_batches(predictor, pictures, [-1] * len(pictures), name)
 
 
-def of_photographs(predictor: Predictor, found: list[tuple[Path, str]], model: Path) -> tuple[Predictions, Predictions]:
+def of_photographs(predictor: Predictor, found: list[tuple[Path, str]]) -> tuple[Predictions, Predictions]:
     """Predictions for photographs, and for copies of SMALL pixels a side; the label is -1 for those of none."""
-    reduce_to = json.loads((model / "config.json").read_text()).get("reduce_to")
-    images = list(decode_many([path for path, _ in found], reduce_to=reduce_to))
+    images = list(decode_photographs([path for path, _ in found], reduce_to=predictor.reduce_to))
     labels = [-1 if label == NONE else predictor.labels.index(label) for _, label in found]
     small = [image.resize((SMALL, SMALL), Image.Resampling.LANCZOS) for image in images]
     return in_batches(predictor, images, labels, "photographs"), in_batches(predictor, small, labels, "small copies")

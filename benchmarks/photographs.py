@@ -4,12 +4,13 @@
     python -m benchmarks.photographs models/vit --photos path/to/tidy --save         # into config.json
 
 Each folder of photographs has folders named as labels, and one named `none` for pictures of other things. Accuracies
-and AUROCs are means over the folders. `reduce_to` is the size, in pixels of the shorter side, with the highest
-accuracy: a model trained on small images alone has never seen a sharp one. Of sizes with an accuracy within 0.02 and an
-AUROC of the energy for `none` within 0.01 of the best, the largest is chosen, because people look at that image too.
-`ood_resize_to` is the size of the copy of which the energy is averaged with the photograph's, or None, with the highest
-AUROC at that reduction. The threshold is the highest energy that 95% of the correctly labelled photographs of each
-folder reach, and 95% of the validation images; wrongly labelled photographs may fall below it.
+and AUROCs are means over the folders. `reduce_to` is the size, in pixels of the shorter side, to which photographs are
+shrunk first: a model trained on small images alone has never seen a sharp one. Of the sizes with an accuracy within
+0.02 of the best, and an AUROC of the energy for `none` within 0.01 of the best of these, the largest is chosen, because
+people look at that image too. `ood_resize_to` is the size of the copy of which the energy is averaged with the
+photograph's, or None, with the highest AUROC at that reduction. The threshold is the highest energy that 95% of the
+correctly labelled photographs of each folder reach, and 95% of the validation images; wrongly labelled photographs may
+fall below it.
 
 Such a threshold suits the photographs that it was chosen on. What it does to others is measured by cross-validation:
 that of four fifths of the photographs is applied to the last fifth. benchmarks/photographs.json has the choices and
@@ -20,6 +21,7 @@ import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 from PIL import Image
@@ -29,9 +31,8 @@ from classifier.data.loaders import image_batches
 from classifier.data.splits import load_splits
 from classifier.errors import DataError, run
 from classifier.evaluation import metrics, ood
-from classifier.evaluation.photographs import NONE, list_photographs
+from classifier.evaluation.photographs import NONE, decode_photographs, list_photographs
 from classifier.files import write_json
-from classifier.images.workers import decode_many
 from classifier.models import processor
 from classifier.models.predictor import Predictor
 
@@ -93,7 +94,8 @@ def choose(predictor: Predictor, folders: dict[str, list[tuple[Path, str]]], val
     results: dict[tuple, dict[str, Scored]] = {}
     for reduce_to in REDUCTIONS:
         images = {
-            name: list(decode_many([path for path, _ in found], reduce_to=reduce_to)) for name, found in folders.items()
+            name: list(decode_photographs([path for path, _ in found], reduce_to=reduce_to))
+            for name, found in folders.items()
         }
         for resize_to in RESIZE_TO[: 1 + (processor.size_of(predictor.processor) > RESIZE_TO[1])]:
             scored = {
@@ -107,8 +109,8 @@ def choose(predictor: Predictor, folders: dict[str, list[tuple[Path, str]]], val
                 {
                     "reduce_to": reduce_to,
                     "ood_resize_to": resize_to,
-                    "accuracy": mean([float(each.right[each.known].mean()) for each in scored.values()]),
-                    "auroc": mean([auroc(each) for each in scored.values()]),
+                    "accuracy": fmean(float(each.right[each.known].mean()) for each in scored.values()),
+                    "auroc": fmean(auroc(each) for each in scored.values()),
                 }
             )
     if not tried:
@@ -200,11 +202,6 @@ def threshold_interval(folders: list[Scored], of_validation: np.ndarray) -> tupl
         return min(ood.threshold(part[rng.integers(len(part), size=len(part))]) for part in parts)
 
     return metrics.percentiles([draw() for _ in range(DRAWS)])
-
-
-def mean(values: list[float]) -> float:
-    """The mean, as a number that JSON takes."""
-    return float(np.mean(values))
 
 
 if __name__ == "__main__":

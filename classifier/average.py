@@ -52,7 +52,7 @@ def main() -> None:
     predictors = [load_predictor(folder) for folder in folders]
     digests = [runs.sha256(folder / "model.safetensors") for folder in folders]
     check_averageable(folders, predictors, digests, run)
-    splits = load_validation(run)
+    splits, photographs = load_validation(run), load_photographs(predictors[0], run)
 
     models = []
     for folder, predictor, digest in zip(folders, predictors, digests, strict=True):
@@ -79,7 +79,6 @@ def main() -> None:
         pretrained, weights = load_pretrained(predictor, run)
         state = interpolate(state, weights, args.pretrained_share)
     predictor.model.load_state_dict(state)
-    photographs = load_photographs(predictor, run)
     reached = calibrate.calibrate(predictor.model, predictor.processor, splits, args.output_dir.name, photographs)
 
     averaged = Averaged(
@@ -167,7 +166,8 @@ def load_photographs(predictor: Predictor, run: RunRecord) -> Photographs | None
     if not folder:
         return None
     size, bicubic = processor.size_of(predictor.processor), processor.is_bicubic(predictor.processor)
-    return Photographs(folder, predictor.labels, size, mirror=bool(run.settings["mirror"]), bicubic=bicubic)
+    mirror, skip = bool(run.settings["mirror"]), bool(run.settings.get("skip_unreadable"))
+    return Photographs(folder, predictor.labels, size, mirror=mirror, bicubic=bicubic, skip_unreadable=skip)
 
 
 def choose(

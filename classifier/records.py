@@ -237,6 +237,7 @@ class PhotographResult(Record):
     kept_ci95: tuple[float, float] | None = None
     flagged: float | None = None  # of those of none, how many count as out-of-distribution
     flagged_ci95: tuple[float, float] | None = None
+    n_skipped: int = 0  # files that could not be read
 
 
 @dataclass(kw_only=True)

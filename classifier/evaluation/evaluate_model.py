@@ -65,9 +65,12 @@ def evaluate_model(
         photographs: folders that each have folders named as labels or `none`.
 
     Raises:
-        DataError: no image can be read, or a folder of photographs has a folder of another name.
+        DataError: no image can be read, or as `photographs.measure`.
         ModelError: the model gave NaN or infinity.
     """
+    of_photographs = [  # first, because a file that can't be read ends the evaluation
+        measure_photographs(predictor, folder, skip_unreadable=splits.skip_unreadable) for folder in photographs
+    ]
     test = predictions_of(predictor, "test", splits)
     run = RunFolder(predictor.folder).run if predictor.folder and predictor.revision == "local" else None
     temperature = run.validation.temperature if run and run.validation else None
@@ -78,7 +81,7 @@ def evaluate_model(
         **summarize(test, splits.labels, temperature),
         ood=ood_results(predictor, test, splits, ood_samples, ood_splits or {}),
         corrupted=corrupted_accuracy(predictor, splits, corrupted_samples),
-        photographs=[measure_photographs(predictor, folder) for folder in photographs],
+        photographs=of_photographs,
     )
     views = getattr(predictor.model.config, "views", 1)
     if views > 1:

@@ -244,7 +244,7 @@ class FinetuneTrainer(Trainer):
             smoothing = self.args.label_smoothing_factor
             losses = F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
         if weight is not None:
-            losses = weigh(losses, targets, weight)
+            losses = weigh(losses, targets, weight, n)
         right = logits.argmax(dim=1) == targets.argmax(dim=1)
         self.progress.add(losses[:n].sum(), right[:n].sum(), n)
         return losses.mean()
@@ -281,13 +281,15 @@ class FinetuneTrainer(Trainer):
             ) from error
 
 
-def weigh(losses: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def weigh(losses: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor, n: int) -> torch.Tensor:
     """Losses (N,) times the weights of the images, of targets (N, num_labels) and class weights (num_labels,).
+
+    Those after the first n are of photographs, which are drawn evenly from the labels already, and keep their weight.
 
     The weight multiplies an image's whole loss: a weight per class within the sum over a smoothed target would pull
     every prediction towards the class with the highest weight.
     """
-    return losses * (targets @ weight)
+    return torch.cat([losses[:n] * (targets[:n] @ weight), losses[n:]])
 
 
 @contextmanager

@@ -7,33 +7,38 @@ exposure (Hendrycks et al., arXiv:1812.04606): the model learns to be unsure of 
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional as F
+from tqdm import tqdm
 
-from classifier.data.loaders import as_tensor
-from classifier.data.splits import load_splits, sample_by_class
+from classifier.data.splits import sample_by_name
 from classifier.errors import DataError
-from classifier.evaluation.photographs import NONE, check_names
+from classifier.evaluation.photographs import NONE, decode_photographs, list_photographs
 from classifier.training.augment import crop_boxes, crop_resize
 
 SHARE = 0.5  # photographs for each image of the dataset, in a step
 CROP_SCALE = 0.35  # smallest fraction of the area that a crop keeps
 MARGIN = 8 / 7  # pixels a side that are kept in memory, for each that the model gets
-HELD_OUT = 0.1  # of each folder: not trained on, to choose the threshold of out-of-distribution detection
 SOURCES = "SOURCES.txt"  # in the folder, if there is one: whose photographs they are, and under which licence
-SHRUNK = 1 / 8  # least size, as a fraction, to which half of the photographs of a batch are shrunk and enlarged again
+SHRUNK = 1 / 8  # smallest factor by which half of the photographs of a batch are shrunk, to lose their details
 
 
 class Photographs:
-    """Photographs in memory, squashed to squares: 196 kB each for a model of 224 pixels.
+    """Photographs in memory, squashed to squares: 196 kB each for a model of 224 pixels, in each process.
+
+    A tenth of them, chosen by their names, is held out: the threshold of out-of-distribution detection needs
+    photographs that the model was not trained on.
 
     Args:
-        folder: has a folder for each of at least one of the labels, and one named `none`.
+        folder: has a folder for each of at least one of the labels, and one named `none`. Without the latter, all are
+            of labels.
         labels: those of the model.
         size: pixels a side that the model gets.
         mirror: whether half of the photographs are mirrored.
-        bicubic: the kernel that resizes; bilinear otherwise.
+        bicubic: the kernel that resizes crops; bilinear otherwise.
+        skip_unreadable: leave out files that can't be read, and count them.
 
     Attributes:
         images, targets: those to train on, uint8 (N, 3, H, H) and float (N, num_labels).
@@ -41,42 +46,57 @@ class Photographs:
         sources: the text of SOURCES.txt in the folder, for the model's card; None without such a file.
 
     Raises:
-        DataError: there is no such folder, it has a folder of another name, or a file can't be read.
+        DataError: there is no such folder, or as `list_photographs`; a file can't be read and may not be skipped.
     """
 
-    def __init__(self, folder: str, labels: list[str], size: int, *, mirror: bool, bicubic: bool):
+    def __init__(
+        self, folder: str, labels: list[str], size: int, *, mirror: bool, bicubic: bool, skip_unreadable: bool = False
+    ):
         if not Path(folder).is_dir():
             raise DataError(f"no folder {folder} with photographs: give one that has a folder for each label")
-        splits = load_splits(folder, splits=("train",), cut=False)
-        check_names(Path(folder), splits.labels, labels)
+        found = list_photographs(Path(folder), labels)
         path = Path(folder, SOURCES)
         self.sources = " ".join(path.read_text(encoding="utf-8", errors="replace").split()) if path.is_file() else None
         self.mirror, self.bicubic = mirror, bicubic
-        images, classes = as_tensor("train", splits, round(size * MARGIN))  # uint8 (N, 3, H, H)
-        own = torch.tensor([labels.index(label) if label != NONE else -1 for label in splits.labels])[classes]
-        held_out = torch.zeros(len(own), dtype=torch.bool)
-        held_out[sample_by_class(classes.numpy(), round(HELD_OUT * len(classes)), seed=0)] = True
-        self.held_out = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images[held_out]]
-        self.held_out_labels = own[held_out].numpy()
-        self.images, classes, own = images[~held_out], classes[~held_out], own[~held_out]
+        side = round(size * MARGIN)
+        decoded = decode_photographs([path for path, _ in found], reduce_to=side, skip_unreadable=skip_unreadable)
+        pixels = torch.empty((len(found), 3, side, side), dtype=torch.uint8)
+        is_readable = torch.zeros(len(found), dtype=torch.bool)
+        bar = tqdm(decoded, desc="decoding photographs", total=len(found), unit=" images", disable=None)
+        for i, image in enumerate(bar):
+            if image is not None:
+                square = image.resize((side, side), Image.Resampling.BILINEAR)
+                pixels[i] = torch.from_numpy(np.array(square)).permute(2, 0, 1)
+                is_readable[i] = True
+        self.n_skipped = int((~is_readable).sum())
+        if self.n_skipped:
+            pixels, found = pixels[is_readable], [found[i] for i in is_readable.nonzero().flatten().tolist()]
+        classes = torch.tensor([labels.index(label) if label != NONE else -1 for _, label in found])
+        names = [str(path.relative_to(folder)) for path, _ in found]
+        held_out = torch.zeros(len(found), dtype=torch.bool)
+        held_out[sample_by_name(names, classes.numpy())] = True
+        self.held_out = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels[held_out]]
+        self.held_out_labels = classes[held_out].numpy()
+        self.images, own = pixels[~held_out], classes[~held_out]
         is_none = own < 0
         self.n_labelled, self.n_none = int((~is_none).sum()), int(is_none.sum())
         one_hot = F.one_hot(own.clamp(min=0), len(labels)).float()
         self.targets = torch.where(is_none[:, None], 1 / len(labels), one_hot)
         # Half of a batch is drawn from `none`, the other half evenly from the labels.
-        of_class = classes.bincount(minlength=len(splits.labels)).float()[classes]
-        n_labels = len({*splits.labels} - {NONE})
-        self.weights = 1 / (of_class * torch.where(is_none, 1, n_labels))
+        of_class = (own + 1).bincount().float()[own + 1]
+        self.weights = 1 / (of_class * torch.where(is_none, 1, len(own[~is_none].unique())))
 
     def __len__(self) -> int:
         return len(self.images)
 
     def describe(self) -> str:
         """How many there are, for the record."""
-        return f"{self.n_labelled:,} of a label and {self.n_none:,} of none, {len(self.held_out):,} others held out"
+        skipped = f", {self.n_skipped:,} unreadable left out" if self.n_skipped else ""
+        others = f"{len(self.held_out):,} others held out"
+        return f"{self.n_labelled:,} of a label and {self.n_none:,} of none, {others}{skipped}"
 
     def batch(self, n: int, size: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Random crops of n photographs, drawn with replacement; half of them have lost their details.
+        """Random crops of n photographs, drawn with replacement; half are shrunk, by one factor, and enlarged again.
 
         Args:
             n: how many.

@@ -1,5 +1,6 @@
 """What a model makes of photographs that are sorted by label."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,11 @@ def test_accuracy_kept_and_flagged_by_hand(tmp_path):
     assert (result.folder, result.n, result.n_none) == ("mine", 4, 2)
     assert (result.accuracy, result.kept, result.flagged) == (0.75, 0.75, 0.5)
     assert result.accuracy_ci95[0] < 0.75 < result.accuracy_ci95[1]
+    (tmp_path / "mine/none/broken.jpg").write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(DataError, match=r"broken\.jpg, or pass --skip_unreadable"):
+        measure(predictor, tmp_path / "mine")
+    assert measure(predictor, tmp_path / "mine", skip_unreadable=True) == replace(result, n_skipped=1)
+    (tmp_path / "mine/none/broken.jpg").unlink()
     predictor.ood_threshold = None
     without = measure(predictor, tmp_path / "mine")
     assert (without.accuracy, without.kept, without.flagged) == (0.75, None, None)
@@ -50,6 +56,23 @@ def test_a_folder_that_does_not_fit_is_told(names, message, tmp_path):
     with pytest.raises(DataError) as raised:
         list_photographs(tmp_path, ["cat", "horse"])
     assert message in str(raised.value)
+
+
+def test_a_label_may_not_be_called_none(tmp_path):
+    save(picture(), tmp_path / "cat/a.png")
+    assert len(list_photographs(tmp_path, ["cat", "none"])) == 1
+    save(picture(), tmp_path / "none/a.png")
+    with pytest.raises(DataError, match="--label_names"):
+        list_photographs(tmp_path, ["cat", "none"])
+
+
+def test_folders_are_labels_whatever_they_are_called_and_may_have_folders(tmp_path):
+    """CIFAR-100 has a class `train`, which would be a split elsewhere."""
+    for path in ("train/a.png", "train/steam/b.png", "test/c.png"):
+        save(picture(), tmp_path / path)
+    (tmp_path / "cat").mkdir()
+    found = list_photographs(tmp_path, ["cat", "test", "train"])
+    assert [(path.name, label) for path, label in found] == [("c.png", "test"), ("a.png", "train"), ("b.png", "train")]
 
 
 def save(image: Image.Image, path: Path) -> None:

@@ -845,8 +845,10 @@ def test_a_class_weight_is_an_images():
     gradient, _ = probe.head_gradient(heads, torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64), weights, 0.1)
     assert gradient.abs().max() < 1e-6
     logits = (2 * target.log())[None].requires_grad_()  # of temperature 2
-    finetune_trainer.weigh(distill.losses(logits, target[None]), target[None], weights).sum().backward()
+    finetune_trainer.weigh(distill.losses(logits, target[None]), target[None], weights, 1).sum().backward()
     assert logits.grad.abs().max() < 1e-5
+    of_photographs = finetune_trainer.weigh(torch.ones(3), torch.eye(2)[[1, 1, 1]], weights, 2)
+    assert of_photographs.tolist() == [50, 50, 1]  # the third one's class counts for nothing
 
 
 def test_heads_of_a_grid_learn_each_by_itself():

@@ -33,9 +33,9 @@ def test_half_of_a_batch_is_of_none_and_the_labels_are_even(tmp_path):
     """By hand: with 20 blue, 10 red and 10 of none, the shares are a quarter, a quarter and a half."""
     folder = write(tmp_path / "photographs", {"blue": 20, "red": 10, "none": 10})
     photographs = Photographs(str(folder), LABELS, 16, mirror=True, bicubic=True)
-    assert photographs.describe() == "27 of a label and 9 of none, 4 others held out" and photographs.sources is None
-    assert photographs.images.shape == (36, 3, 18, 18)
-    assert sorted(photographs.held_out_labels) == [-1, 0, 0, 2] and len(photographs.held_out) == 4
+    assert photographs.describe() == "25 of a label and 8 of none, 7 others held out" and photographs.sources is None
+    assert photographs.images.shape == (33, 3, 18, 18)
+    assert sorted(photographs.held_out_labels) == [-1, -1, 0, 0, 0, 2, 2]  # those of the lowest digests of names
     values = [image.getpixel((0, 0))[0] for image in photographs.held_out]
     assert values == [{0: 0, 2: 40, -1: 80}[label] for label in photographs.held_out_labels]
     pixels, targets = photographs.batch(4000, 16, seeded_generator(0, "test"))
@@ -59,14 +59,56 @@ def test_a_batch_depends_on_its_generator_alone_and_half_of_it_is_blurred(tmp_pa
 
 @pytest.mark.parametrize(
     ("counts", "message"),
-    [({"violet": 2, "none": 2}, "no labels (violet)"), ({}, "no folder")],
-    ids=["unknown", "absent"],
+    [({"violet": 2, "none": 2}, "no labels (violet)"), ({"none": 2}, "no photographs in"), ({}, "no folder")],
+    ids=["unknown", "none alone", "absent"],
 )
 def test_a_folder_that_does_not_fit_is_told(counts, message, tmp_path):
     write(tmp_path / "photographs", counts)
     with pytest.raises(DataError) as raised:
         Photographs(str(tmp_path / "photographs"), LABELS, 16, mirror=True, bicubic=True)
     assert message in str(raised.value)
+
+
+def test_an_unreadable_photograph_is_told_or_left_out(tmp_path):
+    folder = write(tmp_path / "photographs", {"blue": 3, "none": 3})
+    (folder / "blue/1.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(DataError, match=r"1\.png, or pass --skip_unreadable"):
+        Photographs(str(folder), LABELS, 16, mirror=True, bicubic=True)
+    photographs = Photographs(str(folder), LABELS, 16, mirror=True, bicubic=True, skip_unreadable=True)
+    assert photographs.n_labelled + photographs.n_none + len(photographs.held_out) == 5
+    assert photographs.describe().endswith(", 1 unreadable left out")
+    assert not photographs.images[photographs.targets[:, 0] == 1].any()  # blue ones are of the value 0
+
+
+def test_a_photograph_stays_held_out_when_others_are_added(tmp_path):
+    """Or a further stage would be tested on what an earlier one was trained on."""
+
+    def held_out() -> set[int]:
+        photographs = Photographs(str(folder), LABELS, 16, mirror=True, bicubic=True)
+        return {image.getpixel((0, 0))[0] for image in photographs.held_out}
+
+    folder = tmp_path / "photographs"
+    for value in range(40):
+        (folder / "blue").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20), (value,) * 3).save(folder / f"blue/{value}.png")
+    before = held_out()
+    for value in range(40, 80):
+        Image.new("RGB", (20, 20), (value,) * 3).save(folder / f"blue/{value}.png")
+    assert before and before == {value for value in held_out() if value < 40}
+
+
+def test_a_mistyped_folder_costs_no_earlier_run(tmp_path, capsys):
+    dataset = write_images(tmp_path / "data", *noise(8))
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text("{}")
+    model = tmp_path / "vit"
+    tiny_vit(num_labels=4).save_pretrained(model)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(model)
+    for flags in (["--photographs", tmp_path / "typo"], ["--teacher", tmp_path / "typo"]):
+        with pytest.raises(SystemExit):
+            command("--model", model, "--dataset", dataset, "--overwrite_output_dir", "--output_dir", run, *flags)
+        assert "typo" in capsys.readouterr().err and (run / "run.json").exists()
 
 
 def test_photographs_of_none_become_out_of_distribution(tmp_path):
@@ -93,7 +135,7 @@ def test_photographs_of_none_become_out_of_distribution(tmp_path):
         aurocs[name] = ood.auroc(of_labels, of_none)
     assert aurocs["with"] > 0.99 > aurocs["without"] + 0.1, aurocs
     recipe = read(tmp_path / "with")["recipe"]
-    assert recipe["photographs"] == "7 of a label and 18 of none, 3 others held out"
+    assert recipe["photographs"] == "8 of a label and 17 of none, 3 others held out"
     assert recipe["photographs_from"] == "Boards by Ann Example, CC BY 4.0"
     assert "| `photographs_from` | Boards by Ann Example, CC BY 4.0 |" in (tmp_path / "with/README.md").read_text()
     assert read(tmp_path / "without")["images_seen"] == read(tmp_path / "with")["images_seen"]
