@@ -21,8 +21,8 @@ What it reaches on CIFAR-10's test split, trained on 98% of train with two threa
     MobileNetV2           95.57% in four stages, averaged, 259 min
     their heads alone     89.68%, 90.44%, 85.70%, in 4 to 8 min
 
-From benchmarks/backbones.json; docs/results.md has the commands. With --photographs, models/vit goes on from the third
-stage of DeiT-tiny, and models/mobilenet from the average of EfficientNet-Lite0.
+From benchmarks/backbones.json; docs/results.md has the commands. models/vit goes on from the third stage of DeiT-tiny,
+with --photographs.
 """
 
 import json

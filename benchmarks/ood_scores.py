@@ -6,11 +6,12 @@ Each folder of photographs has a folder for each label, and a folder `none` for 
 reduced as the model's config.json says. A photograph has the score of the picture and, as `Predictor.energies`, the
 mean of that and the score of a copy of 32 × 32 pixels, the size of the training images. The scores are fitted on the
 first images of train and never see the photographs, so the table tells whether the sets that are made choose the score
-that is best on photographs. benchmarks/ood_scores.json has the results.
+that is best on photographs. benchmarks/ood_scores.json has the results, for the models of this and of earlier calls.
 """
 
 import argparse
 import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,9 +49,12 @@ def main() -> None:
         name: {"labels": sum(label != NONE for _, label in found), "none": sum(label == NONE for _, label in found)}
         for name, found in folders.items()
     }
+    output, measured = Path(__file__).parent / "ood_scores.json", {model.name for model in args.models}
+    before = json.loads(output.read_text())["rows"] if output.exists() else []
     rows = [row for model in args.models for row in measure(model, splits, folders)]
+    rows += [row for row in before if row["model"] not in measured]
     found = {"photographs": counts, "training_images": TRAINING_IMAGES, "rows": rows, "machine": runs.machine()}
-    write_json(Path(__file__).parent / "ood_scores.json", found)
+    write_json(output, found)
 
 
 def measure(model: Path, splits: Splits, folders: dict[str, list[tuple[Path, str]]]) -> list[dict]:
