@@ -447,7 +447,7 @@ def test_a_resumed_run_equals_one_that_was_not_stopped(tuned, vit, pictures, tmp
     for flag, value, told in (
         ("--crop_scale", "0.3", "crop_scale 0.6 (now 0.3)"),
         ("--image_size", "48", "image_size 32 (now 48)"),
-        ("--photographs", pictures / "validation", "photographs None (now 14)"),
+        ("--photographs", pictures / "validation", "photographs None (now 15)"),
     ):
         with pytest.raises(SystemExit):
             command(*words, flag, value, "--resume_from_checkpoint", "last")
