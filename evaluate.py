@@ -118,7 +118,7 @@ def main() -> None:
         print(f"{model}: accuracy {measured.accuracy:.4f} ({low:.4f} to {high:.4f}), macro F1 {measured.f1:.4f}")
         for folder in measured.photographs:
             if folder.n_skipped:
-                print(f"left out {folder.n_skipped:,} unreadable photographs of {folder.folder}")
+                print(f"{folder.folder}: {formatting.plural(folder.n_skipped, 'unreadable photograph')} left out")
         models.append(measured)
         timings.append(profiling.measure(predictor))
     warn_of_absent_labels(models[0])

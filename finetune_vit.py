@@ -103,8 +103,8 @@ class FinetuneArguments:
     drop_path: float = flag(0.0, "highest rate of stochastic depth, where the architecture has it")
     teacher: str | None = flag(
         None,
-        "learn what this model (an id or a folder) thinks of each crop, instead of the labels; also of photographs, so "
-        "it should have been trained on some",
+        "learn what this model (an id or a folder) thinks of each crop, instead of the labels; with --photographs, "
+        "give one that was trained on photographs",
     )
     photographs: str | None = flag(
         None,

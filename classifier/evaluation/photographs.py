@@ -68,7 +68,8 @@ def decode_photographs(
 def measure(predictor: Predictor, folder: Path, *, skip_unreadable: bool = False) -> PhotographResult:
     """How many photographs of a folder a model labels correctly, and how many it takes for known ones.
 
-    Errors as `list_photographs` and `decode_photographs`.
+    Raises:
+        DataError: as `list_photographs` and `decode_photographs`, or no photograph of a label can be read.
     """
     found = list_photographs(folder, predictor.labels)
     names = np.array([name for _, name in found])
@@ -85,6 +86,8 @@ def measure(predictor: Predictor, folder: Path, *, skip_unreadable: bool = False
         known += known_of_batch
     names = names[is_readable]
     right, has_label = np.array(predicted) == names, names != NONE
+    if not has_label.any():
+        raise DataError(f"no photograph of a label in {folder} is readable: check the files")
     accuracy, accuracy_ci95 = mean_and_interval(right[has_label])
     result = PhotographResult(
         folder=folder.absolute().name,

@@ -46,7 +46,8 @@ class Photographs:
         sources: the text of SOURCES.txt in the folder, for the model's card; None without such a file.
 
     Raises:
-        DataError: there is no such folder, or as `list_photographs`; a file can't be read and may not be skipped.
+        DataError: there is no such folder, or as `list_photographs`; a file can't be read and may not be skipped, or
+            none of a label can be read.
     """
 
     def __init__(
@@ -72,7 +73,9 @@ class Photographs:
         if self.n_skipped:
             pixels, found = pixels[is_readable], [found[i] for i in is_readable.nonzero().flatten().tolist()]
         classes = torch.tensor([labels.index(label) if label != NONE else -1 for _, label in found])
-        names = [str(path.relative_to(folder)) for path, _ in found]
+        if not (classes >= 0).any():
+            raise DataError(f"no photograph of a label in {folder} is readable: check the files")
+        names = [path.relative_to(folder).as_posix() for path, _ in found]
         held_out = torch.zeros(len(found), dtype=torch.bool)
         held_out[sample_by_name(names, classes.numpy())] = True
         self.held_out = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels[held_out]]

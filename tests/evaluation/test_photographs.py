@@ -66,6 +66,15 @@ def test_a_label_may_not_be_called_none(tmp_path):
         list_photographs(tmp_path, ["cat", "none"])
 
 
+def test_a_folder_of_which_nothing_is_readable_is_told(tmp_path):
+    predictor = load_predictor(ROOT / "models/cnn")
+    save(picture(), tmp_path / "none/a.png")
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat/broken.jpg").write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(DataError, match="no photograph of a label"):
+        measure(predictor, tmp_path, skip_unreadable=True)
+
+
 def test_folders_are_labels_whatever_they_are_called_and_may_have_folders(tmp_path):
     """CIFAR-100 has a class `train`, which would be a split elsewhere."""
     for path in ("train/a.png", "train/steam/b.png", "test/c.png"):

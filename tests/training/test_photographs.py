@@ -78,6 +78,10 @@ def test_an_unreadable_photograph_is_told_or_left_out(tmp_path):
     assert photographs.n_labelled + photographs.n_none + len(photographs.held_out) == 5
     assert photographs.describe().endswith(", 1 unreadable left out")
     assert not photographs.images[photographs.targets[:, 0] == 1].any()  # blue ones are of the value 0
+    for path in (folder / "blue").iterdir():
+        path.write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(DataError, match="no photograph of a label"):
+        Photographs(str(folder), LABELS, 16, mirror=True, bicubic=True, skip_unreadable=True)
 
 
 def test_a_photograph_stays_held_out_when_others_are_added(tmp_path):
