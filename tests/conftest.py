@@ -16,6 +16,13 @@ from tests.helpers.models import edit_config, save_tiny_vit
 from tests.helpers.pictures import colours, picture
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    """Prints how a process of pytest-xdist died: -9 is SIGKILL, -11 a crash of native code, -15 SIGTERM."""
+    if error:
+        print(f"\n{node.gateway.id} ended with exit status {node.gateway._io.popen.wait(timeout=30)}", flush=True)
+
+
 @pytest.fixture(scope="module")
 def colours_dir(tmp_path_factory) -> Path:
     """An image folder of 240 pictures whose colour tells the class."""

@@ -2,6 +2,7 @@
 
 import csv
 import glob
+import importlib.util
 import json
 import os
 import re
@@ -60,6 +61,12 @@ def stop_after(monkeypatch, n: int) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(predict, "write_json", write_and_stop)
+
+
+def skip_without_ray() -> None:
+    """Does not import it: that would load its C++ libraries into this process, beside torch's and OpenVINO's."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("pip install 'ray[data]' to test --engine ray")
 
 
 def parts_in(folder: Path) -> list[Path]:
@@ -141,7 +148,7 @@ def words(source: Path, model: Path, output: Path, *flags: str) -> list[str]:
 @pytest.mark.parametrize(("first", "second"), [("local", "local"), ("ray", "ray")])
 def test_a_killed_run_is_continued_to_the_same_bytes(tiny_vit, run_predict, tmp_path, first, second):
     if "ray" in (first, second):
-        pytest.importorskip("ray", reason="pip install 'ray[data]' to test --engine ray")
+        skip_without_ray()
     folder = write_pictures(tmp_path / "pictures", 8 * predict.CHUNK - 10)
     (folder / "b/broken.jpg").write_bytes(b"no image")
     whole = run_predict(folder, output="whole.csv")
@@ -278,7 +285,7 @@ def test_ray_that_is_not_installed_is_an_error_of_one_line(tiny_vit, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", "dataset"])
 def test_ray_writes_what_one_process_does(tiny_vit, run_predict, tmp_path, kind):
-    pytest.importorskip("ray", reason="pip install 'ray[data]' to test --engine ray")
+    skip_without_ray()
     if kind == "folder":
         source = write_pictures(tmp_path / "pictures", 2 * predict.CHUNK + 10)
         (source / "a" / os.fsdecode(b"\xff.png")).write_bytes(encoded(picture(0)))
