@@ -85,6 +85,7 @@ def main() -> None:
         command=shlex.join(["-m", "classifier.average", *sys.argv[1:]]),
         commit=runs.commit(),
         models=[replace(model, taken=i in taken) for i, model in enumerate(models)],
+        before=run.averaged,
         pretrained=pretrained,
         pretrained_share=args.pretrained_share if pretrained else None,
     )

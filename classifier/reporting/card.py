@@ -23,7 +23,7 @@ from classifier.models.cnn import CifarCnnConfig
 from classifier.models.loading import load_processor, read_ood
 from classifier.models.processor import timm_settings
 from classifier.records import Averaged, Evaluation, PhotographResult, RunRecord, Timing, Validation
-from classifier.reporting.formatting import duration, escape_markdown, fraction, markdown_table, plural, si
+from classifier.reporting.formatting import duration, escape_markdown, fraction, join_words, markdown_table, plural, si
 from classifier.runs import RunFolder
 
 TEMPLATE = Path(__file__).parent / "templates/card.md"
@@ -289,13 +289,42 @@ def _stage(stage: RunRecord) -> str:
         text += f", and {sum(counts):,} held out, class by class, for validation"
     if stage.data.skipped:
         text += f"; {stage.data.skipped:,} unreadable files left out"
+    if photographs := (stage.recipe or {}).get("photographs"):
+        text += f"; and photographs, {photographs}"
     start = _named(stage.start) if stage.start else "random weights"
     text += f". Started from {'the stage before' if stage.parent else start}"
     text += f", seed {stage.settings['seed']}." if "seed" in stage.settings else "."
-    commit = f", commit {stage.commit.rstrip('+')}" if stage.commit else ""
-    commit += ", with files that differed from it" if (stage.commit or "").endswith("+") else ""
     versions = ", ".join(f"{name} {version}" for name, version in stage.versions.items())
-    return f"{text}\n   `{portable(stage.command)}`{commit}; Python {stage.machine.python}, {versions}."
+    text += f"\n   `{portable(stage.command)}`{_commit(stage.commit)}; Python {stage.machine.python}, {versions}."
+    for made in averagings(stage):
+        text += f"\n   Its weights were then replaced by the {describe_average(made)}:\n"
+        text += f"   `{portable(made.command)}`{_commit(made.commit)}."
+    return text
+
+
+def averagings(stage: RunRecord) -> list[Averaged]:
+    """How the weights of a run were averaged, in order; mostly once or not at all."""
+    found, made = [], stage.averaged
+    while made:
+        found.append(made)
+        made = made.before
+    return found[::-1]
+
+
+def _commit(commit: str | None) -> str:
+    """The commit of a run as the end of a sentence; "" if it is not known."""
+    changed = ", with files that differed from it" if (commit or "").endswith("+") else ""
+    return f", commit {commit.rstrip('+')}{changed}" if commit else ""
+
+
+def describe_average(made: Averaged) -> str:
+    """Of which weights a model's are the mean, in words."""
+    taken = [model.model for model in made.models if model.taken]
+    text = f"mean of {join_words(taken)}" if len(taken) > 1 else f"weights of {taken[0]}"
+    if made.pretrained:
+        text = f"sum of {1 - made.pretrained_share:.0%} of the {text} and {made.pretrained_share:.0%} of the "
+        text += f"pre-trained ones of {made.pretrained}"
+    return text
 
 
 def portable(command: str) -> str:
@@ -323,14 +352,11 @@ def _validation(run: RunRecord, reached: Validation) -> str:
 
 
 def _weights(averaged: Averaged, reached: Validation) -> str:
-    """Of which weights the saved ones are the mean, and what the single models reach on validation."""
-    losses = [f"{model.nll:.4f}" for model in averaged.models if model.taken]
-    of = "this stage's weights" + " and those of earlier stages" * (len(losses) > 1)
-    if averaged.pretrained:
-        of += f", with {averaged.pretrained_share:.0%} of the pre-trained weights of {averaged.pretrained}"
+    """Of which weights the saved ones are made, and what the single models reach on validation."""
+    losses = join_words([f"{model.nll:.4f}" for model in averaged.models if model.taken])
     return (
-        f"The saved weights are the mean of {of} (`{portable(averaged.command)}`). On validation, the negative "
-        f"log-likelihood without averaging is {' and '.join(losses)}, and with it {reached.nll:.4f}."
+        f"The saved weights are the {describe_average(averaged)}. On validation, the negative log-likelihood without "
+        f"averaging is {losses}, and with it {reached.nll:.4f}."
     )
 
 

@@ -345,15 +345,29 @@ def test_pages_are_filled_for_other_models_and_classes(tmp_path, n_models, label
 
 def test_commands_include_the_averaging_of_weights(tmp_path):
     predictors = lay_out(tmp_path, ["one"])
+    measured = {"model_sha256": "0" * 64, "accuracy": 0.9, "nll": 0.3, "taken": True}
     averaged = {
         "command": "-m classifier.average runs/two --stages runs/one --output_dir runs/mean",
-        "commit": "f00d",
-        "models": [],
+        "commit": "f00d+",
+        "models": [measured | {"model": "two"}, measured | {"model": "one"}],
     }
     (tmp_path / "one" / "run.json").write_text(json.dumps(RUN | {"averaged": averaged}))
     report.write(tmp_path / "out", predictors, formats=["md"])
-    commands = (tmp_path / "out" / "report.md").read_text().split("## Reproduction")[1]
+    text = (tmp_path / "out" / "report.md").read_text()
+    commands = text.split("## Reproduction")[1]
     assert f"git checkout f00d\npython {averaged['command']}\n```" in commands
+    assert "The code differed from the commit below when stage 1 of one was trained or averaged." in commands
+    assert "| weights | mean of two and one |" in text
+
+
+def test_epochs_are_those_that_a_run_took(tmp_path):
+    """By --max_steps it ended after 0.42 of an epoch, whatever --num_train_epochs says."""
+    predictors = lay_out(tmp_path, ["one"])
+    stopped = {"settings": RUN["settings"] | {"num_train_epochs": 6, "max_steps": 320}}
+    (tmp_path / "one" / "run.json").write_text(json.dumps(RUN | stopped | {"recipe": {"sizes": [[0.41775, 224]]}}))
+    report.write(tmp_path / "out", predictors, formats=["md"])
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "| epochs | 0.418 |" in text and "| epochs by image size | 0.418 at 224 |" in text
 
 
 def test_a_slide_counts_the_commands_that_do_not_fit(tmp_path):

@@ -625,7 +625,7 @@ def test_stages_that_miss_on_either_side_are_averaged(tuned, pictures, tmp_path,
     mean, middle = (load_predictor(each).model.classifier.weight for each in (tmp_path / "mean", tuned))
     torch.testing.assert_close(mean * found["validation"]["temperature"], middle, atol=0.01, rtol=0)
     assert found["parent"]["model_sha256"] == runs.sha256(early / "model.safetensors")
-    assert "mean of this stage's weights" in (tmp_path / "mean/README.md").read_text()
+    assert "replaced by the mean of late and early:" in (tmp_path / "mean/README.md").read_text()
     assert_all_agree(tmp_path / "mean", pictures)
 
 
@@ -650,8 +650,16 @@ def test_a_share_of_the_pretrained_weights_is_mixed_in(tuned, pictures, tmp_path
         torch.testing.assert_close(after[name].float(), expected, atol=2e-3, rtol=2e-3)
     averaged = read(tmp_path / "mean")["averaged"]
     assert averaged["pretrained"] == "pretrained" and averaged["pretrained_share"] == 0.2
-    assert "with 20% of the pre-trained weights of pretrained" in (tmp_path / "mean/README.md").read_text()
+    made_of = "80% of the weights of tuned and 20% of the pre-trained ones of pretrained"
+    assert f"replaced by the sum of {made_of}:" in (tmp_path / "mean/README.md").read_text()
     assert_all_agree(tmp_path / "mean", pictures)
+
+    flags[-1] = str(tmp_path / "again")
+    monkeypatch.setattr(sys, "argv", ["average", str(tmp_path / "mean"), *flags])
+    average.main()
+    assert read(tmp_path / "again")["averaged"]["before"] == averaged
+    steps = [line.strip() for line in (tmp_path / "again/README.md").read_text().splitlines() if "classifier.av" in line]
+    assert [step.split()[3] for step in steps] == ["tuned", "mean"]
 
 
 @pytest.mark.parametrize(

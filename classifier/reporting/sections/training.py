@@ -48,10 +48,11 @@ def describe_settings(model: ModelResult) -> dict[str, str]:
     recipe, flags = dict(stage.recipe), stage.settings
     rows = {"initial weights": model.initial_weights or "–"}
     sizes = recipe.pop("sizes", None)  # [[epochs or share of the epochs, image size], …]
-    epochs = flags.get("num_train_epochs") or (sum(part for part, _ in sizes) if sizes else None)
+    trained = sum(part for part, _ in sizes) if sizes else None  # --max_steps may have ended the run earlier
+    epochs = trained if flags.get("max_steps") else flags.get("num_train_epochs") or trained
     epochs = recipe.pop("epochs", epochs)
     if epochs is not None:
-        rows["epochs"] = f"{epochs:g}"
+        rows["epochs"] = f"{epochs:.3g}"
     if sizes:
         scale = epochs / sum(part for part, _ in sizes)
         rows["epochs by image size"] = ", ".join(f"{scale * part:.3g} at {size}" for part, size in sizes)
@@ -62,9 +63,7 @@ def describe_settings(model: ModelResult) -> dict[str, str]:
     if stage.best_epoch:
         rows["selected epoch"] = str(stage.best_epoch)
     if stage.averaged:
-        rows["weights"] = f"mean of {plural(sum(each.taken for each in stage.averaged.models), 'stage')}"
-        if share := stage.averaged.pretrained_share:
-            rows["weights"] += f", with {share:.0%} of the pre-trained weights"
+        rows["weights"] = card.describe_average(stage.averaged)
     for name, value in recipe.items():
         if value is not None and name != "image_size":
             rows[name.replace("_", " ")] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -94,10 +93,10 @@ def reproduction(models: list[ModelResult], command: str | None) -> Section | No
         f"stage {i} of {model.name}"
         for model in models
         for i, stage in enumerate(model.stages, 1)
-        if (stage.commit or "").endswith("+")
+        if any((made.commit or "").endswith("+") for made in (stage, *card.averagings(stage)))
     ]
     if changed:
-        sentences.append(f"The code differed from the commit below when {join_words(changed)} was trained.")
+        sentences.append(f"The code differed from the commit below when {join_words(changed)} was trained or averaged.")
     block = CommandBlock(lines)
     return Section("Reproduction", sentences, [block], [block])
 
@@ -115,8 +114,7 @@ def commands_of(stages: list[RunRecord]) -> Iterator[str]:
     for stage in stages:
         # A model that was calibrated again is reproduced by the commit of that calibration.
         steps.append((stage.calibrated.commit if stage.calibrated else stage.commit, stage.command))
-        if stage.averaged:
-            steps.append((stage.averaged.commit, stage.averaged.command))
+        steps += [(made.commit, made.command) for made in card.averagings(stage)]
     for commit, command in ((commit and commit.rstrip("+"), card.portable(command)) for commit, command in steps):
         if commit and commit != current:
             yield f"git checkout {commit}"
