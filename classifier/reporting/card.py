@@ -22,7 +22,7 @@ from classifier.hub import DATASET_ID
 from classifier.models.cnn import CifarCnnConfig
 from classifier.models.loading import load_processor, read_ood
 from classifier.models.processor import timm_settings
-from classifier.records import Averaged, Evaluation, PhotographResult, RunRecord, Timing, Validation
+from classifier.records import Averaged, Evaluation, ModelEvaluation, PhotographResult, RunRecord, Timing, Validation
 from classifier.reporting.formatting import duration, escape_markdown, fraction, join_words, markdown_table, plural, si
 from classifier.runs import RunFolder
 
@@ -321,7 +321,7 @@ def describe_average(made: Averaged) -> str:
     """Of which weights a model's are the mean, in words."""
     taken = [model.model for model in made.models if model.taken]
     text = f"mean of {join_words(taken)}" if len(taken) > 1 else f"weights of {taken[0]}"
-    if made.pretrained:
+    if made.pretrained and made.pretrained_share:
         text = f"sum of {1 - made.pretrained_share:.0%} of the {text} and {made.pretrained_share:.0%} of the "
         text += f"pre-trained ones of {made.pretrained}"
     return text
@@ -416,10 +416,20 @@ def _results(labels: list[str], evaluation: Evaluation, confusion: bool) -> dict
         "interval": interval,
         "measures": markdown_table(("measure", "value"), rows),
         "photographs": _photographs(measured.photographs),
+        "on_photographs": _on_photographs(measured),
         "per_class": per_class,
         "mistakes": _mistakes(np.array(measured.confusion_matrix), labels),
         "confusion": confusion,
     }
+
+
+def _on_photographs(measured: ModelEvaluation) -> str:
+    """How many photographs were measured, and how many were labelled correctly; "" if none were measured."""
+    accuracy = measured.accuracy_on_photographs
+    if accuracy is None:
+        return ""
+    n = sum(each.n for each in measured.photographs)
+    return f"{plural(n, 'photograph')} as users send them **{accuracy:.1%}**"
 
 
 def _photographs(measured: list[PhotographResult]) -> str:

@@ -128,6 +128,7 @@ def test_photographs_have_a_table_of_their_own(folder):
     ]
     assert rows(text)["labels\\_only"] == ["30 + 0", "80.0% (63.0% to 93.0%)", "–", "–"]
     assert "kind than its training images (drawings," in text
+    assert "and of 100 photographs as users send them **91.0%** correctly." in text  # 67 of 70 and 24 of 30
 
 
 def test_folders_are_named_by_their_last_name_and_not_in_the_metadata(folder, monkeypatch):

@@ -313,6 +313,16 @@ def test_findings_follow_from_the_numbers(tmp_path):
     assert f"All models confuse {' with '.join(sorted(LABELS[:2]))}." in summary
 
 
+def test_the_summary_has_the_score_that_the_app_uses(tmp_path):
+    """And not the best of all, which was chosen by its figures on the same images."""
+    found = {"energy": {"blobs": {"auroc": 0.912, "fpr95": 0.34}}, "vim": {"blobs": {"auroc": 0.95, "fpr95": 0.2}}}
+    predictors = lay_out(tmp_path, ["one"], ood=found)
+    report.write(tmp_path / "out", predictors, formats=["md"])
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "(AUROC) of 0.912" in text.split("\n## ")[1] and "The highest is 0.950, by ViM." in text
+    assert "Of 70 photographs as users send them, one labels 95.71% correctly." in text.split("\n## ")[1]
+
+
 def empty_part(page: pypdfium2.PdfPage) -> float:
     """The height of the largest gap between things on a page, relative to the height of its text area."""
     pixels = np.asarray(page.render(scale=1).to_pil().convert("L"))  # (842, 595), a pixel per point

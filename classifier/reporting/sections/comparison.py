@@ -6,13 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from classifier.reporting.blocks import Section, TableBlock
-from classifier.reporting.formatting import join_words, percent, percent_interval, points, si
+from classifier.reporting.formatting import join_words, percent, percent_interval, plural, points, si
 from classifier.reporting.results import RANDOM_WEIGHTS, ModelResult, Results, describe_machine
-from classifier.reporting.sections.performance import (
-    best_ood_score,
-    describe_classes,
-    describe_robustness,
-)
+from classifier.reporting.sections.performance import OOD_SCORE, describe_classes, describe_robustness
 
 RULE = (
     "Rule for this choice: of the models whose accuracy does not differ significantly from the highest, the one with "
@@ -114,8 +110,18 @@ def summary(results: Results, choice: Choice) -> Section:
         terms.append("Corrupted: the mean accuracy on images with noise, blur and other corruptions.")
     if best.name in corrupted:
         sentences.append(describe_robustness(best.name, corrupted[best.name]))
+    of_photographs = {
+        model.name: right for model in models if (right := model.evaluation.accuracy_on_photographs) is not None
+    }
+    if len(of_photographs) == len(models):
+        columns["photographs"] = [percent(right) for right in of_photographs.values()]
+        terms.append("Photographs: the accuracy on those of a class, of all folders together.")
+        sentences.append(
+            f"Of {plural(sum(each.n for each in best.evaluation.photographs), 'photograph')} as users send them, "
+            f"{best.name} labels {percent(of_photographs[best.name])} correctly."
+        )
     if all(model.ood for model in models):
-        aurocs = [model.mean_ood(best_ood_score(model)).auroc for model in models]
+        aurocs = [model.mean_ood(OOD_SCORE).auroc for model in models]
         columns["OOD AUROC"] = [f"{auroc:.3f}" for auroc in aurocs]
         terms.append("OOD AUROC: how well out-of-distribution images are detected.")
         top = int(np.argmax(aurocs))

@@ -31,6 +31,7 @@ SCORES = {  # of out-of-distribution detection: how tables and sentences call th
     "mahalanobis": "Mahalanobis",
     "relative_mahalanobis": "relative Mahalanobis",
 }
+OOD_SCORE = "energy"  # the one that the app, the API and classifier.predict use (Predictor.energies)
 SCORE_TERMS = {
     "max_probability": "the highest probability",
     "energy": "the energy (the log-sum-exp of the outputs)",
@@ -372,36 +373,35 @@ def out_of_distribution(models: list[ModelResult]) -> Section | None:
         "than an OOD image; 0.5 is chance, 1 is perfect. FPR95: the fraction of OOD images that are accepted if 95% of "
         "the test images are; 0 is perfect.",
     )
-    best = {model.name: model.ood[best_ood_score(model)] for model in models}
+    in_use = {model.name: model.ood[OOD_SCORE] for model in models}
     rows = [
-        (name.replace("_", " "), *(ood_cell(sets[name]) for sets in best.values()))
-        for name in next(iter(best.values()))
+        (name.replace("_", " "), *(ood_cell(sets[name]) for sets in in_use.values()))
+        for name in next(iter(in_use.values()))
     ]
-    by_set = TableBlock(("set", *best), rows, "AUROC / FPR95 by set of OOD images, each model with its best score.")
+    by_set = TableBlock(("set", *in_use), rows, f"AUROC / FPR95 by set of OOD images, by the {SCORES[OOD_SCORE]}.")
     sentences = [
         "Out-of-distribution (OOD) images show none of the classes, so a model should reject them.",
         "It rejects an image if its score is low. The scores are "
         f"{join_words([SCORE_TERMS.get(score, score) for score in scores])}.",
+        f"The app uses the {SCORES[OOD_SCORE]}, which needs nothing but the logits; the others show what could be "
+        "gained.",
     ]
     sentences += [describe_ood(model) for model in models]
     return Section("Out-of-distribution images", sentences, [overall, by_set], [overall])
 
 
-def best_ood_score(model: ModelResult) -> str:
-    """The score with the highest mean AUROC."""
-    return max(model.ood, key=lambda score: model.mean_ood(score).auroc)
-
-
 def describe_ood(model: ModelResult) -> str:
-    """The best score of a model, its hardest set, and the scores that are worse than chance."""
-    best = best_ood_score(model)
-    sets = model.ood[best]
+    """A model's hardest set by the score in use, its best score, and the scores that are worse than chance."""
+    sets = model.ood[OOD_SCORE]
     hardest = min(sets, key=lambda name: sets[name].auroc)
     below = ", below chance" if sets[hardest].auroc < 0.5 else ""
     text = (
-        f"The best score of {model.name} is {SCORES.get(best, best)}; its hardest set is "
-        f"“{hardest.replace('_', ' ')}” (AUROC {sets[hardest].auroc:.3f}{below})."
+        f"The mean AUROC of {model.name} by the {SCORES[OOD_SCORE]} is {model.mean_ood(OOD_SCORE).auroc:.3f}; its "
+        f"hardest set is “{hardest.replace('_', ' ')}” (AUROC {sets[hardest].auroc:.3f}{below})."
     )
+    best = max(model.ood, key=lambda score: model.mean_ood(score).auroc)
+    if best != OOD_SCORE:
+        text += f" The highest is {model.mean_ood(best).auroc:.3f}, by {SCORES.get(best, best)}."
     bad = [SCORES.get(score, score) for score in model.ood if model.mean_ood(score).auroc < 0.5]
     return text + (f" Its mean AUROC by {join_words(bad)} is below chance: do not use that score." if bad else "")
 

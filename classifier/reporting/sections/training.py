@@ -93,7 +93,10 @@ def reproduction(models: list[ModelResult], command: str | None) -> Section | No
         f"stage {i} of {model.name}"
         for model in models
         for i, stage in enumerate(model.stages, 1)
-        if any((made.commit or "").endswith("+") for made in (stage, *card.averagings(stage)))
+        if any(
+            (commit or "").endswith("+")
+            for commit in (stage.commit, *(made.commit for made in card.averagings(stage)))
+        )
     ]
     if changed:
         sentences.append(f"The code differed from the commit below when {join_words(changed)} was trained or averaged.")
