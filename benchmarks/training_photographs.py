@@ -5,10 +5,11 @@
 Caltech-101 (Li, Andreeto, Ranzato and Perona, doi:10.22002/D1.20086, CC BY 4.0) has objects of 101 kinds, of which some
 are CIFAR-10's classes; the others become `none`, less those that are open to argument. The Oxford-IIIT Pet Dataset
 (Parkhi, Vedaldi, Zisserman and Jawahar, CC BY-SA 4.0), all of it or a part, has dogs and cats: its files of cats begin
-with a capital. Files are copied.
+with a capital. Files are copied, each picture once: of two copies, one could be trained on and the other held out.
 """
 
 import argparse
+import hashlib
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -49,6 +50,8 @@ def main() -> None:
         labels |= {path: "cat" if path.name[0].isupper() else "dog" for path in folder.glob("*.jpg")}
     if set(labels.values()) != {*LABEL_OF.values(), "cat", NONE}:
         raise DataError("photographs of some label are missing: check the folders of --caltech101 and --pets")
+    copies = {hashlib.sha256(path.read_bytes()).digest(): path for path in labels}
+    labels = {path: labels[path] for path in copies.values()}
     for path, label in labels.items():
         target = args.output_dir / label / f"{path.parent.name}_{path.name}"
         target.parent.mkdir(parents=True, exist_ok=True)
