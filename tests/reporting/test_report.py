@@ -366,7 +366,7 @@ def test_commands_include_the_averaging_of_weights(tmp_path):
     text = (tmp_path / "out" / "report.md").read_text()
     commands = text.split("## Reproduction")[1]
     assert f"git checkout f00d\npython {averaged['command']}\n```" in commands
-    assert "The code differed from the commit below when stage 1 of one was trained or averaged." in commands
+    assert "The code differed from the commit below in the training or averaging of stage 1 of one." in commands
     assert "| weights | mean of two and one |" in text
 
 

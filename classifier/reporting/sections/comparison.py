@@ -114,8 +114,8 @@ def summary(results: Results, choice: Choice) -> Section:
         model.name: right for model in models if (right := model.evaluation.accuracy_on_photographs) is not None
     }
     if len(of_photographs) == len(models):
-        columns["photographs"] = [percent(right) for right in of_photographs.values()]
-        terms.append("Photographs: the accuracy on those of a class, of all folders together.")
+        columns["photos"] = [percent(right) for right in of_photographs.values()]
+        terms.append("Photos: the accuracy on photographs of a class, of all folders together.")
         sentences.append(
             f"Of {plural(sum(each.n for each in best.evaluation.photographs), 'photograph')} as users send them, "
             f"{best.name} labels {percent(of_photographs[best.name])} correctly."
@@ -130,7 +130,7 @@ def summary(results: Results, choice: Choice) -> Section:
             f"{' best,' if several else ''} with an area under the ROC curve (AUROC) of {aurocs[top]:.3f}, where 0.5 "
             "is chance and 1 is perfect."
         )
-    columns["parameters"] = [f"{model.evaluation.n_parameters:,}" for model in models]
+    columns["parameters"] = [si(model.evaluation.n_parameters).strip() for model in models]
     latencies = {model.name: latency for model in models if (latency := model.latency)}
     if len(latencies) == len(models):
         columns["latency"] = [f"{latency:.1f} ms" for latency in latencies.values()]

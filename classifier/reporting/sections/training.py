@@ -94,12 +94,13 @@ def reproduction(models: list[ModelResult], command: str | None) -> Section | No
         for model in models
         for i, stage in enumerate(model.stages, 1)
         if any(
-            (commit or "").endswith("+")
-            for commit in (stage.commit, *(made.commit for made in card.averagings(stage)))
+            (commit or "").endswith("+") for commit in (stage.commit, *(made.commit for made in card.averagings(stage)))
         )
     ]
     if changed:
-        sentences.append(f"The code differed from the commit below when {join_words(changed)} was trained or averaged.")
+        sentences.append(
+            f"The code differed from the commit below in the training or averaging of {join_words(changed)}."
+        )
     block = CommandBlock(lines)
     return Section("Reproduction", sentences, [block], [block])
 
