@@ -253,7 +253,8 @@ def render_forgetting() -> str:
     lines = [
         "Fine-tuning on small images makes a backbone forget what it knew of photographs. What a share of the "
         "pre-trained weights brings back, and what another cut of the photographs does (`benchmarks/forgetting.py`; "
-        "AUROC as below, by the energy):",
+        "AUROC as below, by the energy). Here all photographs are reduced to the model's input size; "
+        "`models/mobilenet` gets smaller ones in use, of which it recognises more:",
         "",
         f"| model | pre-trained weights | cut | validation | {' | '.join(f'{name} | AUROC' for name in names)} |",
         f"|{'---|' * (4 + 2 * len(names))}",
