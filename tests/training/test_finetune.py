@@ -658,7 +658,9 @@ def test_a_share_of_the_pretrained_weights_is_mixed_in(tuned, pictures, tmp_path
     monkeypatch.setattr(sys, "argv", ["average", str(tmp_path / "mean"), *flags])
     average.main()
     assert read(tmp_path / "again")["averaged"]["before"] == averaged
-    steps = [line.strip() for line in (tmp_path / "again/README.md").read_text().splitlines() if "classifier.av" in line]
+    steps = [
+        line.strip() for line in (tmp_path / "again/README.md").read_text().splitlines() if "classifier.av" in line
+    ]
     assert [step.split()[3] for step in steps] == ["tuned", "mean"]
 
 
