@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -34,12 +35,14 @@ def small_disk(tmp_path, request) -> Iterator[Path]:
 
 
 def fill(disk: Path, leave: int) -> Path:
-    """Takes up a file system but for `leave` bytes."""
+    """Takes up a file system but for `leave` bytes, also while a run writes to it."""
     ballast = disk / "ballast"
-    free = os.statvfs(disk)
-    with ballast.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(1, free.f_bavail * free.f_frsize - leave))
-    return ballast
+    for _ in range(100):
+        free = os.statvfs(disk)
+        with ballast.open("wb") as file, suppress(OSError):  # less is free than a moment ago
+            os.posix_fallocate(file.fileno(), 0, max(1, free.f_bavail * free.f_frsize - leave))
+            return ballast
+    raise OSError(f"could not fill {disk}")
 
 
 def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path):
