@@ -37,10 +37,13 @@ def colours_dir(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def tiny_vit(tmp_path_factory) -> Path:
-    """A random ViT that takes some of the generated pictures for known, and some not."""
+    """A random ViT that takes some of the generated pictures for known, and some not.
+
+    Its score is the mean of those of a picture and of a small copy, so whatever tells `known` has to make that copy.
+    """
     folder = save_tiny_vit(tmp_path_factory.mktemp("models") / "tiny")
-    _, energies = load_predictor(folder).energies([picture(i, (36, 36)) for i in range(20)], resize_to=None)
-    edit_config(folder, ood={"threshold": float(np.median(energies))})
+    _, energies = load_predictor(folder).energies([picture(i, (36, 36)) for i in range(20)], resize_to=16)
+    edit_config(folder, ood={"threshold": float(np.median(energies)), "resize_to": 16})
     return folder
 
 

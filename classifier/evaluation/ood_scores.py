@@ -143,8 +143,9 @@ def fit_guidance(training: Training, most: int = 1000, k: int = 10) -> Score:
 def fit_virtual_logit(training: Training) -> Score:
     """The energy minus what of a feature lies outside of the space of training features (ViM, arXiv:2203.10807).
 
-    That space has half of the dimensions, as in the paper for features of fewer than 768, and its origin where all
-    logits are 0. What lies outside is scaled so that its mean on training images is that of the highest logits.
+    That space has half of the dimensions, and its origin where all logits are 0. (The paper's code keeps half of fewer
+    than 768, 512 of fewer than 2,048, and 1,000 of more.) What lies outside is scaled so that its mean on training
+    images is that of the highest logits.
     """
     origin = -np.linalg.pinv(training.weight.astype(np.float64)) @ training.bias
     centred = training.features - origin

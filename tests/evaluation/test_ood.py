@@ -104,17 +104,19 @@ def test_guidance_by_hand():
 
 
 def test_virtual_logit_by_hand():
-    """What is outside of the plane lowers the score; on training images, where nothing is, it is the energy."""
-    rng = np.random.default_rng(0)
-    plane = rng.normal(size=(200, 4)) * [3, 2, 0.01, 0.01]
+    """Eight training features along the axes of four dimensions, of which the last two are outside of their space.
+
+    Outside they have a length of 0.1 in four of eight cases, and the highest logits are 3, 2 and six times 0. So the
+    scale is (5 / 8) / (0.4 / 8) = 12.5.
+    """
+    axes = np.diag([3, 2, 0.1, 0.1])
+    features = np.concatenate([axes, -axes])
     weight = np.eye(2, 4)
-    training = ood_scores.Training(plane, plane @ weight.T, plane[:, :2].argmax(axis=1), weight, np.zeros(2))
-    score = ood_scores.fit_virtual_logit(training)
-    features = np.array([[2.0, 1, 0, 0], [2, 1, 0.5, 0]])
-    inside, outside = score(features, features[:, :2])
-    scale = training.logits.max(axis=1).mean() / np.linalg.norm(plane[:, 2:], axis=1).mean()
-    assert inside == pytest.approx(np.log(np.exp(2) + np.exp(1)), abs=0.3)
-    assert inside - outside == pytest.approx(0.5 * scale, rel=0.01)
+    training = ood_scores.Training(features, features @ weight.T, np.zeros(8, int), weight, np.zeros(2))
+    others = np.array([[2.0, 1, 0, 0], [2, 1, 0.3, 0.4]])
+    inside, outside = ood_scores.fit_virtual_logit(training)(others, others[:, :2])
+    assert inside == pytest.approx(np.log(np.exp(2) + np.exp(1)), abs=1e-9)
+    assert outside == pytest.approx(inside - 12.5 * 0.5, abs=1e-9)
 
 
 def test_mahalanobis_by_hand():
