@@ -86,19 +86,22 @@ def rows_of(
         for name, found in folders.items()
     }
 
-    def measured(share: float, cut: str) -> dict:
-        right = (predictor.logits(validation[0]).argmax(axis=1) == validation[1]).mean()
-        row = {"model": folder.name, "pretrained_share": share, "cut": cut, "validation_accuracy": float(right)}
-        row |= {name: measure(predictor, images, names, CUTS[cut]) for name, (images, names) in photographs.items()}
-        print(row, flush=True)
-        return row
+    def measured(share: float, cuts: list[str]) -> list[dict]:
+        right = float((predictor.logits(validation[0]).argmax(axis=1) == validation[1]).mean())
+        found = []
+        for cut in cuts:
+            row = {"model": folder.name, "pretrained_share": share, "cut": cut, "validation_accuracy": right}
+            row |= {name: measure(predictor, images, names, CUTS[cut]) for name, (images, names) in photographs.items()}
+            print(row, flush=True)
+            found.append(row)
+        return found
 
-    rows = [measured(0.0, cut) for cut in CUTS]
+    rows = measured(0.0, list(CUTS))
     own = {name: tensor.clone() for name, tensor in predictor.model.state_dict().items()}
     _, pretrained = load_pretrained(predictor, RunFolder(folder).finished_run())
     for share in SHARES:
         predictor.model.load_state_dict(interpolate(own, pretrained, share))
-        rows.append(measured(share, "as saved"))
+        rows += measured(share, ["as saved"])
     return rows
 
 

@@ -233,7 +233,7 @@ def render_photographs() -> str:
         "the others that do not, each by a threshold that was chosen on other photographs (cross-validation). Card "
         "and report have the shares by the saved threshold, which was chosen on all of them. It is the highest energy "
         "that 95% of the correctly labelled ones of each folder reach, and 95% of the validation images: "
-        f"{join_words(of_validation)} on validation alone, so where photographs lower it, few small images of other "
+        f"{join_words(of_validation)} on validation alone. Where photographs lower it, fewer small images of other "
         "things are flagged. The size to which photographs are reduced, and the recipes, were chosen on these "
         "photographs too.",
         "",

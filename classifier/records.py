@@ -74,7 +74,7 @@ class Averaged(Record):
     command: str
     commit: str | None = None
     models: list[AveragedModel]
-    before: "Averaged | None" = field(default=None, metadata=OMIT)  # how those of the first model were averaged
+    before: "Averaged | None" = field(default=None, metadata=OMIT)  # how the first model's weights were made
     pretrained: str | None = field(default=None, metadata=OMIT)  # the pre-trained model, if it is part of the mean
     pretrained_share: float | None = field(default=None, metadata=OMIT)  # of its weights, in (0, 1)
 

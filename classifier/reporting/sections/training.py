@@ -52,7 +52,7 @@ def describe_settings(model: ModelResult) -> dict[str, str]:
     epochs = trained if flags.get("max_steps") else flags.get("num_train_epochs") or trained
     epochs = recipe.pop("epochs", epochs)
     if epochs is not None:
-        rows["epochs"] = f"{epochs:.3g}"
+        rows["epochs"] = f"{round(epochs, 3):g}"
     if sizes:
         scale = epochs / sum(part for part, _ in sizes)
         rows["epochs by image size"] = ", ".join(f"{scale * part:.3g} at {size}" for part, size in sizes)
