@@ -67,7 +67,13 @@ RECIPES = {
         freeze_from=0.8,
     ),
     "accurate": CnnRecipe(
-        sizes=((10, 24), (7, 28), (7, 32)), widths=(128, 384, 512), depths=(2, 3, 3), shift=4, cutout=8, views=2
+        sizes=((10, 24), (7, 28), (7, 32)),
+        widths=(128, 384, 512),
+        depths=(2, 3, 3),
+        shift=4,
+        cutout=8,
+        degraded=0.5,
+        views=2,
     ),
 }
 

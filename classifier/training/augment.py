@@ -6,6 +6,10 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import gaussian_blur
+
+# The strongest that `degrade` makes: noise as a fraction of the range of 255, blur in pixels of images of 32 × 32.
+NOISE, BLUR, CONTRAST = 0.12, 1.5, 0.15
 
 
 def normalize(images: torch.Tensor, mean: list[float], std: list[float]) -> torch.Tensor:
@@ -61,6 +65,31 @@ def add_noise(images: torch.Tensor, most: float, generator: torch.Generator) -> 
     deviations = most * 255 * torch.rand(n, generator=generator) * (torch.rand(n, generator=generator) < 0.5)
     noise = torch.randn(images.shape, generator=generator) * deviations.view(-1, 1, 1, 1)
     return (images + noise.to(images.device)).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def degrade(images: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
+    """Makes some images of a batch worse, so that a model recognises poor photographs too.
+
+    Of these, a third each gets Gaussian noise (of a standard deviation of up to `NOISE`), a Gaussian blur (mixed with
+    the image in any proportion) or less contrast (of down to `CONTRAST` of its own). How much is drawn for each image.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        share: of the images that are changed, in [0, 1].
+        generator: on the CPU; the only source of randomness.
+
+    Returns:
+        Of the same shape and type.
+    """
+    amounts = torch.rand(len(images), generator=generator)
+    kinds = (3 * torch.rand(len(images), generator=generator) / share).floor()  # 3 and more: unchanged
+    noise, blur, flatness = ((amounts * (kinds == kind)).view(-1, 1, 1, 1).to(images.device) for kind in range(3))
+    sigma = BLUR * min(images.shape[-2:]) / 32
+    pixels = images.float()
+    pixels = torch.lerp(pixels, gaussian_blur(pixels, 2 * math.ceil(2 * sigma) + 1, sigma), blur)
+    pixels = torch.lerp(pixels, pixels.mean(dim=(2, 3), keepdim=True), (1 - CONTRAST) * flatness)
+    pixels += 255 * NOISE * noise * torch.randn(images.shape, generator=generator).to(images.device)
+    return pixels.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def resize(images: torch.Tensor, size: int) -> torch.Tensor:

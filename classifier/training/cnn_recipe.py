@@ -29,6 +29,7 @@ class CnnRecipe:
     mirror: bool = True  # every second time that an image is seen
     shift: int = 2  # pixels at full size, each way
     cutout: int = 0  # pixels a side at full size
+    degraded: float = 0.0  # share of the images that get noise, blur or less contrast
     freeze_from: float = 1.0  # share of the run after which the first stage is frozen, which saves its gradient
 
     @property

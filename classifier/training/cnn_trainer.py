@@ -186,7 +186,9 @@ class CnnTrainer:
             (summed loss, count of right predictions), (2,), on the device.
         """
         recipe, where = self.recipe, index.to(self.device)
-        pixels = normalize(self.images[where], self.options.mean, self.options.std)
+        images = self.images[where]
+        images = augment.degrade(images, recipe.degraded, generator) if recipe.degraded else images
+        pixels = normalize(images, self.options.mean, self.options.std)
         if recipe.mirror:
             pixels = flip_by_turns(pixels, self.flip_first[index].to(self.device), step // self.steps_per_epoch)
         pixels = augment.shift(pixels, recipe.shift, generator) if recipe.shift else pixels

@@ -19,7 +19,7 @@ from classifier import runs
 from classifier.data.survey import channel_mean_std
 from classifier.errors import ModelError, Stopped
 from classifier.models.cnn import CifarCnnConfig, CifarCnnForImageClassification, average_views
-from classifier.training.augment import cutout, flip_by_turns, shift
+from classifier.training.augment import CONTRAST, NOISE, cutout, degrade, flip_by_turns, shift
 from classifier.training.checkpoint import CHECKPOINT, Progress
 from classifier.training.cnn_recipe import CnnRecipe, RunOptions
 from classifier.training.cnn_trainer import CnnTrainer, validate
@@ -81,6 +81,26 @@ def test_cutout_blanks_one_square_an_image():
     areas = holes[:, 0].sum(dim=(1, 2))
     assert set(areas.tolist()) == {4, 6, 9}  # a corner, an edge, whole
     assert holes[:, 0].any(dim=0).all()  # anywhere
+
+
+def test_degrade_changes_a_share_of_the_images_in_three_ways():
+    """An image whose left half is black: noise alone makes rows differ, lower contrast alone keeps two values."""
+    image = torch.full((3, 8, 8), 200, dtype=torch.uint8)
+    image[..., :4] = 0
+    images = degrade(image.expand(3000, 3, 8, 8), 0.6, torch.Generator().manual_seed(0))
+    same = (images == image).flatten(1).all(dim=1)
+    noisy = (images != images[:, :, :1]).flatten(1).any(dim=1)
+    flat = ~noisy & ~same & (images[..., :4] == images[..., :1]).flatten(1).all(dim=1)
+    blurred = ~noisy & ~same & ~flat
+    shares = [group.float().mean().item() for group in (same, noisy, flat, blurred)]
+    assert shares == pytest.approx([0.4, 0.2, 0.2, 0.2], abs=0.03)
+    left, right = images[flat, 0, 0, 0].int(), images[flat, 0, 0, -1].int()
+    assert (left + right).unique().tolist() == [200]  # the mean is the image's
+    assert left.max() == round(100 * (1 - CONTRAST)) and left.min() <= 2
+    columns = images[blurred, 0, 0].int()
+    assert (columns.diff(dim=1) >= 0).all() and (columns[:, 0] == 0).all()  # an edge that is less sharp
+    deviations = (images[noisy].float() - image)[..., 4:].clamp(max=0).square().mean(dim=(1, 2, 3)).sqrt()
+    assert 0 < deviations.max() < 255 * NOISE
 
 
 def test_muon_orthogonalizes():
