@@ -23,7 +23,7 @@ from tqdm import tqdm
 from classifier.errors import ModelError, Stopped
 from classifier.files import write_text
 from classifier.models.cnn import CifarCnnForImageClassification as Cnn
-from classifier.training import augment
+from classifier.training import augment, small_grids
 from classifier.training.augment import flip_by_turns, normalize, resize
 from classifier.training.checkpoint import (
     CHECKPOINT,
@@ -67,6 +67,8 @@ class CnnTrainer:
         self.progress, self.is_stopped = Progress(), False
 
         model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]  # its wrapper is typed as a function
+        if self.device.type == "cpu" and options.bf16:
+            small_grids.speed_up(model)
         model.train()
         if options.parent is None:
             self.init_whitening()
