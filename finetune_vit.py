@@ -266,6 +266,7 @@ def main() -> None:
             plan.image_size,
             mirror=flags.mirror,
             bicubic=processors.is_bicubic(processor),
+            reduce_to=plan.reduce_to,
             skip_unreadable=flags.skip_unreadable,
         )
     settings = changed_settings(flags, args) | {"device": args.device.type, "num_processes": args.world_size}

@@ -33,10 +33,11 @@ from classifier.cli import add_hub_flags, positive_float, positive_int
 from classifier.data.loaders import as_tensor
 from classifier.data.survey import channel_mean_std
 from classifier.errors import ModelError
-from classifier.evaluation import metrics, ood, ood_scores
+from classifier.evaluation import metrics, ood
 from classifier.hub import check_login
 from classifier.models.cnn import CifarCnnConfig, CifarCnnForImageClassification, average_views
 from classifier.models.loading import default_device, update_ood
+from classifier.models.logit_scores import SCORES
 from classifier.models.predictor import load_predictor
 from classifier.publish import export
 from classifier.records import RunRecord, Validation
@@ -249,9 +250,10 @@ def describe_plan(model: CifarCnnForImageClassification, images: torch.Tensor, r
 
 
 def calibrate_views(model: CifarCnnForImageClassification, validation: Tensors, mean: list, std: list) -> Validation:
-    """Rounds the model to float16, folds a temperature fitted on validation into its head, and sets `ood.threshold`.
+    """Rounds the model to float16, folds a temperature fitted on validation into its head, and sets `config.ood`.
 
-    Stored in the head, so every loader applies it.
+    The temperature is stored in the head, so every loader applies it. The score of out-of-distribution detection is the
+    one that best tells validation images from sets that are made of them; 95% of them reach its threshold.
 
     Returns:
         accuracy (fraction), nll (nats) and temperature, with the views that `forward` averages.
@@ -263,9 +265,17 @@ def calibrate_views(model: CifarCnnForImageClassification, validation: Tensors, 
     with torch.no_grad():
         model.head.weight /= temperature
     logits = merge(views / temperature)
-    update_ood(model.config, threshold=ood.threshold(ood_scores.energy(logits)))
+    images = validation[0].cpu().numpy()
+    score = ood.best_score_on_synthetic(logits, images, lambda made: logits_of(model, made, mean, std))
+    update_ood(model.config, score=score, threshold=ood.threshold(SCORES[score](logits)))
     accuracy = float((logits.argmax(axis=1) == labels).mean())
     return Validation(accuracy=accuracy, nll=metrics.nll(logits, labels), temperature=temperature)
+
+
+def logits_of(model: CifarCnnForImageClassification, images: np.ndarray, mean: list, std: list) -> np.ndarray:
+    """Logits (N, num_labels) of images uint8 (N, C, H, W), with the views that `forward` averages."""
+    pixels = torch.from_numpy(images).to(model.device)
+    return merge(predict_logits(model.forward_views, pixels, mean, std).cpu().numpy())
 
 
 def merge(views: np.ndarray) -> np.ndarray:

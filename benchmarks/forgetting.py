@@ -25,7 +25,7 @@ from classifier.errors import run
 from classifier.evaluation import ood
 from classifier.evaluation.photographs import NONE, decode_photographs, list_photographs
 from classifier.files import write_json
-from classifier.models import processor
+from classifier.models import logit_scores, processor
 from classifier.models.predictor import Predictor
 from classifier.runs import RunFolder
 
@@ -107,9 +107,9 @@ def rows_of(
 
 def measure(predictor: Predictor, images: list[Image.Image], names: np.ndarray, cuts: tuple[Callable, ...]) -> dict:
     """Accuracy on the photographs of a label, and the AUROC of the energy for those of none."""
-    computed = [predictor.energies([cut(image) for image in images], resize_to=None) for cut in cuts]
-    probabilities = np.mean([softmax(logits, axis=1) for logits, _ in computed], axis=0)
-    energies = np.mean([energies for _, energies in computed], axis=0)
+    logits = [predictor.logits([cut(image) for image in images]) for cut in cuts]
+    probabilities = np.mean([softmax(each, axis=1) for each in logits], axis=0)
+    energies = np.mean([logit_scores.energy(each) for each in logits], axis=0)
     right, of_a_label = np.array(predictor.labels)[probabilities.argmax(axis=1)] == names, names != NONE
     return {
         "accuracy": float(right[of_a_label].mean()),

@@ -162,13 +162,21 @@ def load_validation(run: RunRecord) -> Splits:
 
 
 def load_photographs(predictor: Predictor, run: RunRecord) -> Photographs | None:
-    """The photographs that a run was trained on, of which some were held out for the threshold; None without such."""
+    """The photographs that a run was trained on, of which some were held out for `calibrate`; None without such."""
     folder = run.settings.get("photographs")
     if not folder:
         return None
     size, bicubic = processor.size_of(predictor.processor), processor.is_bicubic(predictor.processor)
     mirror, skip = bool(run.settings["mirror"]), bool(run.settings.get("skip_unreadable"))
-    return Photographs(folder, predictor.labels, size, mirror=mirror, bicubic=bicubic, skip_unreadable=skip)
+    return Photographs(
+        folder,
+        predictor.labels,
+        size,
+        mirror=mirror,
+        bicubic=bicubic,
+        reduce_to=predictor.reduce_to,
+        skip_unreadable=skip,
+    )
 
 
 def choose(

@@ -313,6 +313,7 @@ def main() -> None:
     k = min(args.top_k, len(predictor.labels))
     settings = source.settings | {"weights": predictions.digest(predictor, ""), "top_k": k}
     settings |= {"ood_threshold": predictor.ood_threshold, "ood_resize_to": predictor.ood_resize_to}
+    settings |= {"ood_score": predictor.ood_score}
     starts = starts_of(args.shard, len(source))
     parts: list[Path] = []
     statuses: Counter[str] = Counter()

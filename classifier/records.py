@@ -213,6 +213,7 @@ class CorruptedAccuracy(Record):
     n: int  # images
     clean: float
     accuracy: dict[str, list[float]]  # {kind of corruption: accuracy at each strength}
+    mean_ci95: tuple[float, float] | None = None  # of the mean over all kinds and strengths
 
     @property
     def mean(self) -> float:
@@ -282,8 +283,13 @@ class ModelEvaluation(Record):
     @property
     def accuracy_on_photographs(self) -> float | None:
         """The accuracy on the photographs of all folders together; None if there are none."""
-        n = sum(folder.n for folder in self.photographs)
+        n = self.n_photographs
         return sum(folder.n * folder.accuracy for folder in self.photographs) / n if n else None
+
+    @property
+    def n_photographs(self) -> int:
+        """How many photographs of a label all folders have."""
+        return sum(folder.n for folder in self.photographs)
 
     @property
     def f1_of_classes(self) -> dict[str, float]:

@@ -170,7 +170,7 @@ def describe_model(predictor: Predictor) -> str:
         low, high = predictor.accuracy_ci95
         facts.append(f"<span>Test accuracy {predictor.accuracy:.1%} ({low:.1%} to {high:.1%})</span>")
     if predictor.measured and (accuracy := predictor.measured.accuracy_on_photographs) is not None:
-        facts.append(f"<span>on photographs {accuracy:.1%}</span>")
+        facts.append(f"<span>{accuracy:.1%} of {predictor.measured.n_photographs:,} photographs</span>")
     facts.append(f"<span>{predictor.n_parameters / 1e6:.1f} M parameters</span>")
     if predictor.revision != "local":
         facts.append(f"<span>commit {escape(predictor.revision[:7])}</span>")

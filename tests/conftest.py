@@ -42,8 +42,8 @@ def tiny_vit(tmp_path_factory) -> Path:
     Its score is the mean of those of a picture and of a small copy, so whatever tells `known` has to make that copy.
     """
     folder = save_tiny_vit(tmp_path_factory.mktemp("models") / "tiny")
-    _, energies = load_predictor(folder).energies([picture(i, (36, 36)) for i in range(20)], resize_to=16)
-    edit_config(folder, ood={"threshold": float(np.median(energies)), "resize_to": 16})
+    _, scores = load_predictor(folder).logits_and_scores([picture(i, (36, 36)) for i in range(20)], resize_to=16)
+    edit_config(folder, ood={"threshold": float(np.median(scores)), "resize_to": 16})
     return folder
 
 

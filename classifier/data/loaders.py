@@ -103,6 +103,18 @@ def image_batches(split: str, splits: Splits, batch_size: int) -> Iterator[tuple
             yield [image for _, image in batch], [row.label for row, _ in batch]
 
 
+def first_images(split: str, splits: Splits, n: int, side: int) -> np.ndarray:
+    """The first readable images of a split, squashed: uint8 (at most n, 3, side, side). Errors as `image_batches`."""
+    found: list[np.ndarray] = []
+    for images, _ in image_batches(split, splits, batch_size=64):
+        found += [
+            np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)).transpose(2, 0, 1) for image in images
+        ]
+        if len(found) >= n:
+            break
+    return np.stack(found[:n])
+
+
 def decode_rows(
     split: str, splits: Splits, batch_size: int, decode: Callable[[dict | None], Pixels | Exception]
 ) -> Iterator[list[Row[Pixels]]]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from classifier.data.loaders import fingerprint, image_batches
+from classifier.data.loaders import fingerprint, first_images, image_batches
 from classifier.data.splits import Splits, sample_by_class
 from classifier.evaluation import corruptions, metrics, ood, ood_scores, predictions
 from classifier.evaluation.evaluate_metrics.classification import Classification
@@ -191,7 +191,7 @@ def ood_results(
 
     def batches(images: np.ndarray) -> Iterator[tuple[list[Image.Image], list[int]]]:
         for i in range(0, len(images), BATCH_SIZE):
-            batch = [Image.fromarray(image) for image in images[i : i + BATCH_SIZE].transpose(0, 2, 3, 1)]
+            batch = ood.as_pictures(images[i : i + BATCH_SIZE])
             yield batch, [0] * len(batch)
 
     computed = {
@@ -226,18 +226,6 @@ def training_of(predictor: Predictor, train: Predictions) -> ood_scores.Training
     return ood_scores.Training(train.features, train.logits, train.labels, state["weight"], bias)
 
 
-def first_images(split: str, splits: Splits, n: int, side: int) -> np.ndarray:
-    """The first readable images of a split, squashed: uint8 (at most n, 3, side, side)."""
-    found: list[np.ndarray] = []
-    for images, _ in image_batches(split, splits, BATCH_SIZE):
-        found += [
-            np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)).transpose(2, 0, 1) for image in images
-        ]
-        if len(found) >= n:
-            break
-    return np.stack(found[:n])
-
-
 def corrupted_accuracy(predictor: Predictor, splits: Splits, n: int) -> CorruptedAccuracy | None:
     """Accuracy on `n` test images, clean and at each strength of each corruption; None for n = 0."""
     if not n:
@@ -255,10 +243,10 @@ def corrupted_accuracy(predictor: Predictor, splits: Splits, n: int) -> Corrupte
                 images[i] = Image.fromarray(corruptions.corrupt(pixels, kind, strength)[0].permute(1, 2, 0).numpy())
             yield images, batch_labels
 
-    def accuracy(computed: Predictions) -> float:
-        return float((computed.logits.argmax(axis=1) == computed.labels).mean())
+    def is_right(computed: Predictions) -> np.ndarray:  # bool (N,)
+        return computed.logits.argmax(axis=1) == computed.labels
 
-    def accuracy_at(kind: str, strength: int) -> float:
+    def is_right_at(kind: str, strength: int) -> np.ndarray:
         computed = predictions.compute(
             predictor,
             partial(batches, kind, strength),
@@ -266,13 +254,16 @@ def corrupted_accuracy(predictor: Predictor, splits: Splits, n: int) -> Corrupte
             n=len(rows),
             name=f"{kind} {strength}",
         )
-        return accuracy(in_label_order(computed, predictor.labels, splits.labels))
+        return is_right(in_label_order(computed, predictor.labels, splits.labels))
 
-    clean = predictions_of(predictor, "test", part)
+    clean = is_right(predictions_of(predictor, "test", part))
+    right = {kind: [is_right_at(kind, strength) for strength in range(1, 6)] for kind in corruptions.KINDS}
+    of_images = np.mean([each for of_kind in right.values() for each in of_kind], axis=0)  # (N,)
     return CorruptedAccuracy(
-        n=len(clean.labels),
-        clean=accuracy(clean),
-        accuracy={kind: [accuracy_at(kind, strength) for strength in range(1, 6)] for kind in corruptions.KINDS},
+        n=len(clean),
+        clean=float(clean.mean()),
+        accuracy={kind: [float(each.mean()) for each in of_kind] for kind, of_kind in right.items()},
+        mean_ci95=metrics.bootstrap_interval(of_images),
     )
 
 

@@ -1,4 +1,4 @@
-"""Out-of-distribution (OOD) detection: metrics of scores, and synthetic test sets. Nothing here runs a model.
+"""Out-of-distribution (OOD) detection: metrics of scores, and synthetic test sets. Nothing here loads a model.
 
     for name, images in ood.synthetic_sets(validation_images).items():
         scores = ...  # of images, by a function of ood_scores.py
@@ -6,6 +6,9 @@
 
 The score of an image is higher the more it resembles the known classes.
 """
+
+from collections.abc import Callable, Sequence
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -15,6 +18,10 @@ from sklearn.datasets import load_digits, load_sample_images
 from sklearn.metrics import roc_auc_score
 
 from classifier.data.survey import channel_mean_std
+from classifier.models.logit_scores import SCORES
+
+ENOUGH = 100  # images of a set, to choose a score
+SAME_AUROC = 0.005  # smaller differences of a mean AUROC are no reason to choose another score
 
 
 def threshold(id_scores: np.ndarray, keep: float = 0.95) -> float:
@@ -33,11 +40,45 @@ def fpr_at(id_scores: np.ndarray, ood_scores: np.ndarray, keep: float = 0.95) ->
     return float((ood_scores >= threshold(id_scores, keep)).mean())
 
 
+def best_score(known: np.ndarray, others: Sequence[np.ndarray]) -> str:
+    """The name of the score of logits that best tells images in distribution from others.
+
+    Args:
+        known: logits (N, C) of images in distribution.
+        others: logits (M, C) of each set of OOD images.
+
+    Returns:
+        The key of `logit_scores.SCORES` with the highest mean AUROC over the sets. It is the energy unless another one
+        is better by more than `SAME_AUROC`.
+    """
+    aurocs = {name: fmean(auroc(score(known), score(other)) for other in others) for name, score in SCORES.items()}
+    best = max(aurocs, key=lambda name: aurocs[name])
+    return best if aurocs[best] > aurocs["energy"] + SAME_AUROC else "energy"
+
+
+def best_score_on_synthetic(
+    known: np.ndarray, images: np.ndarray, logits_of: Callable[[np.ndarray], np.ndarray]
+) -> str:
+    """`best_score` for a model without OOD images: they are made of the images.
+
+    Args:
+        known: logits (N, C) of images in distribution.
+        images: uint8 (M, 3, H, W), in distribution too, of which at most `ENOUGH` are used.
+        logits_of: the model, from images like these to logits (M, C).
+
+    Returns:
+        As `best_score`; the energy for fewer than two images.
+    """
+    if len(images) < 2:
+        return "energy"
+    return best_score(known, [logits_of(made) for made in synthetic_sets(images[:ENOUGH]).values()])
+
+
 def synthetic_sets(images: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
     """Eight sets of OOD images, {name: uint8 (N, 3, H, W)}, made without a download and reproducible by the seed.
 
     Far OOD: `gaussian_noise` (with the mean and standard deviation of the images), `uniform_noise`, `blobs`, `digits`
-    (scikit-learn's 1,797 of 8×8 pixels, enlarged), `photographs` (squares of scikit-learn's two, a temple and a
+    (scikit-learn's 1,797 of 8×8 pixels, enlarged), `sample_photographs` (squares of scikit-learn's two, a temple and a
     flower). Near OOD, made of the images: `phase_scrambled` keeps the colours and the spectrum of an image,
     `patches_shuffled` its patches, `blended` is the mean of two images. Blobs, shuffled and blended images follow
     Hendrycks et al. (arXiv:1812.04606).
@@ -46,7 +87,8 @@ def synthetic_sets(images: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
         images: in distribution, uint8 (N, 3, H, W), N at least 2.
         seed: of every draw. The sets are drawn independently.
     """
-    makers = (gaussian_noise, uniform_noise, blobs, digits, photographs, phase_scrambled, patches_shuffled, blended)
+    far = gaussian_noise, uniform_noise, blobs, digits, sample_photographs
+    makers = *far, phase_scrambled, patches_shuffled, blended
     return {make.__name__: make(images, np.random.default_rng([seed, i])) for i, make in enumerate(makers)}
 
 
@@ -76,7 +118,7 @@ def digits(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return enlarge(drawn[..., None].repeat(3, axis=3), images.shape[2:])
 
 
-def photographs(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def sample_photographs(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Square crops of two photographs, resized; none is smaller than the shorter side of the images."""
     n, (height, width) = len(images), images.shape[2:]
     sources = [Image.fromarray(source) for source in load_sample_images().images]  # 640×427
@@ -124,6 +166,11 @@ def enlarge(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """uint8 (N, h, w, 3) -> (N, 3, *size), bicubic."""
     resized = (Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC) for image in images)
     return np.stack([np.asarray(image) for image in resized]).transpose(0, 3, 1, 2)
+
+
+def as_pictures(images: np.ndarray) -> list[Image.Image]:
+    """uint8 (N, 3, H, W) -> N RGB images."""
+    return [Image.fromarray(image) for image in images.transpose(0, 2, 3, 1)]
 
 
 def to_8_bits(images: np.ndarray) -> np.ndarray:

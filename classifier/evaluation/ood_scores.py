@@ -11,11 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import logsumexp, softmax
 from sklearn.covariance import LedoitWolf
 from sklearn.preprocessing import normalize
 
 from classifier.errors import DataError
+from classifier.models import logit_scores
+from classifier.models.logit_scores import energy
 
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]  # features (N, D), logits (N, C) -> scores (N,)
 
@@ -37,11 +38,7 @@ def fit(training: Training | None) -> dict[str, Score]:
     Raises:
         DataError: fewer than 5 training images.
     """
-    scores: dict[str, Score] = {
-        "max_probability": lambda features, logits: max_probability(logits),
-        "energy": lambda features, logits: energy(logits),
-        "gen": lambda features, logits: generalized_entropy(logits),
-    }
+    scores: dict[str, Score] = {name: _of_logits(score) for name, score in logit_scores.SCORES.items()}
     if training is not None:
         neighbours = fit_neighbours(training.features)
         gaussians = fit_gaussians(training.features, training.labels)
@@ -54,22 +51,6 @@ def fit(training: Training | None) -> dict[str, Score]:
             "relative_mahalanobis": lambda features, logits: gaussians.relative_scores(features),
         }
     return scores
-
-
-def max_probability(logits: np.ndarray) -> np.ndarray:
-    """Scores (N,) in [1/C, 1]: the highest probability of (N, C) logits (Hendrycks and Gimpel, arXiv:1610.02136)."""
-    return softmax(logits.astype(np.float64), axis=1).max(axis=1)
-
-
-def energy(logits: np.ndarray) -> np.ndarray:
-    """Scores (N,): minus the energy, log Σ exp of (N, C) logits, at temperature 1 (Liu et al., arXiv:2010.03759)."""
-    return logsumexp(logits.astype(np.float64), axis=1)
-
-
-def generalized_entropy(logits: np.ndarray, gamma: float = 0.1, most: int = 100) -> np.ndarray:
-    """Scores (N,) at most 0: minus Σ (p (1 - p))^gamma over the `most` likely classes (GEN; Liu et al., CVPR 2023)."""
-    likely = np.sort(softmax(logits.astype(np.float64), axis=1), axis=1)[:, -most:]
-    return -((likely * (1 - likely)) ** gamma).sum(axis=1)
 
 
 @dataclass(frozen=True)
@@ -186,6 +167,10 @@ def fit_gaussians(features: np.ndarray, labels: np.ndarray) -> Gaussians:
     within = LedoitWolf(assume_centered=True).fit(features - means[index])
     between = (means - mean).T * (counts / len(features)) @ (means - mean)
     return Gaussians(means, within.precision_, mean, np.linalg.inv(within.covariance_ + between))
+
+
+def _of_logits(score: Callable[[np.ndarray], np.ndarray]) -> Score:
+    return lambda features, logits: score(logits)
 
 
 def _squared_distance(differences: np.ndarray, precision: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from classifier.errors import ModelError, first_sentence
 from classifier.files import check_no_lfs_pointer
 from classifier.hub import HUB_ID, Location, pull
 from classifier.models import cnn  # noqa: F401  registers the scratch CNN with the Auto classes of transformers
+from classifier.models.logit_scores import SCORES
 from classifier.runs import PULLED
 
 # Settings of a processor that are no switches: null stands for the default of its class. A switch that is null is off.
@@ -51,19 +52,26 @@ def locate(path_or_id: str | Path, files: Sequence[str] | None = None, *, patien
 class OodSettings(NamedTuple):
     """The key `ood` of config.json: how a model recognises images of none of its labels (out-of-distribution)."""
 
-    threshold: float | None = (
-        None  # an image with a lower log Σ exp of the logits is out-of-distribution; None: unknown
-    )
-    resize_to: int | None = (
-        None  # pixels a side to which a larger image is squashed for a second score; None: no second
-    )
+    threshold: float | None = None  # an image with a lower score is out-of-distribution; None: unknown
+    resize_to: int | None = None  # pixels a side of the copy of a larger image that is scored too; None: no copy
+    score: str = "energy"  # a key of logit_scores.SCORES
 
 
 def read_ood(config: dict) -> OodSettings:
-    """The settings in a config.json."""
-    if ood := config.get("ood"):
-        return OodSettings(ood.get("threshold"), ood.get("resize_to"))
-    return OodSettings(*map(config.get, OLD_OOD_KEYS))
+    """The settings in a config.json.
+
+    Raises:
+        ModelError: it names an unknown score.
+    """
+    if not (ood := config.get("ood")):
+        threshold, resize_to = map(config.get, OLD_OOD_KEYS)
+        return OodSettings(threshold, resize_to)
+    settings = OodSettings(ood.get("threshold"), ood.get("resize_to"), ood.get("score", "energy"))
+    if settings.score not in SCORES:
+        raise ModelError(
+            f"config.json has the unknown out-of-distribution score {settings.score!r}: choose from {', '.join(SCORES)}"
+        )
+    return settings
 
 
 def update_ood(config: PreTrainedConfig, **changes: Any) -> None:

@@ -23,6 +23,7 @@ from classifier.files import read_json
 from classifier.images.convert import to_rgb
 from classifier.images.workers import decode_many
 from classifier.models.loading import OodSettings, default_device, load_processor, load_weights, locate, read_ood
+from classifier.models.logit_scores import SCORES
 from classifier.records import Evaluation, ModelEvaluation
 from classifier.runs import RunFolder
 
@@ -101,8 +102,9 @@ class Predictor:
         labels: names of the C classes, in the order of the logits.
         n_parameters: number of parameters of the model.
         evaluation: evaluation.json beside the weights, None if there is none.
-        ood_threshold: an image with a lower score (`energies`) is out-of-distribution; None if not set.
+        ood_threshold: an image with a lower score (`logits_and_scores`) is out-of-distribution; None if not set.
         ood_resize_to: pixels a side to which a larger image is squashed for a second score; None if not set.
+        ood_score: name of the score, a key of `logit_scores.SCORES`.
         reduce_to: pixels to which `decode` may shrink a large file first; None if not set.
         folder: with the weights and their records; None if the model was not loaded from a folder.
         bf16: whether to compute in bfloat16 (autocast), which changes the third digit of probabilities; initially
@@ -134,7 +136,7 @@ class Predictor:
         self.labels: list[str] = [config.id2label[i] for i in range(config.num_labels)]
         self.n_parameters = sum(parameter.numel() for parameter in model.parameters())
         self.evaluation = evaluation
-        self.ood_threshold, self.ood_resize_to = ood
+        self.ood_threshold, self.ood_resize_to, self.ood_score = ood
         self.bf16 = False
         self.reduce_to = reduce_to
         self.folder = folder
@@ -197,31 +199,29 @@ class Predictor:
     ) -> tuple[np.ndarray, list[bool | None]]:
         """`probabilities` of N images, and whether each is in-distribution: True, False, or None without a threshold.
 
-        An image is out-of-distribution if its score (`energies`) is below `ood_threshold`. Arguments and errors as
-        `logits`.
+        An image is out-of-distribution if its score (`logits_and_scores`) is below `ood_threshold`. Arguments and
+        errors as `logits`.
         """
         decoded = list(self._decoded(images))
         self.most_at_once = max(self.most_at_once, len(decoded))
         threshold = self.ood_threshold
-        logits, energies = self.energies(decoded, self.ood_resize_to if threshold is not None else None, batch_size)
-        known = [None if threshold is None else bool(energy >= threshold) for energy in energies]
+        resize_to = self.ood_resize_to if threshold is not None else None
+        logits, scores = self.logits_and_scores(decoded, resize_to, batch_size)
+        known = [None if threshold is None else bool(score >= threshold) for score in scores]
         return torch.from_numpy(logits).softmax(dim=1).numpy(), known
 
-    def energies(
+    def logits_and_scores(
         self, images: Sequence[Image.Image], resize_to: int | None, batch_size: int = 32
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(N, C) logits of N decoded images, and their scores (N,): log Σ exp of the logits.
+        """(N, C) logits of N decoded images, and their out-of-distribution scores (N,): `ood_score` of the logits.
 
-        The score is minus the energy of Liu et al. (arXiv:2010.03759): the higher, the more an image is like the
-        training images. For an image larger than `resize_to`, it is the mean of the image's score and that of the image
-        squashed to `resize_to`² pixels: models trained on small images are overconfident on sharp ones.
+        The score is higher the more an image resembles the training images. For an image larger than `resize_to`, it is
+        the mean of the image's score and that of the image squashed to `resize_to`² pixels: models trained on small
+        images are overconfident on sharp ones.
         """
-        large = [i for i, image in enumerate(images) if resize_to and min(image.size) > resize_to]
-        small = [images[i].resize((resize_to, resize_to), Image.Resampling.LANCZOS) for i in large if resize_to]
-        logits = self.logits([*images, *small], batch_size)
-        energies = torch.from_numpy(logits).logsumexp(dim=1).numpy()
-        energies[large] = (energies[large] + energies[len(images) :]) / 2
-        return logits[: len(images)], energies[: len(images)]
+        large, copies = small_copies(images, resize_to)
+        logits = self.logits([*images, *copies], batch_size)
+        return logits[: len(images)], average_copies(SCORES[self.ood_score](logits), large)
 
     def logits(self, images: Sequence[ImageInput], batch_size: int = 32) -> np.ndarray:
         """(N, C) float32 logits of N paths, encoded bytes or PIL images.
@@ -270,6 +270,21 @@ class Predictor:
                 raise decoded
             else:
                 yield decoded
+
+
+def small_copies(images: Sequence[Image.Image], resize_to: int | None) -> tuple[list[int], list[Image.Image]]:
+    """The indices of the images that are larger than `resize_to`, and copies of these squashed to that size."""
+    if not resize_to:
+        return [], []
+    large = [i for i, image in enumerate(images) if min(image.size) > resize_to]
+    return large, [images[i].resize((resize_to, resize_to), Image.Resampling.LANCZOS) for i in large]
+
+
+def average_copies(scores: np.ndarray, large: list[int]) -> np.ndarray:
+    """Scores (N,): each large image's is averaged with its copy's. `scores` (N + len(large),) has the copies' last."""
+    scores, of_copies = np.split(scores, [len(scores) - len(large)])
+    scores[large] = (scores[large] + of_copies) / 2
+    return scores
 
 
 def is_plain(image: Image.Image) -> bool:

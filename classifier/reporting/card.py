@@ -31,6 +31,11 @@ MAX_LABELS = 20  # named in the first sentence
 MAX_ROWS = 60  # labels in the table of results
 MAX_MISTAKES = 5
 
+OOD_SCORES = {  # of the logits: how the card describes them
+    "energy": "log Σ exp of its logits",
+    "gen": "-Σ (p (1 - p))^0.1 over its (at most 100) highest probabilities p",
+    "max_probability": "its highest probability",
+}
 METRICS = {"accuracy": "Accuracy", "f1": "Macro F1", "precision": "Macro precision", "recall": "Macro recall"}
 # Processors that only resize, crop, rescale and normalise: a few lines of NumPy and Pillow do the same.
 PLAIN_PROCESSORS = {"ViTImageProcessor", "DeiTImageProcessor", "MobileNetV1ImageProcessor", "MobileNetV2ImageProcessor"}
@@ -106,8 +111,9 @@ def render(
             js_size=_size(config, processor),
             pixel_steps=_pixel_steps(config, processor),
             input=_input(config, processor),
-            ood_threshold=None if ood.threshold is None else f"{ood.threshold:.2f}",
+            ood_threshold=None if ood.threshold is None else f"{ood.threshold:.4g}",
             ood_resize_to=ood.resize_to,
+            ood_score=OOD_SCORES[ood.score],
             reduce_to=config.get("reduce_to"),
             cifar10=any("cifar10" in name for name in _datasets(stages, evaluation)),
             stages="\n".join(f"{i}. {_stage(stage)}" for i, stage in enumerate(stages, 1)),
@@ -428,8 +434,7 @@ def _on_photographs(measured: ModelEvaluation) -> str:
     accuracy = measured.accuracy_on_photographs
     if accuracy is None:
         return ""
-    n = sum(each.n for each in measured.photographs)
-    return f"{plural(n, 'photograph')} as users send them **{accuracy:.1%}**"
+    return f"{plural(measured.n_photographs, 'photograph')} as users send them **{accuracy:.1%}**"
 
 
 def _photographs(measured: list[PhotographResult]) -> str:

@@ -76,6 +76,11 @@ class ModelResult:
         """{score: {out-of-distribution set: how well the score detects it}}."""
         return self.evaluation.ood or {}
 
+    @property
+    def ood_score(self) -> str:
+        """The score that page, API and report use for this model: a key of `logit_scores.SCORES`."""
+        return self.predictor.ood_score
+
     def mean_ood(self, score: str) -> OodResult:
         """AUROC and FPR95 of a score, as means over the out-of-distribution sets."""
         rows = self.ood[score].values()

@@ -4,11 +4,13 @@ import numpy as np
 import torch
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from classifier.data.loaders import image_batches
+from classifier.data.loaders import first_images, image_batches
 from classifier.data.splits import Splits
-from classifier.evaluation import metrics, ood, ood_scores
+from classifier.evaluation import metrics, ood
 from classifier.models import backbone
+from classifier.models import processor as processors
 from classifier.models.loading import update_ood
+from classifier.models.logit_scores import SCORES
 from classifier.models.predictor import Predictor
 from classifier.records import Validation
 from classifier.training.photographs import Photographs
@@ -21,26 +23,42 @@ def calibrate(
     name: str,
     photographs: Photographs | None = None,
 ) -> Validation:
-    """Rounds a model to float16, folds a temperature fitted on validation into its head, and sets `ood.threshold`.
+    """Rounds a model to float16, folds a temperature fitted on validation into its head, and sets `config.ood`.
 
-    Stored in the head, so every loader applies it (Guo et al., arXiv:1706.04599). The threshold is the energy that 95%
-    of these images reach, and 95% of the correctly labelled photographs that were held out, where there are such.
-    Errors as `Predictor.logits`, which names the model `name`.
+    The temperature is stored in the head, so every loader applies it (Guo et al., arXiv:1706.04599). The score of
+    out-of-distribution detection is the one that best tells the held-out photographs of labels from those of none.
+    Where there are fewer than `ood.ENOUGH` of either, it is the one that best tells validation images from sets made of
+    them. The threshold is the score that 95% of the validation images reach, and 95% of the correctly labelled
+    photographs. Errors as `Predictor.logits`, which names the model `name`.
     """
     model.half().float().eval()
     predictor = Predictor(model, processor, name=name)
     inputs, logits, labels = validate(predictor, splits)
     temperature = metrics.fit_temperature(logits, labels)
     logits = fold(backbone.head(model), temperature, inputs)
-    threshold = ood.threshold(ood_scores.energy(logits))
-    if photographs:
-        of_photographs = predictor.logits(photographs.held_out)
-        right = of_photographs.argmax(axis=1) == photographs.held_out_labels
-        if right.any():
-            threshold = min(threshold, ood.threshold(ood_scores.energy(of_photographs[right])))
-    update_ood(model.config, threshold=threshold)
+    update_ood(model.config, **ood_settings(predictor, logits, splits, photographs))
     accuracy = float((logits.argmax(axis=1) == labels).mean())
     return Validation(accuracy=accuracy, nll=metrics.nll(logits, labels), temperature=temperature)
+
+
+def ood_settings(
+    predictor: Predictor, logits: np.ndarray, splits: Splits, photographs: Photographs | None
+) -> dict[str, str | float]:
+    """The score and the threshold of out-of-distribution detection, as `calibrate` describes them.
+
+    `logits` (N, C) are those of the validation images.
+    """
+    known, score = [logits], None
+    if photographs:
+        of_photographs, labels = predictor.logits(photographs.held_out), photographs.held_out_labels
+        known.append(of_photographs[of_photographs.argmax(axis=1) == labels])
+        if min((labels >= 0).sum(), (labels < 0).sum()) >= ood.ENOUGH:
+            score = ood.best_score(of_photographs[labels >= 0], [of_photographs[labels < 0]])
+    if score is None:
+        images = first_images("validation", splits, ood.ENOUGH, processors.size_of(predictor.processor))
+        score = ood.best_score_on_synthetic(logits, images, lambda made: predictor.logits(ood.as_pictures(made)))
+    thresholds = [ood.threshold(SCORES[score](each)) for each in known if len(each)]
+    return {"score": score, "threshold": min(thresholds)}
 
 
 def validate(predictor: Predictor, splits: Splits) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:

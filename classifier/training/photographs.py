@@ -28,8 +28,8 @@ SHRUNK = 1 / 8  # smallest factor by which half of the photographs of a batch ar
 class Photographs:
     """Photographs in memory, squashed to squares: 196 kB each for a model of 224 pixels, in each process.
 
-    A tenth of them, chosen by their names, is held out: the threshold of out-of-distribution detection needs
-    photographs that the model was not trained on.
+    A tenth of them, chosen by their names, is held out at its own size: score and threshold of out-of-distribution
+    detection are chosen on photographs that the model was not trained on.
 
     Args:
         folder: has a folder for each of at least one of the labels, and one named `none`. Without the latter, all are
@@ -38,11 +38,12 @@ class Photographs:
         size: pixels a side that the model gets.
         mirror: whether half of the photographs are mirrored.
         bicubic: the kernel that resizes crops; bilinear otherwise.
+        reduce_to: of the model; pixels to which the shorter side of those that are held out is reduced, as in `decode`.
         skip_unreadable: leave out files that can't be read, and count them.
 
     Attributes:
         images, targets: those to train on, uint8 (N, 3, H, H) and float (N, num_labels).
-        held_out, held_out_labels: the others, Pillow images of H × H pixels, and their class indices, -1 for none.
+        held_out, held_out_labels: the others, as users' photographs are decoded, and their class indices, -1 for none.
         sources: the text of SOURCES.txt in the folder, for the model's card; None without such a file.
 
     Raises:
@@ -51,7 +52,15 @@ class Photographs:
     """
 
     def __init__(
-        self, folder: str, labels: list[str], size: int, *, mirror: bool, bicubic: bool, skip_unreadable: bool = False
+        self,
+        folder: str,
+        labels: list[str],
+        size: int,
+        *,
+        mirror: bool,
+        bicubic: bool,
+        reduce_to: int | None,
+        skip_unreadable: bool = False,
     ):
         if not Path(folder).is_dir():
             raise DataError(f"no folder {folder} with photographs: give one that has a folder for each label")
@@ -78,7 +87,8 @@ class Photographs:
         names = [path.relative_to(folder).as_posix() for path, _ in found]
         held_out = torch.zeros(len(found), dtype=torch.bool)
         held_out[sample_by_name(names, classes.numpy())] = True
-        self.held_out = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels[held_out]]
+        paths = [found[i][0] for i in held_out.nonzero().flatten().tolist()]
+        self.held_out = [image for image in decode_photographs(paths, reduce_to=reduce_to) if image is not None]
         self.held_out_labels = classes[held_out].numpy()
         self.images, own = pixels[~held_out], classes[~held_out]
         is_none = own < 0

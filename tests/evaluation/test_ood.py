@@ -11,12 +11,12 @@ from sklearn.neighbors import NearestNeighbors
 from classifier.data.splits import load_splits
 from classifier.errors import DataError
 from classifier.evaluation import ood, ood_scores
-from classifier.models import backbone, processor
+from classifier.models import backbone, logit_scores, processor
 from classifier.models.predictor import load_predictor
 from tests.helpers.paths import ROOT
 
 HUB_MIRROR = os.environ.get("HUB_MIRROR")
-FAR = ("gaussian_noise", "uniform_noise", "blobs", "digits", "photographs")
+FAR = ("gaussian_noise", "uniform_noise", "blobs", "digits", "sample_photographs")
 NEAR = ("phase_scrambled", "patches_shuffled", "blended")
 
 
@@ -35,14 +35,37 @@ def made(images):
 
 def test_logit_scores_by_hand():
     logits = np.log([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]) + np.array([[0], [3]])
-    assert ood_scores.max_probability(logits) == pytest.approx([0.5, 0.8])
-    assert ood_scores.energy(logits) == pytest.approx([0, 3])  # log Σ exp, where the probability forgets the 3
-    assert np.isfinite(ood_scores.energy(np.float32([[1e4, -1e4]]))).all()
+    assert logit_scores.max_probability(logits) == pytest.approx([0.5, 0.8])
+    assert logit_scores.energy(logits) == pytest.approx([0, 3])  # log Σ exp, where the probability forgets the 3
+    assert np.isfinite(logit_scores.energy(np.float32([[1e4, -1e4]]))).all()
 
 
 def test_a_threshold_keeps_its_fraction():
-    scores = ood_scores.max_probability(np.random.default_rng(0).normal(0, 2, (1000, 10)))
+    scores = logit_scores.max_probability(np.random.default_rng(0).normal(0, 2, (1000, 10)))
     assert (scores >= ood.threshold(scores, keep=0.9)).mean() == 0.9
+
+
+def test_the_best_score_by_hand():
+    """The energies of 10 and 20 lie around those of others; the probabilities are above theirs in both cases."""
+    known, even, high = np.array([[10.0, 0], [20, 0]]), np.full((2, 2), 15.0), np.full((2, 2), 30.0)
+    assert ood.best_score(known, [even]) == "gen"
+    assert ood.best_score(known, [even, high]) == "gen"  # 0.25 by the energy, 1 by the others
+    assert ood.best_score(known, [-high]) == "energy"  # all scores are perfect
+    probable, close = np.array([[4.0, 0], [5.0, 0]]), np.array([[4.0, 3], [4.9, 0]])
+    assert ood.best_score(probable, [close]) == "gen"  # 0.75 by the probabilities, 0.5 by the energy
+
+
+def test_without_images_of_other_things_they_are_made(images):
+    """A model with high but equal logits for all that is made: by the energy it looks more known than its images."""
+    known, seen = np.tile([10.0, 0], (len(images), 1)), []
+
+    def logits_of(made):
+        seen.append(made)
+        return np.full((len(made), 2), 15.0)
+
+    assert ood.best_score_on_synthetic(known, images, logits_of) == "gen"
+    assert len(seen) == 8 and all(made.shape == images.shape for made in seen)
+    assert ood.best_score_on_synthetic(known, images[:1], logits_of) == "energy" and len(seen) == 8
 
 
 def test_neighbours_rank_as_scikit_learn_does():
@@ -75,8 +98,8 @@ def test_neighbours_are_few_and_the_same_on_every_run():
 def test_generalized_entropy_by_hand():
     logits = np.log([[0.5, 0.25, 0.25], [0.98, 0.01, 0.01]])
     by_hand = [-(0.25**0.1 + 2 * 0.1875**0.1), -(0.0196**0.1 + 2 * 0.0099**0.1)]
-    assert ood_scores.generalized_entropy(logits) == pytest.approx(by_hand)
-    assert ood_scores.generalized_entropy(logits, most=1) == pytest.approx([-(0.25**0.1), -(0.0196**0.1)])
+    assert logit_scores.generalized_entropy(logits) == pytest.approx(by_hand)
+    assert logit_scores.generalized_entropy(logits, most=1) == pytest.approx([-(0.25**0.1), -(0.0196**0.1)])
 
 
 def corners() -> ood_scores.Training:
@@ -256,6 +279,8 @@ def test_scratch_cnn_tells_strangers():
     for name, images in ood.synthetic_sets(known).items():
         strange_features, strange_logits = seen(images)
         least = 0.9 if name in ("gaussian_noise", "uniform_noise", "blobs") else 0.6
-        assert ood.auroc(ood_scores.energy(logits), ood_scores.energy(strange_logits)) > least, name
-        assert ood.auroc(ood_scores.max_probability(logits), ood_scores.max_probability(strange_logits)) > least, name
+        assert ood.auroc(logit_scores.energy(logits), logit_scores.energy(strange_logits)) > least, name
+        assert ood.auroc(logit_scores.max_probability(logits), logit_scores.max_probability(strange_logits)) > least, (
+            name
+        )
         assert ood.auroc(neighbours.scores(features), neighbours.scores(strange_features)) > least, name

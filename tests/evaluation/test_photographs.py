@@ -8,8 +8,8 @@ from PIL import Image
 
 from classifier import load_predictor
 from classifier.errors import DataError
-from classifier.evaluation import ood_scores
 from classifier.evaluation.photographs import list_photographs, measure
+from classifier.models import logit_scores
 from tests.helpers.paths import ROOT
 from tests.helpers.pictures import picture
 
@@ -20,8 +20,8 @@ def test_accuracy_kept_and_flagged_by_hand(tmp_path):
     predictor.ood_resize_to = None
     pictures = [picture(seed) for seed in range(6)]
     logits = predictor.logits(pictures)
-    order = ood_scores.energy(logits).argsort()  # from the least known
-    predictor.ood_threshold = float(ood_scores.energy(logits)[order[2]])  # the first two are below it
+    order = logit_scores.energy(logits).argsort()  # from the least known
+    predictor.ood_threshold = float(logit_scores.energy(logits)[order[2]])  # the first two are below it
     labels = [predictor.labels[i] for i in logits.argmax(axis=1)]
     wrong = next(label for label in predictor.labels if label != labels[order[0]])
     names = [wrong, "none", "none", *(labels[i] for i in order[3:])]

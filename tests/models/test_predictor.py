@@ -185,22 +185,43 @@ def test_what_it_knows_has_an_energy_of_the_threshold_at_least(tmp_path):
     assert free.predict_with_ood(images)[1] == [None] * 8
 
 
+@pytest.mark.parametrize(
+    ("score", "by_hand"),
+    [
+        ("max_probability", lambda p: p.max(axis=1)),
+        ("gen", lambda p: -((p * (1 - p)) ** 0.1).sum(axis=1)),
+    ],
+)
+def test_the_score_is_the_one_that_the_model_names(score, by_hand, tmp_path):
+    images = [picture(i, (32, 32)) for i in range(9)]
+    scores = by_hand(load_predictor(save_tiny_vit(tmp_path / "tiny")).probabilities(images).astype(np.float64))
+    threshold = float(np.sort(scores)[4:6].mean())  # between two of them
+    predictor = load_predictor(save_tiny_vit(tmp_path / "tiny", ood={"threshold": threshold, "score": score}))
+    assert predictor.predict_with_ood(images)[1] == [each >= threshold for each in scores]
+
+
+def test_an_unknown_score_is_told(tmp_path):
+    folder = save_tiny_vit(tmp_path / "tiny", ood={"threshold": 1.0, "score": "odin"})
+    with pytest.raises(ModelError, match="unknown out-of-distribution score 'odin': choose from energy, gen, max_"):
+        load_predictor(folder)
+
+
 def test_ood_settings_of_older_models_are_read_and_replaced(tmp_path):
     old = {"known_threshold": 0.5, "known_at": 16}
     predictor = load_predictor(save_tiny_vit(tmp_path / "tiny", **old))
     assert (predictor.ood_threshold, predictor.ood_resize_to) == (0.5, 16)
     update_ood(predictor.model.config, threshold=0.25)
     config = predictor.model.config.to_dict()
-    assert config["ood"] == {"threshold": 0.25, "resize_to": 16} and not old.keys() & config.keys()
+    assert config["ood"] == {"threshold": 0.25, "resize_to": 16, "score": "energy"} and not old.keys() & config.keys()
 
 
 def test_a_large_image_is_looked_at_small_as_well(tiny):
     predictor = load_predictor(tiny)
     large, small = picture(0, (300, 200)), picture(1, (3, 3))
     squashed = large.resize((3, 3), Image.Resampling.LANCZOS)
-    [of_large, of_small, of_squashed] = predictor.energies([large, small, squashed], None)[1]
-    logits, energies = predictor.energies([large, small], 3)
-    assert energies == pytest.approx([(of_large + of_squashed) / 2, of_small], abs=1e-5)
+    [of_large, of_small, of_squashed] = predictor.logits_and_scores([large, small, squashed], None)[1]
+    logits, scores = predictor.logits_and_scores([large, small], 3)
+    assert scores == pytest.approx([(of_large + of_squashed) / 2, of_small], abs=1e-5)
     assert abs(of_large - of_squashed) > 0.01, "the two have to differ for this test to mean anything"
     assert logits == pytest.approx(predictor.logits([large, small]), abs=1e-5)
 

@@ -16,10 +16,11 @@ from pptx.util import Pt
 from classifier import load_predictor
 from classifier.data.splits import Splits
 from classifier.errors import ModelError
+from classifier.records import CorruptedAccuracy
 from classifier.reporting import architecture, figures, report, slides
 from classifier.reporting.blocks import CommandBlock, Section
 from classifier.reporting.results import read_results
-from classifier.reporting.sections import comparison
+from classifier.reporting.sections import comparison, performance
 from tests.helpers.models import LABELS, save_tiny_cnn
 from tests.helpers.records import RUN
 
@@ -311,6 +312,18 @@ def test_findings_follow_from_the_numbers(tmp_path):
     assert "(AUROC) of 0.950" in summary
     assert "two is the fastest: it takes 0.25 times as long as one and is 1.00 percentage points less" in summary
     assert f"All models confuse {' with '.join(sorted(LABELS[:2]))}." in summary
+
+
+def test_corruptions_that_were_trained_on_are_told_apart_by_hand():
+    """Trained with noise and blur: of the four, only fog is unseen, with a mean of 0.6."""
+    recipes = [{"noise": 0.1}, {"degraded": 0.5, "noise": 0.0}]
+    assert performance.seen_corruptions(recipes[:1]) == ("noise",) and performance.seen_corruptions([{}]) == ()
+    seen = performance.seen_corruptions(recipes)
+    accuracy = {"shot_noise": [0.9, 0.9], "zoom_blur": [0.9, 0.9], "fog": [0.7, 0.5], "contrast": [1.0, 1.0]}
+    result = CorruptedAccuracy(n=50, clean=0.9, accuracy=accuracy, mean_ci95=(0.7, 0.9))
+    text = performance.describe_seen("one", seen, result)
+    assert text.startswith("one saw noise, blur and low contrast in training.") and text.endswith("accuracy is 60.00%.")
+    assert performance.mean_cell(result) == "80.00% (70.00% to 90.00%)"
 
 
 def test_the_summary_has_the_score_that_the_app_uses(tmp_path):

@@ -64,7 +64,7 @@ def test_accuracy_on_photographs_stands_beside_that_on_test(tmp_path):
     untidy = {"folder": "untidy", "n": 40, "n_none": 9, "accuracy": 0.75, "accuracy_ci95": [0.6, 0.875]}
     write_evaluation(folder, LABELS, photographs=[tidy, untidy])
     predictor = load_predictor(folder)
-    assert "<span>on photographs 90.0%</span>" in layout.describe_model(predictor)
+    assert "<span>90.0% of 100 photographs</span>" in layout.describe_model(predictor)
     facts = dict(compare.facts_of(predictor))
     assert facts["40 untidy photographs"] == "75.0% <small>60.0% to 87.5%</small>" and "60 tidy photographs" in facts
 

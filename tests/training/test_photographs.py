@@ -10,7 +10,8 @@ from transformers import ViTImageProcessor
 
 from classifier import load_predictor
 from classifier.errors import DataError
-from classifier.evaluation import ood, ood_scores
+from classifier.evaluation import ood
+from classifier.models import logit_scores
 from classifier.training.photographs import Photographs
 from classifier.training.runtime import seeded_generator
 from tests.helpers.models import tiny_vit
@@ -32,7 +33,7 @@ def write(folder: Path, counts: dict[str, int]) -> Path:
 def test_half_of_a_batch_is_of_none_and_the_labels_are_even(tmp_path):
     """By hand: with 20 blue, 10 red and 10 of none, the shares are a quarter, a quarter and a half."""
     folder = write(tmp_path / "photographs", {"blue": 20, "red": 10, "none": 10})
-    photographs = Photographs(str(folder), LABELS, 16, mirror=True, bicubic=True)
+    photographs = Photographs(str(folder), LABELS, 16, mirror=True, bicubic=True, reduce_to=16)
     assert photographs.describe() == "25 of a label and 8 of none, 7 others held out" and photographs.sources is None
     assert photographs.images.shape == (33, 3, 18, 18)
     assert sorted(photographs.held_out_labels) == [-1, -1, 0, 0, 0, 2, 2]  # those of the lowest digests of names
@@ -50,7 +51,7 @@ def test_half_of_a_batch_is_of_none_and_the_labels_are_even(tmp_path):
 def test_a_batch_depends_on_its_generator_alone_and_half_of_it_is_blurred(tmp_path):
     images, labels = noise(20, size=40)
     folder = write_images(tmp_path / "photographs", images, labels, split="")
-    photographs = Photographs(str(folder), LABELS, 32, mirror=False, bicubic=False)
+    photographs = Photographs(str(folder), LABELS, 32, mirror=False, bicubic=False, reduce_to=32)
     batches = [photographs.batch(10, 32, seeded_generator(0, "test", counter))[0] for counter in (1, 1, 2)]
     assert torch.equal(batches[0], batches[1]) and not torch.equal(batches[0], batches[2])
     detail = batches[0].diff(dim=-1).abs().mean(dim=(1, 2, 3))  # what blurring takes from noise
@@ -65,7 +66,7 @@ def test_a_batch_depends_on_its_generator_alone_and_half_of_it_is_blurred(tmp_pa
 def test_a_folder_that_does_not_fit_is_told(counts, message, tmp_path):
     write(tmp_path / "photographs", counts)
     with pytest.raises(DataError) as raised:
-        Photographs(str(tmp_path / "photographs"), LABELS, 16, mirror=True, bicubic=True)
+        Photographs(str(tmp_path / "photographs"), LABELS, 16, mirror=True, bicubic=True, reduce_to=16)
     assert message in str(raised.value)
 
 
@@ -73,22 +74,22 @@ def test_an_unreadable_photograph_is_told_or_left_out(tmp_path):
     folder = write(tmp_path / "photographs", {"blue": 3, "none": 3})
     (folder / "blue/1.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(DataError, match=r"1\.png, or pass --skip_unreadable"):
-        Photographs(str(folder), LABELS, 16, mirror=True, bicubic=True)
-    photographs = Photographs(str(folder), LABELS, 16, mirror=True, bicubic=True, skip_unreadable=True)
+        Photographs(str(folder), LABELS, 16, mirror=True, bicubic=True, reduce_to=16)
+    photographs = Photographs(str(folder), LABELS, 16, mirror=True, bicubic=True, reduce_to=16, skip_unreadable=True)
     assert photographs.n_labelled + photographs.n_none + len(photographs.held_out) == 5
     assert photographs.describe().endswith(", 1 unreadable left out")
     assert not photographs.images[photographs.targets[:, 0] == 1].any()  # blue ones are of the value 0
     for path in (folder / "blue").iterdir():
         path.write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(DataError, match="no photograph of a label"):
-        Photographs(str(folder), LABELS, 16, mirror=True, bicubic=True, skip_unreadable=True)
+        Photographs(str(folder), LABELS, 16, mirror=True, bicubic=True, reduce_to=16, skip_unreadable=True)
 
 
 def test_a_photograph_stays_held_out_when_others_are_added(tmp_path):
     """Or a further stage would be tested on what an earlier one was trained on."""
 
     def held_out() -> set[int]:
-        photographs = Photographs(str(folder), LABELS, 16, mirror=True, bicubic=True)
+        photographs = Photographs(str(folder), LABELS, 16, mirror=True, bicubic=True, reduce_to=16)
         return {image.getpixel((0, 0))[0] for image in photographs.held_out}
 
     folder = tmp_path / "photographs"
@@ -135,7 +136,7 @@ def test_photographs_of_none_become_out_of_distribution(tmp_path):
         command(*words, *more, "--output_dir", tmp_path / name)
         predictor = load_predictor(tmp_path / name)
         images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in noise(16, seed=2)[0]]
-        of_labels, of_none = (ood_scores.energy(predictor.logits(each)) for each in (images, boards[20:]))
+        of_labels, of_none = (logit_scores.energy(predictor.logits(each)) for each in (images, boards[20:]))
         aurocs[name] = ood.auroc(of_labels, of_none)
     assert aurocs["with"] > 0.99 > aurocs["without"] + 0.1, aurocs
     recipe = read(tmp_path / "with")["recipe"]

@@ -8,7 +8,7 @@ import numpy as np
 from classifier.reporting.blocks import Section, TableBlock
 from classifier.reporting.formatting import join_words, percent, percent_interval, plural, points, si
 from classifier.reporting.results import RANDOM_WEIGHTS, ModelResult, Results, describe_machine
-from classifier.reporting.sections.performance import OOD_SCORE, describe_classes, describe_robustness
+from classifier.reporting.sections.performance import describe_classes, describe_robustness
 
 RULE = (
     "Rule for this choice: of the models whose accuracy does not differ significantly from the highest, the one with "
@@ -117,11 +117,11 @@ def summary(results: Results, choice: Choice) -> Section:
         columns["photos"] = [percent(right) for right in of_photographs.values()]
         terms.append("Photos: the accuracy on photographs of a class, of all folders together.")
         sentences.append(
-            f"Of {plural(sum(each.n for each in best.evaluation.photographs), 'photograph')} as users send them, "
+            f"Of {plural(best.evaluation.n_photographs, 'photograph')} as users send them, "
             f"{best.name} labels {percent(of_photographs[best.name])} correctly."
         )
     if all(model.ood for model in models):
-        aurocs = [model.mean_ood(OOD_SCORE).auroc for model in models]
+        aurocs = [model.mean_ood(model.ood_score).auroc for model in models]
         columns["OOD AUROC"] = [f"{auroc:.3f}" for auroc in aurocs]
         terms.append("OOD AUROC: how well out-of-distribution images are detected.")
         top = int(np.argmax(aurocs))

@@ -1,6 +1,6 @@
 """Sections on the quality of the predictions: metrics, confusions, calibration, robustness, out-of-distribution."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,6 @@ SCORES = {  # of out-of-distribution detection: how tables and sentences call th
     "mahalanobis": "Mahalanobis",
     "relative_mahalanobis": "relative Mahalanobis",
 }
-OOD_SCORE = "energy"  # the one that the app, the API and classifier.predict use (Predictor.energies)
 SCORE_TERMS = {
     "max_probability": "the highest probability",
     "energy": "the energy (the log-sum-exp of the outputs)",
@@ -43,6 +42,9 @@ SCORE_TERMS = {
     "mahalanobis": "the Mahalanobis distance of its features to the nearest class",
     "relative_mahalanobis": "that distance relative to the one to all training images (relative Mahalanobis)",
 }
+# Settings of recipes, and the corruptions that a model then sees in training, by the ends of their names.
+SEEN = {"noise": ("noise",), "degraded": ("noise", "blur", "contrast")}
+SEEN_TERMS = {"noise": "noise", "blur": "blur", "contrast": "low contrast"}
 SLIDE_METRICS = (
     "accuracy",
     "precision, macro",
@@ -269,7 +271,11 @@ def robustness(folder: Path, models: list[ModelResult]) -> Section | None:
     rows = [("none", *(percent(result.clean) for result in by_model.values()))]
     for kind in next(iter(by_strength.values())):
         rows.append((kind.replace("_", " "), *(percent(result.strongest[kind]) for result in by_model.values())))
-    caption = f"Accuracy on {n:,} test images at the highest strength of each corruption."
+    rows.append(("all, at all strengths", *(mean_cell(result) for result in by_model.values())))
+    caption = (
+        f"Accuracy on {n:,} test images at the highest strength of each corruption. The last row is the mean over all "
+        "corruptions and strengths, with its 95% interval."
+    )
     table = TableBlock(("corruption", *by_model), rows, caption)
     sentences = [
         f"Accuracy was measured again on {n:,} test images that were corrupted, for example by noise or blur, with "
@@ -282,8 +288,10 @@ def robustness(folder: Path, models: list[ModelResult]) -> Section | None:
         )
     sentences += [describe_robustness(name, result) for name, result in by_model.items()]
     sentences += compare_robustness(by_model)
-    noisy = [model.name for model in models if any(stage.recipe.get("noise") for stage in model.stages)]
-    sentences += [describe_noise(name, by_model[name]) for name in noisy if name in by_model]
+    for model in models:
+        seen = seen_corruptions(stage.recipe for stage in model.stages)
+        if seen and model.name in by_model:
+            sentences.append(describe_seen(model.name, seen, by_model[model.name]))
     return Section("Robustness", sentences, [table, figure], [figure])
 
 
@@ -298,13 +306,22 @@ def describe_robustness(name: str, result: CorruptedAccuracy) -> str:
     )
 
 
-def describe_noise(name: str, result: CorruptedAccuracy) -> str:
-    """What a model that was trained with noise reaches on the other corruptions; `name` is the model's."""
-    others = {kind: values for kind, values in result.accuracy.items() if not kind.endswith("noise")}
-    return (
-        f"{name} was trained with Gaussian noise, so noise is no unseen corruption to it; over the others, its mean "
-        f"accuracy is {percent(replace(result, accuracy=others).mean)}."
-    )
+def mean_cell(result: CorruptedAccuracy) -> str:
+    """The mean accuracy over all corruptions and strengths, with its interval if that is known."""
+    return percent(result.mean) + (f" ({percent_interval(result.mean_ci95)})" if result.mean_ci95 else "")
+
+
+def seen_corruptions(recipes: Iterable[dict]) -> tuple[str, ...]:
+    """What kinds of corruptions, by the ends of their names, a model saw in training by its stages' recipes."""
+    return max((seen for recipe in recipes for name, seen in SEEN.items() if recipe.get(name)), key=len, default=())
+
+
+def describe_seen(name: str, seen: tuple[str, ...], result: CorruptedAccuracy) -> str:
+    """What a model that was trained with some kinds of corruptions reaches on the others; `name` is the model's."""
+    others = {kind: values for kind, values in result.accuracy.items() if not kind.endswith(seen)}
+    terms = join_words([SEEN_TERMS[each] for each in seen])
+    mean = percent(replace(result, accuracy=others).mean)
+    return f"{name} saw {terms} in training. Over the other corruptions, its mean accuracy is {mean}."
 
 
 def compare_robustness(corrupted: dict[str, CorruptedAccuracy]) -> list[str]:
@@ -373,18 +390,18 @@ def out_of_distribution(models: list[ModelResult]) -> Section | None:
         "than an OOD image; 0.5 is chance, 1 is perfect. FPR95: the fraction of OOD images that are accepted if 95% of "
         "the test images are; 0 is perfect.",
     )
-    in_use = {model.name: model.ood[OOD_SCORE] for model in models}
+    in_use = {model.name: model.ood[model.ood_score] for model in models}
     rows = [
         (name.replace("_", " "), *(ood_cell(sets[name]) for sets in in_use.values()))
         for name in next(iter(in_use.values()))
     ]
-    by_set = TableBlock(("set", *in_use), rows, f"AUROC / FPR95 by set of OOD images, by the {SCORES[OOD_SCORE]}.")
+    by_set = TableBlock(("set", *in_use), rows, "AUROC / FPR95 by set, by the score that each model uses.")
     sentences = [
         "Out-of-distribution (OOD) images show none of the classes, so a model should reject them.",
         "It rejects an image if its score is low. The scores are "
         f"{join_words([SCORE_TERMS.get(score, score) for score in scores])}.",
-        f"The app uses the {SCORES[OOD_SCORE]}, which needs nothing but the logits; the others show what could be "
-        "gained.",
+        "Page, API and classifier.predict use the one that is stored with each model; it needs only the logits. The "
+        "others show what could be gained.",
     ]
     sentences += [describe_ood(model) for model in models]
     return Section("Out-of-distribution images", sentences, [overall, by_set], [overall])
@@ -392,17 +409,18 @@ def out_of_distribution(models: list[ModelResult]) -> Section | None:
 
 def describe_ood(model: ModelResult) -> str:
     """A model's hardest set by the score in use, its best score, and the scores that are worse than chance."""
-    sets = model.ood[OOD_SCORE]
+    score = model.ood_score
+    sets = model.ood[score]
     hardest = min(sets, key=lambda name: sets[name].auroc)
     below = ", below chance" if sets[hardest].auroc < 0.5 else ""
     text = (
-        f"The mean AUROC of {model.name} by the {SCORES[OOD_SCORE]} is {model.mean_ood(OOD_SCORE).auroc:.3f}; its "
-        f"hardest set is “{hardest.replace('_', ' ')}” (AUROC {sets[hardest].auroc:.3f}{below})."
+        f"{model.name} uses the {SCORES[score]}. Its mean AUROC is {model.mean_ood(score).auroc:.3f}; the hardest set "
+        f"is “{hardest.replace('_', ' ')}” (AUROC {sets[hardest].auroc:.3f}{below})."
     )
-    best = max(model.ood, key=lambda score: model.mean_ood(score).auroc)
-    if best != OOD_SCORE:
+    best = max(model.ood, key=lambda name: model.mean_ood(name).auroc)
+    if best != score:
         text += f" The highest is {model.mean_ood(best).auroc:.3f}, by {SCORES.get(best, best)}."
-    bad = [SCORES.get(score, score) for score in model.ood if model.mean_ood(score).auroc < 0.5]
+    bad = [SCORES.get(name, name) for name in model.ood if model.mean_ood(name).auroc < 0.5]
     return text + (f" Its mean AUROC by {join_words(bad)} is below chance: do not use that score." if bad else "")
 
 
