@@ -1,8 +1,8 @@
 """Serves a model folder's ONNX file with NVIDIA's Triton Inference Server: Open Inference Protocol over HTTP, on a CPU.
 
     python3 -m venv .venv-serve && .venv-serve/bin/pip install -r requirements-serve.txt
-    python -c "from pathlib import Path; from classifier.publish import export; export.to_onnx(Path('runs/cnn'))"
-    .venv-serve/bin/python serve.py --model runs/cnn                                    # http://127.0.0.1:8000
+    python -m classifier.publish onnx runs/cnn
+    .venv-serve/bin/python serve.py --model runs/cnn    # http://127.0.0.1:8000
 
 Triton checks the names, types and shapes of the inputs and merges waiting requests into batches; onnxruntime computes.
 The environment is separate and small, without torch. Linux only, because pytriton contains Triton as a Linux binary.
@@ -74,12 +74,16 @@ def serve(model: Path, name: str, host: str, port: int, max_batch_size: int) -> 
 def load(file: Path) -> onnxruntime.InferenceSession:
     """The ONNX file, ready to compute on the CPU."""
     if not file.is_file():
-        raise ModelError(f"no {file}: write it with classifier.publish.export.to_onnx, or pass another --model")
+        raise ModelError(
+            f"no {file}: write it with `python -m classifier.publish onnx {file.parents[1]}`, or pass another --model"
+        )
     check_no_lfs_pointer(file, ModelError)
     try:
         return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf) as error:
-        raise ModelError(f"{file} is damaged ({error}): rewrite it with classifier.publish.export.to_onnx") from error
+        raise ModelError(
+            f"{file} is damaged ({error}): rewrite it with `python -m classifier.publish onnx {file.parents[1]}`"
+        ) from error
 
 
 def tensor(argument: onnxruntime.NodeArg) -> Tensor:

@@ -387,6 +387,34 @@ class ModelTiming(Record):
 
 
 @dataclass(kw_only=True)
+class Export(Record):
+    """An ONNX file compared with the model that it was made of, on validation images."""
+
+    precision: str
+    file: str  # its name in onnx/
+    n_bytes: int
+    max_difference: float  # of the logits
+    changed: float  # fraction of the images with another label than the model gives
+    accuracy: float
+    accuracy_ci95: tuple[float, float]
+    latency_ms: float  # of one image, by onnxruntime: the median
+
+
+@dataclass(kw_only=True)
+class Exports(Record):
+    """onnx/exports.json: the ONNX files of a model's folder."""
+
+    remedy: ClassVar[str] = "run `python -m classifier.publish onnx` again"
+
+    n: int  # validation images
+    accuracy: float  # of the model
+    accuracy_ci95: tuple[float, float]
+    n_bytes: int  # of its weights
+    exports: list[Export]
+    machine: Machine
+
+
+@dataclass(kw_only=True)
 class Timing(Record):
     """timing.json: as evaluation.json, one entry per model that was timed together, exactly one in a model's folder."""
 

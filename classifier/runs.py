@@ -26,7 +26,7 @@ import torch
 
 from classifier.errors import ModelError
 from classifier.files import read_json
-from classifier.records import Evaluation, Machine, RunRecord, Timing
+from classifier.records import Evaluation, Exports, Machine, RunRecord, Timing
 
 PACKAGES = ("torch", "torchvision", "transformers", "datasets", "timm", "numpy", "pillow")
 
@@ -55,7 +55,8 @@ FILES = (
     RunFile("metrics.jsonl", stale=True),
     RunFile("confusion_matrix.png", stale=True),
     RunFile("cnn.py"),
-    RunFile("onnx/model.onnx", stale=True),
+    RunFile("onnx/*.onnx", stale=True),
+    RunFile("onnx/exports.json", stale=True),
     RunFile("README.md", stale=True, replaced=False),
     RunFile("*.png", replaced=False),
 )
@@ -116,6 +117,12 @@ class RunFolder:
         return _of_one_model(Timing.read(path), path) if path.is_file() else None
 
     @property
+    def exports(self) -> Exports | None:
+        """onnx/exports.json, None if there is no such file."""
+        path = self.path / "onnx" / "exports.json"
+        return Exports.read(path) if path.is_file() else None
+
+    @property
     def history(self) -> list[dict]:
         """The lines of metrics.jsonl, one an epoch; [] where there is no such file."""
         path = self.path / "metrics.jsonl"
@@ -143,8 +150,9 @@ class RunFolder:
 
     def remove_stale(self) -> None:
         """Deletes the files that describe weights which are about to be replaced."""
-        for name in STALE:
-            (self.path / name).unlink(missing_ok=True)
+        for pattern in STALE:
+            for path in self.path.glob(pattern):
+                path.unlink()
 
 
 def _of_one_model(record: T, path: Path) -> T:

@@ -1,5 +1,6 @@
 """The components of the page and their arrangement. events.py has what they do."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -163,7 +164,10 @@ def build(classifier: PictureClassifier, notices: Sequence[str] = ()) -> Compone
 
 
 def describe_model(predictor: Predictor) -> str:
-    """HTML of the header: the page's purpose, the model's name and size, and its accuracy if it was evaluated."""
+    """HTML of the header: the page's purpose, the model's name and size, and its accuracy if it was evaluated.
+
+    STATIC_SITE is the address of a site that classifies in the browser, to which the header links if it is set.
+    """
     labels = ", ".join(predictor.labels) if len(predictor.labels) <= 20 else f"one of {len(predictor.labels):,} labels"
     facts = [f"<b>{escape(predictor.name)}</b>"]
     if predictor.accuracy is not None and predictor.accuracy_ci95 is not None:
@@ -175,6 +179,8 @@ def describe_model(predictor: Predictor) -> str:
     if predictor.revision != "local":
         facts.append(f"<span>commit {escape(predictor.revision[:7])}</span>")
     facts.append('<a href="?view=api">API ↗</a>')
+    if site := os.environ.get("STATIC_SITE"):
+        facts.append(f'<a href="{escape(site)}" target="_blank">Classify on this device ↗</a>')
     return (
         f"<h1>Image classifier</h1><p>What does your picture show: {escape(labels)}?</p>"
         f'<div class="facts">{"".join(facts)}</div>'

@@ -4,6 +4,9 @@ Every function takes a processor of transformers with the torchvision backend, o
 config.json.
 """
 
+import re
+from dataclasses import dataclass
+
 import numpy as np
 import timm.data
 import torch
@@ -12,6 +15,9 @@ from torchvision.transforms import Resize
 from torchvision.transforms.v2.functional import resize, to_dtype
 from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
+
+# Processors that only resize, crop, rescale and normalise: a few lines of any language do the same.
+PLAIN_PROCESSORS = {"ViTImageProcessor", "DeiTImageProcessor", "MobileNetV1ImageProcessor", "MobileNetV2ImageProcessor"}
 
 
 def size_of(processor: BaseImageProcessor) -> int:
@@ -58,6 +64,50 @@ def timm_settings(pretrained_cfg: dict) -> dict | None:
         "image_mean": list(pretrained_cfg["mean"]),
         "image_std": list(pretrained_cfg["std"]),
     }
+
+
+@dataclass(frozen=True)
+class PixelSteps:
+    """What a processor does with an RGB image, one step after the other."""
+
+    size: tuple[int, int] | None  # (width, height) to which it resizes; None: it does not, or by the shortest edge
+    shortest_edge: int | None  # pixels to which it resizes the shorter side
+    resample: str  # a name of PIL.Image.Resampling
+    crop: tuple[int, int] | None  # (width, height) of the middle that it keeps; None: all
+    even_crop: bool  # whether a half of a pixel beside the middle is rounded to the even number, and not down
+    scale: float  # by which it multiplies values in 0 ... 255
+    mean: list[float]  # of each channel, which it then subtracts
+    std: list[float]  # of each channel, by which it then divides
+
+
+def pixel_steps(config: dict, settings: dict) -> PixelSteps | None:
+    """The steps of a saved processor; None if it does more than these.
+
+    Args:
+        config: config.json, which has the settings of timm's processors.
+        settings: preprocessor_config.json; {} without such a file.
+    """
+    is_timm = "pretrained_cfg" in config
+    if is_timm:
+        settings = timm_settings(config["pretrained_cfg"]) or {}
+        if not settings:
+            return None
+    elif re.sub("(Fast|Pil)$", "", settings.get("image_processor_type", "")) not in PLAIN_PROCESSORS:
+        return None
+    size = settings["size"] if settings.get("do_resize", True) else {}
+    crop = settings["crop_size"] if settings.get("do_center_crop") else None
+    normalizes = settings.get("do_normalize", True)
+    mean, std = (settings[name] if normalizes else value for name, value in (("image_mean", 0), ("image_std", 1)))
+    return PixelSteps(
+        size=(size["width"], size["height"]) if "width" in size else None,
+        shortest_edge=size.get("shortest_edge"),
+        resample=Image.Resampling(settings["resample"]).name,
+        crop=(crop["width"], crop["height"]) if crop and crop != size else None,
+        even_crop=is_timm,
+        scale=settings["rescale_factor"] if settings.get("do_rescale", True) else 1.0,
+        mean=np.broadcast_to(mean, 3).tolist(),
+        std=np.broadcast_to(std, 3).tolist(),
+    )
 
 
 def resized(processor: BaseImageProcessor, model: PreTrainedModel, size: int, crop_pct: float) -> BaseImageProcessor:

@@ -1,7 +1,9 @@
-"""Command line: sends a model, or the app as a Space, to the Hub.
+"""Command line: sends a model, or a page that uses it, to the Hub.
 
     python -m classifier.publish push runs/cnn user/cifar10-cnn
+    python -m classifier.publish onnx runs/cnn --precision fp32 fp16 int8
     python -m classifier.publish space user/cifar10 --models user/cifar10-cnn,user/cifar10-vit
+    python -m classifier.publish static user/cifar10-offline --model runs/vit
 
 The token is the one of `hf auth login` or HF_TOKEN. A push that failed can be given again: files that have arrived are
 not sent twice.
@@ -13,6 +15,8 @@ from pathlib import Path
 from classifier import errors
 from classifier.publish.space import push_space
 from classifier.publish.upload import push
+
+PRECISIONS = "fp32", "fp16", "int8"
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,7 +39,25 @@ def parse_args() -> argparse.Namespace:
     space.add_argument(
         "--models", default="", metavar="IDS", help="user/name[@revision],… to serve (the embedded ones)"
     )
-    for command in (model, space):
+    onnx = commands.add_parser(
+        "onnx",
+        help="write a model as ONNX, and measure what that loses",
+        description="Writes a model folder's onnx/: files for other engines, and exports.json with what each loses.",
+    )
+    onnx.add_argument("folder", type=Path, help="what train.py or finetune_vit.py wrote")
+    onnx.add_argument(
+        "--precision", nargs="+", choices=PRECISIONS, default=["fp32"], help="of the files, one each (%(default)s)"
+    )
+    onnx.add_argument("--dataset", help="Hub id or folder whose validation images are labelled (run.json's)")
+    static = commands.add_parser(
+        "static",
+        help="create or update a static Space, which classifies in the browser",
+        description="Writes a site that runs a model in the visitor's browser, and sends it as a static Space.",
+    )
+    static.add_argument("repo", nargs="?", help="user/name of the Space (write the site, send nothing)")
+    static.add_argument("--model", required=True, help="folder, or user/name[@revision]")
+    static.add_argument("--output_dir", type=Path, default="runs/site", help="folder for the site (%(default)s)")
+    for command in (model, space, static):
         command.add_argument("--private", action="store_true", help="create it private; one that exists stays as it is")
     return parser.parse_args()
 
@@ -45,6 +67,18 @@ def main() -> None:
     args = parse_args()
     if args.command == "push":
         print(push(args.folder, args.repo, private=args.private, revision=args.revision, dataset=args.dataset))
+    elif args.command == "onnx":
+        from classifier.publish import onnx_exports  # here, because its imports take seconds
+
+        print(onnx_exports.describe(onnx_exports.write_exports(args.folder, args.precision, args.dataset)))
+    elif args.command == "static":
+        from classifier.publish import static_site
+
+        files = static_site.write_site(args.model, args.output_dir, args.repo)
+        if args.repo:
+            print(static_site.push_site(args.output_dir, files, args.repo, private=args.private))
+        else:
+            print(f"{args.output_dir} has the site: look at it by python -m http.server --directory {args.output_dir}")
     else:
         print(push_space(args.repo, [name for name in args.models.split(",") if name], private=args.private))
 

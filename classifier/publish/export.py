@@ -108,7 +108,7 @@ def complete(folder: Path) -> None:
     with TemporaryDirectory() as temporary:
         new = Path(temporary)
         try:
-            _write_onnx(new / ONNX, predictor)
+            write_onnx(new / ONNX, predictor)
         except NotExportableError as error:
             (new / ONNX).unlink(missing_ok=True)
             if (folder / ONNX).is_file():  # of an earlier time, or made by other means
@@ -148,13 +148,13 @@ def to_onnx(folder: Path) -> float:
     """
     predictor = load_predictor(folder, device="cpu")
     with TemporaryDirectory() as temporary:
-        difference = _write_onnx(Path(temporary) / ONNX, predictor)
+        difference = write_onnx(Path(temporary) / ONNX, predictor)
         move_files({Path(temporary): folder})
     return difference
 
 
-def _write_onnx(file: Path, predictor: Predictor) -> float:
-    """Writes the model as ONNX and checks it. Returns and errors as `to_onnx`."""
+def write_onnx(file: Path, predictor: Predictor) -> float:
+    """Writes the model as ONNX (float32) into a file, and checks it. Returns and errors as `to_onnx`."""
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass  # here, because a training run does not need it
 
     try:
@@ -174,9 +174,23 @@ def _write_onnx(file: Path, predictor: Predictor) -> float:
         ) from error
     assert program is not None  # torch.onnx.export returns None only with dynamo=False
     ClearMetadataAndDocStringPass()(program.model)  # removes stack traces, which contain local paths
-    file.parent.mkdir()
+    file.parent.mkdir(exist_ok=True)
     program.save(file, external_data=False)
     return check_onnx(file, predictor)
+
+
+def onnx_errors() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises for a file that it can't compute."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state  # as below
+
+    return (
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NotImplemented,
+        state.RuntimeException,
+    )
 
 
 def check_onnx(file: Path, predictor: Predictor) -> float:
@@ -187,19 +201,17 @@ def check_onnx(file: Path, predictor: Predictor) -> float:
         ModelError: the difference is above 1e-3.
     """
     import onnxruntime  # here, because the import takes a while and a training run does not need it
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     pixel_values = _samples(predictor)
     with torch.inference_mode():
         ours = predictor.model(pixel_values=pixel_values).logits.numpy()
-    refused = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented)
     differences = []
     try:
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
         for n in (1, len(pixel_values)):
             [theirs] = session.run(["logits"], {"pixel_values": pixel_values[:n].numpy()})
             differences.append(float(np.abs(theirs - ours[:n]).max()))
-    except (*refused, state.RuntimeException) as error:
+    except onnx_errors() as error:
         raise NotExportableError(
             f"onnxruntime can't compute the ONNX file of {predictor.name} ({first_sentence(error)}); it belongs to "
             "another model, or an operator is missing"

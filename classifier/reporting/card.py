@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from PIL import Image
 
 from classifier import runs
 from classifier.errors import ModelError
@@ -21,8 +20,17 @@ from classifier.files import read_json, write_text
 from classifier.hub import DATASET_ID
 from classifier.models.cnn import CifarCnnConfig
 from classifier.models.loading import load_processor, read_ood
-from classifier.models.processor import timm_settings
-from classifier.records import Averaged, Evaluation, ModelEvaluation, PhotographResult, RunRecord, Timing, Validation
+from classifier.models.processor import pixel_steps, timm_settings
+from classifier.records import (
+    Averaged,
+    Evaluation,
+    Exports,
+    ModelEvaluation,
+    PhotographResult,
+    RunRecord,
+    Timing,
+    Validation,
+)
 from classifier.reporting.formatting import duration, escape_markdown, fraction, join_words, markdown_table, plural, si
 from classifier.runs import RunFolder
 
@@ -37,8 +45,6 @@ OOD_SCORES = {  # of the logits: how the card describes them
     "max_probability": "its highest probability",
 }
 METRICS = {"accuracy": "Accuracy", "f1": "Macro F1", "precision": "Macro precision", "recall": "Macro recall"}
-# Processors that only resize, crop, rescale and normalise: a few lines of NumPy and Pillow do the same.
-PLAIN_PROCESSORS = {"ViTImageProcessor", "DeiTImageProcessor", "MobileNetV1ImageProcessor", "MobileNetV2ImageProcessor"}
 # Architectures that the pipeline of transformers.js 4 takes, with the processors that they are trained with here.
 IN_TRANSFORMERS_JS = {"convnext", "convnextv2", "deit", "dinov2", "dinov2_with_registers", "efficientnet"}
 IN_TRANSFORMERS_JS |= {"fastvit", "hiera", "ijepa", "mobilenet_v1", "mobilenet_v2", "mobilenet_v3", "mobilenet_v4"}
@@ -123,6 +129,7 @@ def render(
             figures=figures,
             evaluation=_results(labels, evaluation, confusion) if evaluation else None,
             cost=_cost(stages, timing),
+            exports=_exports(run_folder.exports) if run_folder.exports else None,
             base=_named(base) if base else None,
         )
     except KeyError as error:
@@ -254,35 +261,25 @@ def _pixel_steps(config: dict, processor: dict) -> str | None:
 
     None for a processor that does more than a few lines can.
     """
-    middle = "({}) // 2"
-    if "pretrained_cfg" in config:
-        if (timm := _timm_settings(config)) is None:
-            return None
-        processor, middle = timm, "round(({}) / 2)"
-    elif re.sub("(Fast|Pil)$", "", processor.get("image_processor_type", "")) not in PLAIN_PROCESSORS:
+    steps = pixel_steps(config, processor)
+    if steps is None:
         return None
-    size = processor["size"] if processor.get("do_resize", True) else {}
-    crop = processor["crop_size"] if processor.get("do_center_crop") else None
-    resample = Image.Resampling(processor["resample"]).name
-    scale = processor["rescale_factor"] if processor.get("do_rescale", True) else 1
-    mean, std = 0, 1
-    if processor.get("do_normalize", True):
-        mean, std = (np.asarray(processor[name]).tolist() for name in ("image_mean", "image_std"))
     lines = []
-    if "shortest_edge" in size:
-        lines.append(f"size = [side * {size['shortest_edge']} // min(image.size) for side in image.size]")
-        lines.append(f"image = image.resize(size, Image.Resampling.{resample})")
-    elif size:
-        lines.append(f"image = image.resize(({size['width']}, {size['height']}), Image.Resampling.{resample})")
-    if crop and crop != size:
-        width, height = crop["width"], crop["height"]
+    if steps.shortest_edge:
+        lines.append(f"size = [side * {steps.shortest_edge} // min(image.size) for side in image.size]")
+        lines.append(f"image = image.resize(size, Image.Resampling.{steps.resample})")
+    elif steps.size:
+        lines.append(f"image = image.resize({steps.size}, Image.Resampling.{steps.resample})")
+    if steps.crop:
+        width, height = steps.crop
+        middle = "round(({}) / 2)" if steps.even_crop else "({}) // 2"
         left, top = middle.format(f"image.width - {width}"), middle.format(f"image.height - {height}")
         lines.append(f"left, top = {left}, {top}")
         lines.append(f"image = image.crop((left, top, left + {width}, top + {height}))")
-    scaled = "np.asarray(image) / 255" if abs(scale * 255 - 1) < 1e-9 else f"np.asarray(image) * {scale}"
+    scaled = "np.asarray(image) / 255" if abs(steps.scale * 255 - 1) < 1e-9 else f"np.asarray(image) * {steps.scale}"
     lines += [
-        f"mean = np.array({mean})",
-        f"std = np.array({std})",
+        f"mean = np.array({steps.mean})",
+        f"std = np.array({steps.std})",
         f"pixels = ({scaled} - mean) / std  # (height, width, 3)",
     ]
     return "\n".join(lines)
@@ -488,6 +485,33 @@ def _cost(stages: list[RunRecord], timing: Timing | None) -> str:
     if flops := (timing.model.flops if timing else None) or (stages[-1].inference_flops if stages else None):
         lines.append(f"An answer: {si(flops)}FLOP an image")
     return "\n".join(f"- {line}." for line in lines)
+
+
+def _exports(found: Exports) -> str:
+    """A table of the ONNX files and what they lose, and where their latency was measured."""
+
+    def accuracy(value: float, interval: tuple[float, float]) -> str:
+        return f"{value:.2%} ({interval[0]:.2%} to {interval[1]:.2%})"
+
+    rows = [("the weights", accuracy(found.accuracy, found.accuracy_ci95), "", "", f"{found.n_bytes / 1e6:.1f}", "")]
+    rows += [
+        (
+            f"`onnx/{each.file}`",
+            accuracy(each.accuracy, each.accuracy_ci95),
+            f"{each.changed:.2%}",
+            f"{each.max_difference:.2g}",
+            f"{each.n_bytes / 1e6:.1f}",
+            f"{each.latency_ms:.1f} ms",
+        )
+        for each in found.exports
+    ]
+    titles = ("file", "validation accuracy (95% interval)", "other labels", "logits differ by", "MB", "one image")
+    place = f"{plural(found.machine.threads, 'thread')} of {escape_markdown(found.machine.processor)}"
+    return (
+        f"{markdown_table(titles, rows)}\n\nMeasured on {found.n:,} validation images. “Other labels” is the share of "
+        "images with another label than the weights give, the difference of logits is the largest, and the latency is "
+        f"onnxruntime's, the median, on {place}."
+    )
 
 
 def spent(stages: Sequence[RunRecord]) -> str:

@@ -23,7 +23,7 @@ from transformers import AutoImageProcessor
 from classifier import load_predictor
 from classifier.errors import HubError, ModelError
 from classifier.hub import pull
-from classifier.publish import export
+from classifier.publish import export, static_site
 from classifier.publish.upload import push, send
 from tests.helpers.local_hub import LocalHub
 from tests.helpers.models import save_tiny_swin, save_tiny_timm, save_tiny_vit
@@ -465,7 +465,7 @@ def test_a_folder_that_loads_differently_elsewhere_is_neither_sent_nor_changed(p
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
-def test_the_space_is_one_commit_that_starts_as_it_is(pushed, api, environment, tmp_path):
+def test_the_space_is_one_commit_that_starts_as_it_is(pushed, api, environment, call, tmp_path):
     run(environment, "-m", "classifier.publish", "space", "user/demo", "--models", "user/tiny")
     assert len(api.list_repo_commits("user/demo", repo_type="space")) == 2  # the first made the repository
     folder = Path(api.snapshot_download("user/demo", repo_type="space", local_dir=tmp_path / "space"))
@@ -487,3 +487,19 @@ def test_the_space_is_one_commit_that_starts_as_it_is(pushed, api, environment, 
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=isolated, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.split()) == sorted(path.parent.name for path in ROOT.glob("models/*/config.json"))
+    with pytest.raises(HubError, match="user/demo is a Space of the kind gradio"):  # which a site would replace
+        call(static_site.push_site, tmp_path, [], "user/demo")
+
+
+@pytest.mark.skipif(not static_site.ENGINE.is_dir(), reason="needs onnxruntime-web: npm ci")
+def test_a_static_space_is_one_commit_too(api, environment, tmp_path):
+    folder = save_tiny_vit(tmp_path / "tiny")
+    site = tmp_path / "site"
+    run(environment, "-m", "classifier.publish", "static", "user/offline", "--model", folder, "--output_dir", site)
+    assert len(api.list_repo_commits("user/offline", repo_type="space")) == 2  # the first made the repository
+    files = set(api.list_repo_files("user/offline", repo_type="space"))
+    assert {"index.html", "worker.js", "offline.js", "model.json", "onnxruntime/ort.wasm.min.mjs"} <= files
+    assert json.loads((site / "model.json").read_text())["weights"] in files
+    card = SpaceCard.load(site / "README.md").data
+    assert (card.title, card.sdk, card.app_file) == ("offline", "static", "index.html")
+    assert card.custom_headers == static_site.HEADERS

@@ -98,4 +98,4 @@ def test_names_what_is_missing_and_the_next_step(tmp_path):
     command = [PYTHON, ROOT / "serve.py", "--model", tmp_path]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=STARTED_WITHIN_S)
     assert ran.returncode == 2 and len(ran.stderr.splitlines()) == 1
-    assert f"no {tmp_path}/onnx/model.onnx: write it with classifier.publish.export.to_onnx" in ran.stderr
+    assert f"no {tmp_path}/onnx/model.onnx: write it with `python -m classifier.publish onnx {tmp_path}`" in ran.stderr

@@ -57,6 +57,14 @@ def test_the_comparison_shows_disagreements_first():
     assert table["metadata"]["styling"] == [[compare.DISAGREE] * 4, [""] * 4]
 
 
+def test_the_header_links_to_a_static_site_if_there_is_one(tmp_path, monkeypatch):
+    predictor = load_predictor(save_tiny_vit(tmp_path / "model"))
+    assert "on this device" not in layout.describe_model(predictor)
+    monkeypatch.setenv("STATIC_SITE", "https://example.org/?a=1&b=2")
+    header = layout.describe_model(predictor)
+    assert '<a href="https://example.org/?a=1&amp;b=2" target="_blank">Classify on this device ↗</a>' in header
+
+
 def test_accuracy_on_photographs_stands_beside_that_on_test(tmp_path):
     """By hand: 30 of 40 and 60 of 60 are 90 of 100."""
     folder = save_tiny_vit(tmp_path / "model")
