@@ -193,7 +193,7 @@ def average_views(logits: torch.Tensor) -> torch.Tensor:
     """(views, N, C) -> logits (N, C) whose softmax is the weighted mean of the views' softmaxes.
 
     Probabilities are averaged and not logits, because the mean should be uncertain where views disagree. The logsumexp
-    of the result, which is used to detect out-of-distribution images, is the weighted mean of the views' logsumexp.
+    of the result, the energy score of out-of-distribution detection, is the weighted mean of the views' logsumexp.
     """
     weights = logits.new_tensor(VIEWS[len(logits)])[:, None, None]
     mean = torch.logsumexp(logits.log_softmax(dim=-1) + weights.log(), dim=0)
