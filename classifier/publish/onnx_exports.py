@@ -144,7 +144,9 @@ def quantize(exact: Path, file: Path, predictor: Predictor, splits: Splits) -> N
     options: dict = {"per_channel": True, "reduce_range": True}
     refused = (*export.onnx_errors(), ValueError)
     try:
-        quant_pre_process(exact, prepared, skip_symbolic_shape=True)  # folds batch norms
+        # Folding batch norms would give each view of a scratch CNN a copy of the weights.
+        has_views = getattr(predictor.model.config, "views", 1) > 1
+        quant_pre_process(exact, prepared, skip_symbolic_shape=True, skip_optimization=has_views)
         if backbone.has_attention(predictor.model):
             quantize_dynamic(prepared, file, op_types_to_quantize=["MatMul", "Gemm"], **options)
         else:

@@ -117,7 +117,7 @@ def render(
             js_size=_size(config, processor),
             pixel_steps=_pixel_steps(config, processor),
             input=_input(config, processor),
-            ood_threshold=None if ood.threshold is None else f"{ood.threshold:.4g}",
+            ood_threshold=None if ood.threshold is None else f"{ood.threshold:.3g}",
             ood_resize_to=ood.resize_to,
             ood_score=OOD_SCORES[ood.score],
             reduce_to=config.get("reduce_to"),

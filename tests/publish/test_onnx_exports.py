@@ -52,7 +52,7 @@ def test_each_precision_is_written_and_measured(folder):
     exact = run_onnx(folder / "onnx/model.onnx", pixels)
     assert run_onnx(folder / "onnx/model_fp16.onnx", pixels) == pytest.approx(exact, abs=0.05)
     assert len(ran.stdout.splitlines()) == 4
-    text = card.render(folder)
+    text = card.render(folder).text
     assert "## ONNX files" in text and "`onnx/model_int8.onnx`" in text
 
 

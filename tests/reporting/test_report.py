@@ -323,7 +323,7 @@ def test_corruptions_that_were_trained_on_are_told_apart_by_hand():
     result = CorruptedAccuracy(n=50, clean=0.9, accuracy=accuracy, mean_ci95=(0.7, 0.9))
     text = performance.describe_seen("one", seen, result)
     assert text.startswith("one saw noise, blur and low contrast in training.") and text.endswith("accuracy is 60.00%.")
-    assert performance.mean_cell(result) == "80.00% (70.00% to 90.00%)"
+    assert performance.mean_cell(result) == "85.00% (70.00% to 90.00%)"
 
 
 def test_the_summary_has_the_score_that_the_app_uses(tmp_path):
