@@ -213,7 +213,8 @@ class CorruptedAccuracy(Record):
     n: int  # images
     clean: float
     accuracy: dict[str, list[float]]  # {kind of corruption: accuracy at each strength}
-    mean_ci95: tuple[float, float] | None = None  # of the mean over all kinds and strengths
+    # Of the mean over all kinds and strengths; evaluations of before it was measured have none.
+    mean_ci95: tuple[float, float] | None = field(default=None, metadata=OMIT)
 
     @property
     def mean(self) -> float:
