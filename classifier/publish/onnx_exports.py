@@ -142,7 +142,7 @@ def quantize(exact: Path, file: Path, predictor: Predictor, splits: Splits) -> N
     prepared = file.with_suffix(".prepared")
     # Weights of 7 bits: products of 8 bits overflow on processors without VNNI, and in WebAssembly.
     options: dict = {"per_channel": True, "reduce_range": True}
-    refused = (*export.onnx_errors(), ValueError)
+    refused: tuple[type[Exception], ...] = (*export.onnx_errors(), ValueError)
     try:
         # Folding batch norms would give each view of a scratch CNN a copy of the weights.
         has_views = getattr(predictor.model.config, "views", 1) > 1
