@@ -16,7 +16,7 @@ from classifier import errors
 from classifier.publish.space import push_space
 from classifier.publish.upload import push
 
-PRECISIONS = "fp32", "fp16", "int8"
+PRECISIONS = "fp32", "fp16", "int8"  # the keys of onnx_exports.FILES, whose imports take seconds
 
 
 def parse_args() -> argparse.Namespace:

@@ -272,9 +272,10 @@ def robustness(folder: Path, models: list[ModelResult]) -> Section | None:
     for kind in next(iter(by_strength.values())):
         rows.append((kind.replace("_", " "), *(percent(result.strongest[kind]) for result in by_model.values())))
     rows.append(("all, at all strengths", *(mean_cell(result) for result in by_model.values())))
+    interval = ", with its 95% interval" if all(result.mean_ci95 for result in by_model.values()) else ""
     caption = (
         f"Accuracy on {n:,} test images at the highest strength of each corruption. The last row is the mean over all "
-        "corruptions and strengths, with its 95% interval."
+        f"corruptions and strengths{interval}."
     )
     table = TableBlock(("corruption", *by_model), rows, caption)
     sentences = [
